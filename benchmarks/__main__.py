@@ -49,6 +49,8 @@ BIDE_ROWS = (
     "async_signal",
     "cancel",
     "emit",
+    "why",
+    "open_waits",
     "unfinished",
     "million",
     "workflows",

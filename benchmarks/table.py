@@ -194,6 +194,14 @@ METRICS = {
     "take_over": [
         Metric("take_over", "SIGKILL: another process enters the body again after, p99", "ms", 2, ratio=False)
     ],
+    "why": [
+        Metric("why", f"what holds a run of {measure.WIDE:,} tasks, none of which has ended", "ms", 1, ratio=False),
+        Metric("why_client", "the same by a client, from its rows", "ms", 1, ratio=False),
+    ],
+    "open_waits": [
+        Metric("open_waits", f"the first page of {measure.GATES:,} open waits", "ms", 2, ratio=False),
+        Metric("open_waits_last", "the last page", "ms", 2, ratio=False),
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -290,6 +298,11 @@ GOALS = (
     Goal("follow", NORMAL, most=60),
     Goal("elsewhere", NORMAL, most=5),
     Goal("take_over", NORMAL, most=10),
+    *(
+        Goal(key, subject, most=50)
+        for key in ("why", "why_client", "open_waits", "open_waits_last")
+        for subject in (MEMORY, NORMAL)
+    ),
     *(
         Goal(key, subject, most=1.3)
         for key in (

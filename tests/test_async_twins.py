@@ -1,4 +1,4 @@
-"""Every blocking method of `Runner` and `RunHandle` has an awaitable twin, which does not block the event loop."""
+"""Every blocking method of `Runner`, `Client` and `RunHandle` has an awaitable twin that does not block the loop."""
 
 import asyncio
 import contextvars
@@ -26,7 +26,7 @@ def methods(kind: type) -> dict[str, object]:
     return {name: member for name, member in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", [bide.Runner, bide.RunHandle])
+@pytest.mark.parametrize("kind", [bide.Runner, bide.Client, bide.RunHandle])
 def test_every_blocking_method_has_a_twin_with_its_parameters(kind: type) -> None:
     all_of = methods(kind)
     for name, method in all_of.items():

@@ -213,3 +213,132 @@ def test_a_client_is_not_pickled() -> None:
         assert repr(client) == "<Client of ':memory:'>"
         with pytest.raises(TypeError, match="Client"):
             pickle.dumps(client)
+
+
+EVERYTHING = """
+question = bide.request("question", str, int)
+approval = bide.signal("approval", str)
+
+@bide.task
+def clerk(handle: bide.TaskHandle) -> str:
+    try:
+        asked = handle.wait(question)
+        asked.reply(len(asked.value))
+        callback = handle.callback("paid", str)
+        handle.emit(callback.token)
+        paid = handle.wait(callback)
+        return paid + " " + handle.wait(approval)
+    except bide.Cancelled:
+        note("undone")
+        raise
+
+@bide.task
+def flaky() -> int:
+    if not Path(db).with_suffix(".mended").exists():
+        raise OSError("broken")
+    return 1
+
+workflows = [bide.Workflow("clerk", [clerk]), bide.Workflow("flaky", [flaky])]
+"""
+
+
+def everything(script: str, file: Path) -> dict[str, bide.Workflow]:
+    """Return the workflows of the script, as this process submits them: it never executes them."""
+    names: dict[str, object] = {"bide": bide, "Path": Path, "db": str(file)}
+    exec(script, names)  # noqa: S102 - the same code in both processes
+    return {workflow.name: workflow for workflow in names["workflows"]}  # type: ignore[attr-defined]
+
+
+def test_a_client_does_everything_with_runs_of_another_process(file: Path) -> None:
+    workflows = everything(EVERYTHING, file)
+    serves = EVERYTHING + "\nwith bide.Runner(db, workflows=workflows):\n    say('ready')\n    stay()\n"
+    with Child(serves, file) as child:
+        child.expect("ready")
+        with bide.Client(file) as client:
+            handle = client.submit(workflows["clerk"], key="k", tags={"customer": "7"}, priority=3)
+            assert client.request("k", "question", "four", timeout=30) == 4
+            token = next(event.value for event in client.follow("k"))
+            (wait,) = client.waiting()
+            assert (wait.run, wait.kind) == (handle.id, bide.WaitKind.Callback)
+            why = client.why("k")
+            assert why.runner is not None
+            assert why.runner.pid == child.pid
+            assert client.pause("k", by="ana", reason="lunch") == 1
+            eventually(lambda: client.why("k").by == "ana", "it is paused")
+            client.resolve(token, "paid")
+            assert client.resume(tags={"customer": "7"}) == 1
+            client.signal("k", "approval", "ok")
+            assert handle.result(timeout=30)["clerk"] == "paid ok"
+            assert [run.tags for run in client.runs(tags={"customer": "7"})] == [{"customer": "7"}]
+            asked = [(entry.what, entry.by, entry.reason) for entry in client.history("k") if entry.by]
+            assert asked == [("pause", "ana", "lunch")]
+
+            other = client.submit(workflows["clerk"])
+            eventually(lambda: len(client.waiting()) == 1, "it waits")
+            client.cancel(other, by="ana")
+            with pytest.raises(bide.RunFailed):
+                other.result(timeout=30)
+            assert other.status() is bide.RunStatus.Cancelled
+            assert "undone" in ledger(file)
+
+            failed = client.submit(workflows["flaky"])
+            with pytest.raises(bide.RunFailed):
+                failed.result(timeout=30)
+            file.with_suffix(".mended").touch()
+            client.retry(failed)
+            assert failed.result(timeout=30)["flaky"] == 1
+            assert client.delete(all=True) == 3
+            assert client.runs() == []
+
+
+async def test_a_client_has_the_awaitable_twins_of_a_runner(file: Path) -> None:
+    async with bide.Runner(file, workflows=[REVIEW]), bide.Client(file) as client:
+        handles = await asyncio.gather(*(client.submit_async(REVIEW, {"title": str(n)}) for n in range(3)))
+        for handle in handles:
+            await client.signal_async(handle, APPROVAL, "yes")
+        assert [(await handle)["review"] for handle in handles] == [f"{n}: yes" for n in range(3)]
+        assert (await client.why_async(handles[0])).held_by is None
+        assert await client.waiting_async() == []
+        assert await client.delete_async(handles[0]) == 1
+
+
+def test_a_run_of_a_client_begins_when_it_says(store: str) -> None:
+    with bide.Runner(store, workflows=[REVIEW]) as runner, bide.Client(runner) as client:
+        handle = client.submit(REVIEW, {"title": "a"}, start_after=3600, tags={"a": "b"}, priority=7)
+        eventually(lambda: runner.why(handle.id).held_by is bide.HeldBy.Start, "the runner has it, and waits")
+        assert runner.get(handle.id).tags == {"a": "b"}
+        assert runner.waiting() == []
+
+
+def test_a_client_neither_claims_a_run_that_it_retries_nor_takes_a_lease(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bide.task
+    def fails() -> None:
+        raise OSError
+
+    workflow = bide.Workflow("fails", [fails])
+    with bide.Runner(file, workflows=[workflow]), bide.Client(file) as client:
+        run = client.submit(workflow)
+        with pytest.raises(bide.RunFailed):
+            run.result(timeout=30)
+    with bide.Client(file) as client:
+        client.submit(workflow, key="other")  # it knows the workflow
+        client.retry(run.id)
+        assert client.why(run.id).held_by is bide.HeldBy.NoRunner
+        client.cancel(run.id)
+        assert client.why(run.id).held_by is bide.HeldBy.NoRunner
+        counted = subprocess.run([sys.executable, "-c", RUNNERS, file], capture_output=True, text=True, check=True)
+        assert counted.stdout == "0\n"
+    assert "lease" not in caplog.text
+
+
+def test_a_client_ends_a_run_whose_runner_is_dead(file: Path) -> None:
+    with Child(RUNNER, file) as child:
+        child.expect("ready")
+        with bide.Client(file) as client:
+            run = client.submit(REVIEW, {"title": "a"})
+            eventually(lambda: len(client.waiting()) == 1, "it waits")
+            child.kill()
+            client.cancel(run, force=True)
+            assert run.status() is bide.RunStatus.Cancelled

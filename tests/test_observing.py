@@ -1,8 +1,11 @@
 """Nothing fails in silence: what is logged; and `Runner(on_event=)`."""
 
+import asyncio
 import logging
+import re
 import threading
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -68,6 +71,145 @@ def test_a_failed_run_is_no_error_if_its_caller_gets_it(store: str, caplog: pyte
                 runner.submit(FAILS).result()
     eventually(lambda: len(lines(caplog, logging.WARNING)) == 9, "the attempts are logged")
     assert lines(caplog, logging.ERROR) == []
+
+
+async def test_a_failed_run_is_no_error_if_it_is_awaited(store: str, caplog: pytest.LogCaptureFixture) -> None:
+    @bide.task
+    async def fails_later(handle: bide.AsyncTaskHandle) -> None:
+        await handle.sleep(0.01)
+        msg = "no such file"
+        raise OSError(msg)
+
+    workflow = bide.Workflow("later", [fails_later])
+    async with bide.Runner(store) as runner:
+        for awaited in (
+            runner.run_async(workflow),
+            (await runner.submit_async(workflow)).result_async(30),
+            _awaited(await runner.submit_async(workflow)),
+            runner.run_async(FAILS),
+        ):
+            with pytest.raises(bide.RunFailed):
+                await awaited
+    eventually(lambda: len(lines(caplog, logging.WARNING)) == 4, "the attempts are logged")
+    assert lines(caplog, logging.ERROR) == []
+
+
+async def _awaited(handle: bide.RunHandle) -> bide.RunResult:
+    return await handle
+
+
+async def test_a_failed_run_that_nobody_awaits_any_more_is_an_error(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bide.task
+    async def fails_on(handle: bide.AsyncTaskHandle) -> None:
+        await handle.wait_for("fail")
+        raise OSError
+
+    async with bide.Runner(store) as runner:
+        handle = await runner.submit_async(bide.Workflow("w", [fails_on]))
+        with pytest.raises(TimeoutError):
+            await handle.result_async(timeout=0.05)
+        await handle.signal_async("fail")
+        await asyncio.to_thread(eventually, lambda: bool(lines(caplog, logging.ERROR)), "it is logged")
+    assert lines(caplog, logging.ERROR)[0].startswith(f"run {handle.id} of 'w' has failed: OSError")
+
+
+def test_a_failed_run_whose_caller_has_given_up_is_an_error(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bide.task
+    def fails_on(handle: bide.TaskHandle) -> None:
+        handle.wait_for("fail")
+        raise OSError
+
+    handle = runner.submit(bide.Workflow("w", [fails_on]))
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=0.05)
+    handle.signal("fail")
+    eventually(lambda: bool(lines(caplog, logging.ERROR)), "it is logged")
+
+
+def test_failed_attempts_of_coroutines_and_elements_are_warnings(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    @bide.task
+    async def fails_async() -> None:
+        msg = "no network"
+        raise OSError(msg)
+
+    @bide.task
+    def numbers() -> list[int]:
+        return [0, 1, 2]
+
+    @bide.task(tolerate=1)
+    def halve(n: Annotated[int, bide.Each("numbers")]) -> int:
+        if n % 2:
+            msg = f"{n} is odd"
+            raise ValueError(msg)
+        return n // 2
+
+    with pytest.raises(bide.RunFailed):
+        runner.run(bide.Workflow("w", [numbers, halve, fails_async]))
+    eventually(lambda: len(lines(caplog, logging.WARNING)) == 2, "both are logged")
+    logged = "\n".join(sorted(lines(caplog, logging.WARNING)))
+    assert re.match(
+        r"task 'fails_async' of run \S+ of 'w': attempt 1 failed \(it is not tried again\): OSError: no network\n"
+        r"task 'halve\[1\]' of run \S+ of 'w': attempt 1 failed \(it is not tried again\): ValueError: 1 is odd$",
+        logged,
+    ), logged
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_failed_child_is_an_error_unless_its_parent_waits_for_it(
+    runner: bide.Runner, caplog: pytest.LogCaptureFixture, is_async: bool
+) -> None:
+    @bide.task
+    def parent(handle: bide.TaskHandle) -> str:
+        try:
+            handle.run(FAILS)
+        except bide.RunFailed:
+            return "seen"
+        return "not seen"
+
+    @bide.task(name="parent")
+    async def async_parent(handle: bide.AsyncTaskHandle) -> str:
+        try:
+            await handle.run(FAILS)
+        except bide.RunFailed:
+            return "seen"
+        return "not seen"
+
+    @bide.task
+    def starter(handle: bide.TaskHandle) -> str:
+        child = handle.start(FAILS)
+        handle.wait_for("go")
+        return child.id
+
+    assert runner.run(bide.Workflow("p", [async_parent if is_async else parent]))["parent"] == "seen"
+    handle = runner.submit(bide.Workflow("s", [starter]))
+    eventually(lambda: bool(lines(caplog, logging.ERROR)), "the child that nobody waits for is logged")
+    handle.signal("go")
+    child = handle.result(timeout=30)["starter"]
+    assert lines(caplog, logging.ERROR) == [f"run {child} of 'w' has failed: OSError: no such file"]
+
+
+def test_a_run_that_is_paused_by_its_record_is_an_error(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = ["one", "other"]
+
+    @bide.task
+    def work(handle: bide.TaskHandle) -> None:
+        handle.step(str, values.pop(0))
+        handle.wait_for("go")
+
+    workflow = bide.Workflow("w", [work])
+    with bide.Runner(file) as runner:
+        handle = runner.submit(workflow)
+        eventually(lambda: len(runner.waiting()) == 1, "it waits")
+    with bide.Runner(file, workflows=[workflow]) as runner:
+        runner.signal(handle.id, "go")
+        eventually(lambda: bool(lines(caplog, logging.ERROR)), "it is logged")
+    assert lines(caplog, logging.ERROR)[0].startswith(f"run {handle.id} of 'w' is paused: ")
 
 
 LEAVES = """

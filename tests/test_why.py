@@ -322,3 +322,128 @@ def test_a_run_of_ten_thousand_tasks_is_explained_quickly(runner: bide.Runner) -
     assert len(why.tasks) == 10_000
     assert "then: t0, t1, t2" in str(why)
     assert min(took) < 0.15, took  # a third of that on a machine of today
+
+
+def test_a_run_that_begins_later_is_held_until_then(runner: bide.Runner) -> None:
+    @bide.task
+    def work() -> None: ...
+
+    start = datetime.now(UTC) + timedelta(hours=5)
+    why = runner.submit(bide.Workflow("w", [work]), start_at=start).why()
+    assert (why.held_by, why.tasks[0].held_by) == (HeldBy.Start, HeldBy.Start)
+    assert why.start_at is not None
+    assert abs(why.start_at - start) < timedelta(milliseconds=1)
+    shown = r"is Running: it begins \S+ \S+ UTC \(in \d \w+\)\n  task 'work' waits until the run begins"
+    assert re.search(shown, str(why))
+
+
+def test_a_paused_run_names_who_has_paused_it_and_why(runner: bide.Runner, gate: threading.Event) -> None:
+    @bide.task(gate=bide.until(gate.is_set, every=0.01, name="open"))
+    def gated() -> None: ...
+
+    @bide.task
+    def after(gated: None) -> None: ...
+
+    handle = runner.submit(bide.Workflow("w", [gated, after]))
+    handle.pause(by="ana", reason="deploy")
+    why = handle.why()
+    assert (why.held_by, why.by) == (HeldBy.Pause, "ana")
+    assert "is Paused: paused on request by ana: deploy\n" in str(why)
+    assert by_name(why)["gated"].held_by is HeldBy.Gate
+    gate.set()
+    eventually(lambda: not by_name(handle.why())["gated"].waits, "the gate is closed")
+    assert by_name(handle.why())["gated"].held_by is HeldBy.Pause
+    assert "task 'gated' waits until the run is resumed" in str(handle.why())
+    assert [(asked.what, asked.by, asked.reason) for asked in why.requests] == [("pause", "ana", "deploy")]
+    handle.resume()
+    handle.result(timeout=30)
+    assert handle.why().held_by is None
+
+
+def test_a_cancelled_run_that_cleans_up_says_so(runner: bide.Runner, gate: threading.Event) -> None:
+    cleans = threading.Event()
+
+    @bide.task
+    def work(handle: bide.TaskHandle) -> None:
+        try:
+            handle.wait_for("never")
+        finally:
+            cleans.set()
+            gate.wait(30)
+
+    @bide.task
+    def undo(handle: bide.TaskHandle) -> None:
+        try:
+            handle.wait_for("never")
+        except bide.Cancelled:
+            handle.wait_for("undone")
+            raise
+
+    handle = runner.submit(bide.Workflow("w", [work, undo]))
+    until_waiting(runner, 2)
+    handle.cancel(by="ana", reason="too late")
+    assert cleans.wait(30)
+    (wait,) = until_waiting(runner, 1)
+    why = handle.why()
+    assert (why.held_by, why.by, wait.name) == (HeldBy.Cancel, "ana", "undone")
+    assert "cancelled by ana: too late; it ends once its bodies have cleaned up" in str(why)
+    held = by_name(why)
+    assert (held["work"].held_by, held["undo"].held_by) == (HeldBy.Cancel, HeldBy.Wait)
+    assert "task 'work' cleans up" in str(why)
+
+
+def test_a_cancelled_run_whose_workflow_nobody_has_says_so(file: Path) -> None:
+    @bide.task
+    def work(handle: bide.TaskHandle) -> None:
+        handle.wait_for("never")
+
+    with bide.Runner(file) as runner:
+        handle = runner.submit(bide.Workflow("w", [work]), key="k")
+        until_waiting(runner, 1)
+    with bide.Client(file) as client:
+        client.cancel("k", by="ana")
+        why = client.why("k")
+        assert why.held_by is HeldBy.NoRunner
+        assert ("cancel", "ana") in [(asked.what, asked.by) for asked in why.requests]
+        assert "no runner has it that has registered 'w'" in str(why)
+    with bide.Runner(file) as runner:
+        assert "no runner has it: w v" in str(runner.why(handle.id))
+
+
+def test_what_people_have_asked_of_tasks_is_shown(runner: bide.Runner) -> None:
+    @bide.task(gate=APPROVAL)
+    def gated() -> None: ...
+
+    @bide.task(gate=bide.signal("other"))
+    def other() -> None: ...
+
+    handle = runner.submit(bide.Workflow("w", [gated, other]))
+    until_waiting(runner, 2)
+    runner.skip(handle, "gated", by="ana", reason="not needed")
+    eventually(lambda: [task.name for task in handle.why().tasks] == ["other"], "it is skipped")
+    assert re.search(r"\n  task 'gated': skip by ana \S+ \S+ UTC \(\d s ago\): not needed\n", str(handle.why()))
+
+
+def test_the_chain_of_child_runs_behind_a_wait_is_explained(runner: bide.Runner) -> None:
+    @bide.task
+    def deepest(handle: bide.TaskHandle) -> None:
+        handle.wait(APPROVAL)
+
+    def above(name: str, below: bide.Workflow) -> bide.Workflow:
+        def body(handle: bide.TaskHandle) -> None:
+            handle.run(below)
+
+        return bide.Workflow(name, [bide.task(body, name="above")])
+
+    workflow = bide.Workflow("level-0", [deepest])
+    for level in range(1, 4):
+        workflow = above(f"level-{level}", workflow)
+    handle = runner.submit(workflow)
+    until_waiting(runner, 4)
+    why, names = handle.why(), []
+    while why.children:
+        (why,) = why.children.values()
+        names.append(why.workflow)
+    assert names == ["level-2", "level-1", "level-0"]
+    shown = r"\n {12}run \S+ of 'level-0' is Running\n {14}task 'deepest' waits for approval"
+    assert re.search(shown, str(handle.why()))

@@ -65,7 +65,7 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         is said once: a call that attaches to the run of its `key` changes nothing.
         """
         said = _options.options("submit", tags, priority, start_at, start_after)
-        return self._submit_one(workflow, inputs, key, said, linger=False)
+        return self._submit_one(workflow, inputs, key, said)
 
     def submit_many(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
@@ -259,26 +259,34 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         key: str | None,
         said: _options.Options | None,
         *,
-        linger: bool,
+        linger: bool = False,
+        awaited: bool = False,
     ) -> RunHandle:
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger)[0]
+        return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger, awaited=awaited)[0]
 
     def _submit_soon(
-        self, workflow: Workflow, inputs: Mapping[str, Any] | None, key: str | None, said: _options.Options | None
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None,
+        key: str | None,
+        said: _options.Options | None,
+        *,
+        awaited: bool = False,
     ) -> "asyncio.Future[RunHandle]":
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
-        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said)
+        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said, awaited=awaited)
         return self._submitter.put(submission)
 
     def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
         """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
         compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
         try:
-            return [*self._submit(compiled, inputs, runs[0].said, [run.contextvars for run in runs])]
+            contexts = [run.contextvars for run in runs]
+            return [*self._submit(compiled, inputs, runs[0].said, contexts, awaited=runs[0].awaited)]
         except DefinitionError as error:
             if len(runs) == 1:
                 return [error]
@@ -286,7 +294,7 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
             return [error for _ in runs]
         return [result for run in runs for result in self._submit_each([run])]
 
-    def _submit(
+    def _submit(  # noqa: PLR0913 - each is said apart
         self,
         compiled: "_core.Workflow",
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
@@ -295,15 +303,16 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         *,
         linger: bool = False,
         many: bool = False,
+        awaited: bool = False,
     ) -> list[RunHandle]:
         context = [contextvars.copy_context()] if context is None else context
         try:
-            handles = self._core.submit(compiled, runs, context, linger, many, said)
+            handles = self._core.submit(compiled, runs, context, linger, many, said, awaited)
         except DefinitionError:
             recorded = self._as_recorded(compiled, runs)
             if recorded == runs:
                 raise
-            handles = self._core.submit(compiled, recorded, context, linger, many, said)
+            handles = self._core.submit(compiled, recorded, context, linger, many, said, awaited)
         return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(

@@ -60,7 +60,7 @@ _ShownTask: TypeAlias = tuple[
     datetime | None,
     str | None,
     bytes | None,
-    list[str],
+    tuple[str, ...],
     list[_ShownWait],
 ]
 _Shown: TypeAlias = tuple[
@@ -69,10 +69,13 @@ _Shown: TypeAlias = tuple[
     str | None,
     str,
     str | None,
-    str | None,
+    tuple[str, bool] | None,
     tuple[str, int | None, str | None],
     str | None,
-    list[_ShownTask],
+    list[_ShownTask | tuple[str, tuple[str, ...]]],
+    tuple[str | None, str | None, str] | None,
+    datetime | None,
+    list[tuple[datetime, str, str | None, str | None, str | None]],
 ]
 _Position: TypeAlias = tuple[int, int, int, int, int]
 
@@ -624,12 +627,13 @@ class Runner:
         linger: bool,
         many: bool,
         options: tuple[dict[str, str], int, int | None] | None = None,
+        awaited: bool = False,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
 
         Each body runs in a new copy of its run's `contextvars`, of which there may be one for all. If a key belongs to
         a run with other inputs, none is created. With `linger` this may return only when the first run has ended, or
-        after 50 ms. With `many` an error names the run.
+        after 50 ms. With `many` an error names the run. `awaited`: the caller waits for them, or calls `give_up`.
         """
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
@@ -999,8 +1003,14 @@ class RunHandle:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; return True if the run has ended. Raise if no runner here can continue it."""
 
-    def on_settled(self, callback: Callable[[], object]) -> None:
-        """Call `callback()` on a thread of the runner when `wait(0)` would return True or raise."""
+    def on_settled(self, callback: Callable[[], object]) -> object:
+        """Call `callback()` on a thread of the runner when `wait(0)` would return True or raise.
+
+        The caller waits as long as it keeps what this returns.
+        """
+
+    def give_up(self) -> None:
+        """Its caller does not wait any more: if the run fails, that is logged."""
 
     def snapshot(self) -> Snapshot | None:
         """Return the current state of the run; None if it was deleted."""

@@ -127,6 +127,7 @@ class RunHandle(RunHandleTwins):
         refuse_on_loop("RunHandle.result()", "`await handle`, or `await handle.result_async(timeout)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         if not self._core.wait(limit):
+            self._core.give_up()
             msg = f"run {self.id} has not ended within {limit} s; it continues"
             raise TimeoutError(msg)
         return self._settled()
@@ -188,8 +189,13 @@ class RunHandle(RunHandleTwins):
 
         while not self._core.wait(0):  # again if another runner has claimed the run
             done.clear()
-            self._core.on_settled(settled)
-            await done.wait()
+            awaiting = self._core.on_settled(settled)
+            try:
+                await done.wait()
+            finally:
+                del awaiting
+                if not done.is_set():
+                    self._core.give_up()
         return self._settled()
 
     async def _result_within(self, limit: float | None) -> RunResult:

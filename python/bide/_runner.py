@@ -134,7 +134,7 @@ class Runner(StoreAccess, RunnerTwins):
         refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = _options.options("run", tags, priority, start_at, start_after)
-        return self._submit_one(workflow, inputs, key, said, linger=limit is None).result(limit)
+        return self._submit_one(workflow, inputs, key, said, linger=limit is None, awaited=True).result(limit)
 
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""

@@ -23,7 +23,7 @@ MOST = 256
 class Submission:
     """A run that a caller awaits."""
 
-    __slots__ = ("compiled", "contextvars", "future", "inputs", "key", "loop", "said", "submit")
+    __slots__ = ("awaited", "compiled", "contextvars", "future", "inputs", "key", "loop", "said", "submit")
 
     def __init__(
         self,
@@ -32,9 +32,11 @@ class Submission:
         inputs: list[tuple[str, bytes]],
         key: str | None,
         said: "Options | None",
+        *,
+        awaited: bool,
     ) -> None:
         """Keep what is submitted and by what, the caller's contextvars, and its loop."""
-        self.submit = submit
+        self.submit, self.awaited = submit, awaited
         import asyncio  # noqa: PLC0415 - the caller has imported it
 
         self.compiled, self.inputs, self.key, self.said = compiled, inputs, key, said
@@ -93,11 +95,11 @@ class Submitter:
 
     def _work(self, batch: list[Submission]) -> None:
         done: list[tuple[Submission, RunHandle | BaseException]] = []
-        of: dict[tuple[int, int], list[Submission]] = {}
+        of: dict[tuple[int, int, bool], list[Submission]] = {}
         for submission in batch:
             # A run with options of its own is submitted alone.
             alone = 0 if submission.said is None else id(submission)
-            of.setdefault((id(submission.compiled), alone), []).append(submission)
+            of.setdefault((id(submission.compiled), alone, submission.awaited), []).append(submission)
         for same in of.values():
             done += zip(same, same[0].submit(same), strict=True)
         loops: dict[int, tuple[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]]] = {}

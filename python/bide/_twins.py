@@ -240,7 +240,7 @@ class RunnerTwins:
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = options("run_async", tags, priority, start_at, start_after)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True)
         return await handle._result_within(limit)
 
     async def register_async(self, workflow: "Workflow") -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bide._control import UNENDED
 from bide._errors import DefinitionError, TaskFailed
+from bide._history import HistoryEntry
 from bide._status import RunStatus, TaskStatus
 from bide._text import shown
 
@@ -42,12 +44,15 @@ class WaitKind(StrEnum):
 class HeldBy(StrEnum):
     """What holds a run or a task.
 
-    A run: `Pause`, `NoRunner` (no runner has it), `OtherRunner` (another runner executes it). A task: `Dependency` (or
-    an element, of a mapped task), `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Slot`, `NoRunner`; and
-    `Nothing`, if it executes.
+    A run: `Start` (it begins later), `Pause`, `Cancel` (it was cancelled, and its bodies clean up), `NoRunner` (no
+    runner has it), `OtherRunner` (another runner executes it). A task: `Dependency` (or an element, of a mapped task),
+    `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Slot`; `Start`, `Pause` and `NoRunner`, if nothing but
+    that holds it; `Cancel`, if it executes to clean up; and `Nothing`, if it executes.
     """
 
+    Start = "start"
     Pause = "pause"
+    Cancel = "cancel"
     NoRunner = "no runner"
     OtherRunner = "other runner"
     Dependency = "dependency"
@@ -117,6 +122,14 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
             yield f"for the same waits {_names(self.others)}"
 
 
+HELD_BY_RUN = {
+    HeldBy.NoRunner: "waits for a runner",
+    HeldBy.Pause: "waits until the run is resumed",
+    HeldBy.Start: "waits until the run begins",
+}
+"""What a task that only its run holds waits for."""
+
+
 class HeldTask(msgspec.Struct, frozen=True, gc=False):
     """A task that has not ended, and what holds it.
 
@@ -154,8 +167,11 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
         elif self.held_by is HeldBy.Nothing:
             since = "" if self.started_at is None else f" since {_time(self.started_at)}"
             yield f"{name} executes{since}{error}"
-        elif self.held_by is HeldBy.NoRunner:
-            yield f"{name} waits for a runner{error}"
+        elif self.held_by is HeldBy.Cancel:
+            since = "" if self.started_at is None else f", executing since {_time(self.started_at)}"
+            yield f"{name} cleans up{since}{error}"
+        elif self.held_by in HELD_BY_RUN:
+            yield f"{name} {HELD_BY_RUN[self.held_by]}{error}"
         else:
             yield f"{name} {shown(self.blocked_by or '')}{error}"
 
@@ -170,9 +186,11 @@ class RunnerInfo(msgspec.Struct, frozen=True):
 class Why(msgspec.Struct, frozen=True):
     """What holds a run and each of its unfinished tasks; `str()` says it in words.
 
-    `held_by` is what holds the run as a whole (None: nothing does, this process executes it), `reason` says why, and
-    `runner` is who else has it. `tasks` are those that have not ended. `children` explains the child runs that its
-    tasks wait for, by id.
+    `held_by` is what holds the run as a whole (None: nothing does, this process executes it), `reason` says why, `by`
+    is who has paused or cancelled it, and `runner` is who else has it. `start_at` is when it begins, if that is later.
+    `tasks` are those that have not ended. `children` explains the child runs that its tasks wait for, by id. `requests`
+    is what was asked of it: cancel, pause, resume and retry of the run, and of a task satisfy, extend, poll_now and
+    skip, with who and why.
     """
 
     run: str
@@ -182,9 +200,12 @@ class Why(msgspec.Struct, frozen=True):
     parent: str | None
     held_by: HeldBy | None
     reason: str | None
+    by: str | None
     runner: RunnerInfo | None
+    start_at: datetime | None
     tasks: tuple[HeldTask, ...]
     children: dict[str, "Why"]
+    requests: tuple[HistoryEntry, ...]
 
     def __str__(self) -> str:
         """Say in words what holds the run."""
@@ -194,7 +215,12 @@ class Why(msgspec.Struct, frozen=True):
         key = "" if self.key is None else f" (key {self.key!r})"
         reason = "" if self.reason is None else f": {shown(self.reason)}"
         yield f"run {self.run}{key} of {shown(self.workflow)!r} is {self.status}{reason}"
-        behind = _behind(self.tasks)
+        for asked in self.requests if self.tasks else ():
+            if asked.task is not None:
+                said = "" if asked.reason is None else f": {shown(asked.reason)}"
+                by = "" if asked.by is None else f" by {shown(asked.by)}"
+                yield f"  task {shown(asked.task)!r}: {asked.what}{by} {_time(asked.at)}{said}"
+        behind = _next_ones(self.tasks)
         for task in self.tasks:
             if task.held_by is HeldBy.Dependency and not task.waits:
                 continue
@@ -207,7 +233,7 @@ class Why(msgspec.Struct, frozen=True):
                     yield from (f"    {line}" for line in self.children[wait.child]._lines())
 
 
-def _behind(tasks: tuple[HeldTask, ...]) -> Callable[[str], tuple[str, ...]]:
+def _next_ones(tasks: tuple[HeldTask, ...]) -> Callable[[str], tuple[str, ...]]:
     """Return a function that names the tasks that wait for one, directly or not, as far as a line shows them."""
     next_ones: dict[str, list[str]] = {}
     for task in tasks:
@@ -238,21 +264,19 @@ def _explained(core: "_core.Runner", run: str, levels: int, left: list[int]) -> 
     found = core.explain(run)
     if found is None:
         return None
-    run_id, workflow, key, status, parent, paused, (owner, pid, host), not_here, rows = found
-    is_unowned = owner in {"gone", "nobody"}
-    tasks = tuple(_task(row, (run_id, key, workflow), owner) for row in rows)
-    tasks = _with_others(tasks)
-    held_by, reason, runner = None, paused, None
-    if RunStatus(status) is RunStatus.Paused:
-        held_by = HeldBy.Pause
-    elif rows and is_unowned:
-        held_by = HeldBy.NoRunner
-        reason = f"no runner has it: {not_here}" if not_here else f"no runner has it that has registered {workflow!r}"
-    elif rows and owner == "other":
-        held_by = HeldBy.OtherRunner
-        runner = RunnerInfo(pid or 0, host or "")
-        on = f" on {host}" if host else ""
-        reason = f"process {pid}{on} executes it"
+    run_id, workflow, key, status, parent, _, has, _, rows, cancel, start_at, asked = found
+    requests = tuple(HistoryEntry(at, what, task, None, by, why) for at, what, task, by, why in asked)
+    owner, pid, host = has
+    runner = RunnerInfo(pid or 0, host or "") if status in UNENDED and owner == "other" else None
+    held_by, reason, by = _held(found, requests)
+    # What holds a task that nothing else holds.
+    of_run = held_by if held_by in HELD_BY_RUN else None
+    executes = HeldBy.Nothing if cancel is None else HeldBy.Cancel
+    slot = "waits for a slot" if owner == "here" else "waits for a slot, or has just started"
+    run_of = (run_id, key, workflow)
+    tasks = _with_others(
+        tuple([_behind(*row) if len(row) == 2 else _task(row, run_of, of_run, executes, slot) for row in rows])  # noqa: PLR2004
+    )
     children: dict[str, Why] = {}
     for child in dict.fromkeys(wait.child for task in tasks for wait in task.waits if wait.child is not None):
         if levels == 0 or left[0] == 0:
@@ -261,34 +285,73 @@ def _explained(core: "_core.Runner", run: str, levels: int, left: list[int]) -> 
         below = _explained(core, child, levels - 1, left)
         if below is not None:
             children[child] = below
-    return Why(run_id, workflow, key, RunStatus(status), parent, held_by, reason, runner, tasks, children)
+    standing = RunStatus(status)
+    return Why(
+        run_id, workflow, key, standing, parent, held_by, reason, by, runner, start_at, tasks, children, requests
+    )
 
 
-def _task(row: "_ShownTask", run: tuple[str, str | None, str], owner: str) -> HeldTask:
-    name, status, sub_status, attempts, started_at, retry_at, blocked_by, failure, needs, waits = row
-    status = TaskStatus(status)
-    open_waits = tuple(_wait(wait, run, name) for wait in waits)
+def _held(found: "_core._Shown", requests: tuple[HistoryEntry, ...]) -> tuple[HeldBy | None, str | None, str | None]:
+    """Return what holds a run as a whole, why in words, and who has paused or cancelled it."""
+    _, workflow, _, status, _, paused, (owner, pid, host), not_here, _, cancel, start_at, _ = found
+    if status not in UNENDED:
+        return None, None, None
+    reasons: list[str] = []
+    held_by, by = None, None
+    has_runner = owner in {"here", "other"}
+    if cancel is not None:
+        held_by, by = HeldBy.Cancel if has_runner else HeldBy.NoRunner, cancel[0]
+        reasons.append(f"{cancel[2]}; it ends once its bodies have cleaned up")
+    elif paused is not None:
+        text, on_request = paused
+        held_by = HeldBy.Pause
+        reasons.append(text)
+        by = next((one.by for one in reversed(requests) if on_request and one.what == "pause"), None)
+        has_runner = has_runner or not on_request  # which nobody is to have
+    elif start_at is not None:
+        held_by = HeldBy.Start
+        reasons.append(f"it begins {_time(start_at)}")
+    elif not has_runner:
+        held_by = HeldBy.NoRunner
+    elif owner == "other":
+        held_by = HeldBy.OtherRunner
+    if not has_runner:
+        reasons.append(f"no runner has it{f': {not_here}' if not_here else f' that has registered {workflow!r}'}")
+    if owner == "other":
+        reasons.append(f"process {pid}{f' on {host}' if host else ''} executes it")
+    return held_by, "; ".join(reasons) or None, by
+
+
+def _behind(name: str, needs: tuple[str, ...]) -> HeldTask:
+    """Return a task of which there is nothing to say but what it waits for."""
+    return HeldTask(name, TaskStatus.Pending, HeldBy.Dependency, 0, None, None, None, None, needs, ())
+
+
+def _task(
+    row: "_ShownTask", run: tuple[str, str | None, str], of_run: HeldBy | None, executes: HeldBy, slot: str
+) -> HeldTask:
+    name, word, sub_status, attempts, started_at, retry_at, blocked_by, failure, needs, waits = row
+    status = TaskStatus(word)
+    open_waits = tuple([_wait(wait, run, name) for wait in waits])
     if open_waits:
         held_by = HeldBy.Wait if status is TaskStatus.Running else HeldBy.Gate
     elif needs:
         held_by = HeldBy.Dependency
     elif retry_at is not None and status is TaskStatus.Pending:
         held_by = HeldBy.Retry
-    elif owner in {"gone", "nobody"}:
-        held_by = HeldBy.NoRunner
-    elif status is TaskStatus.Running and sub_status != "Deferred":
-        held_by = HeldBy.Nothing
+    elif status is TaskStatus.Running and sub_status != "Deferred" and of_run is not HeldBy.NoRunner:
+        held_by = executes
     else:
-        held_by = HeldBy.Slot
+        held_by = of_run or HeldBy.Slot
     if held_by is HeldBy.Slot and blocked_by is None:
         # Another process shows the start of a body only after a while.
-        blocked_by = "waits for a slot" if owner == "here" else "waits for a slot, or has just started"
+        blocked_by = slot
     error = None
     if failure is not None:
         from bide._stored_errors import task_failed  # noqa: PLC0415 - few tasks have failed
 
         error = task_failed(failure, name)
-    return HeldTask(name, status, held_by, attempts, started_at, retry_at, error, blocked_by, tuple(needs), open_waits)
+    return HeldTask(name, status, held_by, attempts, started_at, retry_at, error, blocked_by, needs, open_waits)
 
 
 def _wait(wait: "_ShownWait", run: tuple[str, str | None, str], task: str, cursor: str | None = None) -> OpenWait:

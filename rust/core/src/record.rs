@@ -548,3 +548,15 @@ pub struct StoredRun {
     /// The runs that its bodies have started, with their statuses, in order of creation. Not of a listed run.
     pub children: Vec<(RunId, RunStatus)>,
 }
+
+impl StoredRun {
+    /// The run with what has not ended in it: tasks that have ended have their status alone, journals their open entries.
+    #[must_use]
+    pub fn into_open(mut self) -> Self {
+        for row in self.rows.iter_mut().filter(|row| row.status.is_ended()) {
+            (row.output, row.changes, row.failure) = (None, None, None);
+        }
+        self.entries.retain(|(.., entry)| entry.state == crate::entry::EntryState::Open);
+        Self { messages: Vec::new(), progress: Vec::new(), children: Vec::new(), ..self }
+    }
+}

@@ -152,6 +152,14 @@ impl Look for Closed {
         self.refuse()
     }
 
+    fn load_open(&self, _run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.refuse()
+    }
+
+    fn requests(&self, _run: RunId) -> Result<Vec<Message>, StoreError> {
+        self.refuse()
+    }
+
     fn runner(&self, _runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         self.refuse()
     }

@@ -35,9 +35,6 @@ pub(crate) enum Role {
     Client,
 }
 
-/// The lease of an engine that has none: of no runner.
-const NO_LEASE: Lease = Lease { runner: 0, epoch: 0 };
-
 /// Is told of what has happened to a run, once it is committed. Called on any thread; must not block.
 pub type Observer<H> = Box<dyn Fn(&Arc<Run<H>>, &[Happened]) + Send + Sync>;
 
@@ -104,7 +101,7 @@ impl<H: Host> Control<H> {
         let now = clock.lease_time();
         let lease = match role {
             Role::Runner => store.enroll(now)?,
-            Role::Client => NO_LEASE,
+            Role::Client => Lease::NONE,
         };
         Ok(Arc::new(Self {
             role,
@@ -264,7 +261,7 @@ impl<H: Host> Control<H> {
     /// threads may find out about `lost`; the first one acts.
     pub(crate) fn fenced(&self, lost: Lease) {
         let mut lease = self.lease.write();
-        if *lease != lost || self.stopped().is_some() {
+        if *lease != lost || self.stopped().is_some() || self.is_client() {
             return;
         }
         self.warn("the lease was lost: another runner has claimed the runs");

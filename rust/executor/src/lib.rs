@@ -56,7 +56,7 @@ pub use runs::requests::{Outlook, PendingRequest};
 pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};
 pub use runs::settled::{Settled, Settlement};
 pub use runs::submit::SubmitError;
-pub use runs::watch::{Handle, Watched};
+pub use runs::watch::{Awaiting, Handle, Watched};
 pub use services::retention::RETENTION;
 pub use threads::body::{BodyCx, Check, Condition, StartIdentity, StartedChild, StepEnd, StepRequest, StepStart};
 pub use threads::gates::GateWorker;

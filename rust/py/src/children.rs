@@ -146,7 +146,7 @@ pub(crate) fn ended_by<'py>(
                 settled => settled,
             };
             match settlement {
-                Some(Settlement::Run(_)) => {}
+                Some(Settlement::Run(_)) => run.settled.observe(),
                 // As at every other wait of a body.
                 Some(Settlement::Closed) => return Err(errors::wait(py, &CallError::Suspended, task)),
                 Some(other) => return Err(errors::settlement(py, &other)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bide_core::{BlockReason, RunId, RunStatus};
-use bide_executor::{Handle, Settlement};
+use bide_executor::{Awaiting, Handle, Settlement};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -25,6 +25,12 @@ pub(crate) struct PyRunHandle {
     handle: Mutex<Handle<Python3>>,
     /// The original exceptions of a run in memory.
     originals: Option<Arc<Originals>>,
+}
+
+/// A caller on an event loop waits for a run, as long as it keeps this.
+#[pyclass(frozen, module = "bide._core", name = "Awaiting")]
+pub(crate) struct PyAwaiting {
+    _awaiting: Awaiting<Python3>,
 }
 
 impl PyRunHandle {
@@ -63,11 +69,13 @@ impl PyRunHandle {
                 Instant::now().checked_add(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             });
             let mut handle = self.handle();
+            let mut _awaiting = Awaiting::new(&handle);
             if handle.settled().get().is_some() {
                 let renewed = gil::detached(py, || self.runner.engine.renewed(&handle));
                 if let Some(renewed) = renewed.map_err(|error| errors::store(py, &error))? {
                     *self.handle.lock() = renewed.clone();
                     handle = renewed;
+                    _awaiting = Awaiting::new(&handle);
                 }
             }
             loop {
@@ -75,6 +83,7 @@ impl PyRunHandle {
                     (None, _) => {}
                     (Some(Settlement::Elsewhere), Handle::Live(_)) => {
                         handle = self.follow(py)?;
+                        _awaiting = Awaiting::new(&handle);
                         continue;
                     }
                     (Some(settlement), _) => return self.settlement(py, &settlement),
@@ -93,14 +102,22 @@ impl PyRunHandle {
         })
     }
 
-    /// Calls `callback()` on a thread of the runner once `wait(0)` returns true or raises.
-    fn on_settled(&self, callback: Py<PyAny>) -> PyResult<()> {
+    /// Calls `callback()` on a thread of the runner once `wait(0)` returns true or raises. The caller waits as long as
+    /// it keeps what this returns.
+    fn on_settled(&self, callback: Py<PyAny>) -> PyResult<PyAwaiting> {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;
             let (notifier, callback) = (Arc::clone(&self.runner.notifier), Kept::new(callback));
-            self.handle().settled().on_settled(Box::new(move || notifier.call(callback)));
-            Ok(())
+            let handle = self.handle();
+            let awaiting = PyAwaiting { _awaiting: Awaiting::new(&handle) };
+            handle.settled().on_settled(Box::new(move || notifier.call(callback)));
+            Ok(awaiting)
         })
+    }
+
+    /// Its caller does not wait for it any more.
+    fn give_up(&self) {
+        self.handle().settled().give_up();
     }
 
     /// The run as it stands.

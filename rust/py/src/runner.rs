@@ -1,11 +1,12 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+mod inner;
 mod threads;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::Time;
@@ -15,6 +16,8 @@ use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+pub(crate) use inner::Inner;
+
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
@@ -23,12 +26,11 @@ use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
-use crate::host::PyEngine;
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
 use crate::options::PyOptions;
-use crate::process::{self, Home, Kind};
+use crate::process::{self, Kind};
 use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::{self, PySnapshot};
@@ -45,38 +47,6 @@ const CANCEL_GRACE: Duration = Duration::from_millis(200);
 pub(crate) struct PyRunner {
     /// Shared with its handles.
     inner: Arc<Inner>,
-}
-
-/// What a runner and its handles share, and what interpreter exit closes.
-pub(crate) struct Inner {
-    /// The engine.
-    pub(crate) engine: Arc<PyEngine>,
-    /// Delivers reports to Python.
-    pub(crate) notifier: Arc<Notifier>,
-    /// What waits for a turn of the event loop.
-    queue: Arc<LoopQueue>,
-    /// The process in which the runner was made.
-    pub(crate) home: Home,
-    /// The runner was closed, or is being closed.
-    closed: AtomicBool,
-}
-
-impl Inner {
-    fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, queue: Arc<LoopQueue>) -> Self {
-        Self { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) }
-    }
-}
-
-impl CloseAtExit for Inner {
-    fn begin_close(&self) {
-        self.engine.begin_close();
-    }
-
-    fn end_close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.engine.finish_close();
-        self.notifier.stop();
-    }
 }
 
 #[pymethods]
@@ -169,9 +139,9 @@ impl PyRunner {
     /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the
     /// first of them has ended, or a little later, if the store takes its time: a caller that waits for it anyway
     /// leaves the interpreter to the body for all that time. `many` is for the words of errors: which of them was
-    /// refused. `contextvars` are those of each run, or one for all.
+    /// refused. `contextvars` are those of each run, or one for all. `awaited`: the caller waits for them until their ends.
     #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
-    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None))]
+    #[pyo3(signature = (workflow, runs, contextvars, linger, many, options=None, awaited=false))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -181,13 +151,14 @@ impl PyRunner {
         linger: bool,
         many: bool,
         options: Option<PyOptions>,
+        awaited: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
             let options = options.map(Into::into).unwrap_or_default();
-            let (given, how) = ((runs, options), (linger, many));
+            let (given, how) = ((runs, options), submission::How { linger, many, awaited });
             submission::submit(py, &self.inner.engine, workflow, given, contextvars, how, |handle| self.handle(handle))
         })
     }

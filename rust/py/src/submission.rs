@@ -15,16 +15,25 @@ use crate::{exit, gil};
 /// The inputs of a run to submit, encoded, by name; and its key.
 pub(crate) type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 
-/// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the first
-/// of them has ended, or a little later, if the store takes its time. `many` is for the words of errors: which of them
-/// was refused. `contextvars` are those of each run, or one for all. `handle` makes the handles of Python.
+/// How runs are submitted.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// To return only once the first of them has ended, or a little later, if the store takes its time.
+    pub(crate) linger: bool,
+    /// For the words of errors: which of them was refused.
+    pub(crate) many: bool,
+    /// The caller waits for them until their ends.
+    pub(crate) awaited: bool,
+}
+
+/// Creates runs in one commit, or attaches to those that their keys name. `contextvars` are those of each run, or one for all. `handle` makes the handles of Python.
 pub(crate) fn submit<T>(
     py: Python<'_>,
     engine: &Arc<PyEngine>,
     workflow: &PyWorkflow,
     (runs, options): (Vec<RunInput>, RunOptions),
     contextvars: Vec<Bound<'_, PyAny>>,
-    (linger, many): (bool, bool),
+    how: How,
     handle: impl Fn(Handle<Python3>) -> T,
 ) -> PyResult<Vec<T>> {
     let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
@@ -35,14 +44,14 @@ pub(crate) fn submit<T>(
     let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
         let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
         let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-        request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
+        request.with_options(options.clone()).awaited(how.awaited).with_local(Local::new(of_run(at), originals))
     });
     let (graph, bodies) = workflow.shared(py);
     let submitted = gil::detached(py, || {
         let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
         let handles = engine.submit(&workflow, wanted)?;
         if let Some(first) = handles.first()
-            && linger
+            && how.linger
             && engine.store().blocks()
         {
             let _ = gil::idling(|| first.settled().wait(SLICE));
@@ -57,7 +66,7 @@ pub(crate) fn submit<T>(
         }
         Err(error) => {
             exit::keep_daemons(py)?;
-            Err(refused(py, workflow.name(), error, many))
+            Err(refused(py, workflow.name(), error, how.many))
         }
     }
 }

@@ -1,14 +1,15 @@
 //! What holds runs, and what waits, as Python makes words of it: see `bide._why`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bide_core::record::{RecordedTask, StoredRun};
-use bide_core::{Entry, EntryKind, NO_MAP, Operation, RunId, TaskId, TaskRow, TaskStatus, Time};
+use bide_core::record::StoredRun;
+use bide_core::{Control, Entry, EntryKind, Message, NO_MAP, Operation, RunId, TaskId, TaskRow, TaskStatus, Time};
 use bide_executor::{Explained, Owner, Polls};
 use bide_store::{OpenWait, WaitPosition};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::host::PyEngine;
 use crate::moment::datetime;
@@ -47,22 +48,32 @@ pub(crate) type PyTask<'py> = (
     Option<Bound<'py, PyAny>>,
     Option<String>,
     Option<Bound<'py, PyBytes>>,
-    Vec<String>,
+    Bound<'py, PyTuple>,
     Vec<PyWait<'py>>,
 );
 
-/// What holds a run: id, workflow, key, status, the run above it, why it is paused, who has it (a word, process and host),
-/// why it is not executed here, and its tasks.
+/// What was asked of a run: when, what, of which task, who and why.
+type PyRequest<'py> = (Bound<'py, PyAny>, &'static str, Option<String>, Option<String>, Option<String>);
+
+/// Of a run that was cancelled: who and why, and both in words.
+type PyCancel = (Option<String>, Option<String>, String);
+
+/// What holds a run: id, workflow, key, status, the run above it, why it is paused and whether on request, who has it (a
+/// word, process and host), why it is not executed here, its tasks, its cancellation, when it begins, and what was asked of
+/// it.
 pub(crate) type PyWhy<'py> = (
     String,
     String,
     Option<String>,
     &'static str,
     Option<String>,
-    Option<String>,
+    Option<(String, bool)>,
     (&'static str, Option<u32>, Option<String>),
     Option<String>,
-    Vec<PyTask<'py>>,
+    Vec<Bound<'py, PyTuple>>,
+    Option<PyCancel>,
+    Option<Bound<'py, PyAny>>,
+    Vec<PyRequest<'py>>,
 );
 
 /// What holds a run; `None` if there is no such run.
@@ -90,11 +101,24 @@ pub(crate) fn explain<'py>(py: Python<'py>, engine: &Arc<PyEngine>, run: RunId) 
         run.key.as_deref().map(str::to_owned),
         run.status.as_str(),
         run.parent.map(|id| id.to_string()),
-        run.blocked_by.as_ref().map(ToString::to_string),
+        run.blocked_by.as_ref().map(|reason| (reason.to_string(), reason.is_requested())),
         owner,
         found.not_here.as_ref().map(ToString::to_string),
         tasks,
+        run.cancel.as_ref().map(|cancel| (text(&cancel.by), text(&cancel.reason), cancel.text())),
+        found.starts_at.map(|at| datetime(py, at)).transpose()?,
+        found.requests.iter().filter_map(|message| request(py, message)).collect::<PyResult<_>>()?,
     )))
+}
+
+fn text(text: &Option<Arc<str>>) -> Option<String> {
+    text.as_deref().map(str::to_owned)
+}
+
+fn request<'py>(py: Python<'py>, message: &Message) -> Option<PyResult<PyRequest<'py>>> {
+    let Control { ask, by, reason } = Control::of_message(message)?;
+    let at = datetime(py, message.sent_at);
+    Some(at.map(|at| (at, ask.name(), ask.task().map(ToString::to_string), text(&by), text(&reason))))
 }
 
 /// A page of the open waits of all runs, after a position.
@@ -109,7 +133,7 @@ pub(crate) fn open_waits<'py>(
     let page = gil::detached(py, || engine.open_waits(after, most)).map_err(|error| errors::store(py, &error))?;
     let listed = |(wait, polls): &(OpenWait, Option<Polls>)| {
         let at = wait.position();
-        let name = element(&wait.name, wait.map);
+        let name = element(&wait.name, wait.map).into_owned();
         let position = (at.opened_at.0, at.run, at.task, at.map, at.seq);
         let key = wait.key.as_deref().map(str::to_owned);
         let shown = shown(py, &wait.entry, polls.as_ref())?;
@@ -119,107 +143,93 @@ pub(crate) fn open_waits<'py>(
 }
 
 /// The name of a task, or of its element.
-fn element(task: &str, map: i32) -> String {
-    if map == NO_MAP { task.to_owned() } else { format!("{task}[{map}]") }
+fn element(task: &str, map: i32) -> Cow<'_, str> {
+    if map == NO_MAP { Cow::Borrowed(task) } else { Cow::Owned(format!("{task}[{map}]")) }
 }
 
-/// A task that has not ended, with what it is made of.
-struct Unended<'s> {
-    task: &'s RecordedTask,
+/// A task that has not ended: where what is known of it stands in its run.
+struct Unended {
+    /// Among the tasks.
+    task: usize,
     map: i32,
-    row: Option<&'s TaskRow>,
-    /// The tasks that have to end before it.
-    unmet: Vec<String>,
-    entries: Vec<&'s Entry>,
+    /// Among the rows.
+    row: Option<usize>,
+    /// The tasks that have to end before it, among its dependencies.
+    unmet: Vec<usize>,
+    /// The elements that have to end before it.
+    elements: Vec<i32>,
+    /// Among the entries.
+    entries: Vec<usize>,
 }
 
 /// The tasks of a run that have not ended, in declaration order, and after a mapped one its elements.
-fn unended(stored: &StoredRun) -> Vec<OwnedTask> {
+fn unended(stored: &StoredRun) -> Vec<Unended> {
     if stored.run.status.is_ended() {
         return Vec::new();
     }
-    let rows: HashMap<(TaskId, i32), &TaskRow> = stored.rows.iter().map(|row| ((row.task, row.map), row)).collect();
-    let mut entries: HashMap<(TaskId, i32), Vec<&Entry>> = HashMap::new();
-    for (task, map, entry) in &stored.entries {
+    let rows: HashMap<(TaskId, i32), usize> =
+        stored.rows.iter().enumerate().map(|(at, row)| ((row.task, row.map), at)).collect();
+    let mut entries: HashMap<(TaskId, i32), Vec<usize>> = HashMap::new();
+    for (at, (task, map, entry)) in stored.entries.iter().enumerate() {
         if entry.kind() != EntryKind::Step || entry.due().is_some() {
-            entries.entry((*task, *map)).or_default().push(entry);
+            entries.entry((*task, *map)).or_default().push(at);
         }
     }
-    let has_ended = |place: (TaskId, i32)| rows.get(&place).is_some_and(|row| row.status.is_ended());
+    let has_ended = |place: (TaskId, i32)| rows.get(&place).is_some_and(|at| stored.rows[*at].status.is_ended());
     let ended: HashSet<&str> =
         stored.tasks.iter().filter(|task| has_ended((task.id, NO_MAP))).map(|task| &*task.name).collect();
     let mut found = Vec::new();
-    for task in stored.tasks.iter().filter(|task| !ended.contains(&*task.name)) {
-        let unmet = task.dependencies.iter().filter(|name| !ended.contains(&***name));
-        let length = rows.get(&(task.id, NO_MAP)).and_then(|row| row.length);
-        let elements = (0..length.unwrap_or_default().cast_signed()).filter(|map| !has_ended((task.id, *map)));
-        let elements: Vec<i32> = elements.collect();
-        let of_elements = elements.iter().map(|map| element(&task.name, *map));
-        let unmet: Vec<String> = match length {
-            None => unmet.map(|name| name.to_string()).collect(),
-            Some(_) => of_elements.collect(),
-        };
-        for map in std::iter::once(NO_MAP).chain(elements) {
+    for (at, task) in stored.tasks.iter().enumerate().filter(|(_, task)| !ended.contains(&*task.name)) {
+        let length = rows.get(&(task.id, NO_MAP)).and_then(|at| stored.rows[*at].length);
+        let elements: Vec<i32> =
+            (0..length.unwrap_or_default().cast_signed()).filter(|map| !has_ended((task.id, *map))).collect();
+        let unmet = task.dependencies.iter().enumerate().filter(|(_, name)| !ended.contains(&***name));
+        let unmet = if length.is_none() { unmet.map(|(at, _)| at).collect() } else { Vec::new() };
+        let mut add = |map: i32, unmet: Vec<usize>, elements: Vec<i32>| {
             let place = (task.id, map);
-            let unmet = if map == NO_MAP { unmet.clone() } else { Vec::new() };
-            let row = rows.get(&place).copied();
-            let entries = entries.remove(&place).unwrap_or_default();
-            found.push(OwnedTask::of(&Unended { task, map, row, unmet, entries }));
-        }
+            let (row, entries) = (rows.get(&place).copied(), entries.remove(&place).unwrap_or_default());
+            found.push(Unended { task: at, map, row, unmet, elements, entries });
+        };
+        add(NO_MAP, unmet, elements.clone());
+        elements.into_iter().for_each(|map| add(map, Vec::new(), Vec::new()));
     }
     found
 }
 
-/// The same, with nothing that it borrows.
-struct OwnedTask {
-    id: TaskId,
-    map: i32,
-    name: String,
-    status: TaskStatus,
-    sub_status: Option<&'static str>,
-    attempts: u32,
-    started_at: Option<Time>,
-    retry_at: Option<Time>,
-    blocked_by: Option<String>,
-    failure: Option<String>,
-    unmet: Vec<String>,
-    entries: Vec<Entry>,
-}
-
-impl OwnedTask {
-    fn of(task: &Unended<'_>) -> Self {
-        let Unended { task, map, row, unmet, entries } = task;
-        Self {
-            id: task.id,
-            map: *map,
-            name: element(&task.name, *map),
-            status: row.map_or(TaskStatus::Pending, |row| row.status),
-            sub_status: row.and_then(|row| row.sub_status).map(|sub| sub.as_str()),
-            attempts: row.map_or(0, |row| row.attempts),
-            started_at: row.and_then(|row| row.started_at),
-            retry_at: row.and_then(|row| row.retry_at),
-            blocked_by: row.and_then(|row| row.blocked_by.as_deref()).map(str::to_owned),
-            failure: row.and_then(|row| row.failure.as_ref()).map(|failure| failure.as_json().to_owned()),
-            unmet: unmet.clone(),
-            entries: entries.iter().map(|entry| (*entry).clone()).collect(),
+impl Unended {
+    /// See [`PyTask`]. Of one that only waits for others its name and these: most tasks of a long run are such.
+    fn shown<'py>(&self, py: Python<'py>, found: &Explained) -> PyResult<Bound<'py, PyTuple>> {
+        let stored = &found.stored;
+        let (task, row) = (&stored.tasks[self.task], self.row.map(|at| &stored.rows[at]));
+        let name = element(&task.name, self.map);
+        let elements = self.elements.iter().map(|map| element(&task.name, *map));
+        let needs = self.unmet.iter().map(|at| Cow::Borrowed(&*task.dependencies[*at])).chain(elements);
+        let needs = PyTuple::new(py, needs.collect::<Vec<_>>())?;
+        let untouched = |row: &TaskRow| {
+            let is_pending = row.status == TaskStatus::Pending && row.attempts == 0;
+            is_pending && row.blocked_by.is_none() && row.failure.is_none() && row.retry_at.is_none()
+        };
+        if !needs.is_empty() && self.entries.is_empty() && row.is_none_or(untouched) {
+            return (name, needs).into_pyobject(py);
         }
-    }
-
-    fn shown<'py>(self, py: Python<'py>, found: &Explained) -> PyResult<PyTask<'py>> {
-        let (id, map) = (self.id, self.map);
-        let waits = self.entries.iter().map(|entry| shown(py, entry, found.polls(id, map, &entry.key)));
-        Ok((
-            self.name,
-            self.status.as_str(),
-            self.sub_status,
-            self.attempts,
-            self.started_at.map(|at| datetime(py, at)).transpose()?,
-            self.retry_at.map(|at| datetime(py, at)).transpose()?,
-            self.blocked_by,
-            self.failure.map(|failure| PyBytes::new(py, failure.as_bytes())),
-            self.unmet,
+        let waits = self.entries.iter().map(|at| {
+            let (id, map, entry) = &stored.entries[*at];
+            shown(py, entry, found.polls(*id, *map, &entry.key))
+        });
+        let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
+        let task: PyTask<'py> = (
+            name.into_owned(),
+            row.map_or(TaskStatus::Pending, |row| row.status).as_str(),
+            row.and_then(|row| row.sub_status).map(|sub| sub.as_str()),
+            row.map_or(0, |row| row.attempts),
+            at(row.and_then(|row| row.started_at))?,
+            at(row.and_then(|row| row.retry_at))?,
+            row.and_then(|row| row.blocked_by.as_deref()).map(str::to_owned),
+            row.and_then(|row| row.failure.as_ref()).map(|failure| PyBytes::new(py, failure.as_json().as_bytes())),
+            needs,
             waits.collect::<PyResult<_>>()?,
-        ))
+        );
+        task.into_pyobject(py)
     }
 }
 

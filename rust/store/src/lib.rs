@@ -42,6 +42,11 @@ pub struct Lease {
     pub epoch: i64,
 }
 
+impl Lease {
+    /// Of those who have none: they claim no runs, but may release those of runners whose process has ended.
+    pub const NONE: Self = Self { runner: 0, epoch: 0 };
+}
+
 /// How safe "committed" is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -316,7 +321,8 @@ pub trait Store: Maintenance + Look + Send + Sync + 'static {
     fn unowned(&self) -> Result<Vec<(i64, i64)>, StoreError>;
 
     /// Gives this lease unfinished, not paused runs of these workflow versions that have no owner or belong to a dead
-    /// runner or to one whose lease has run out (such runners are fenced first), oldest first, at most `limit`.
+    /// runner or to one whose lease has run out (such runners are fenced first), oldest first, at most `limit`. With
+    /// [`Lease::NONE`], `limit` is 0, and only runners whose process has ended are fenced.
     ///
     /// # Errors
     /// Any [`StoreError`]; then none was claimed.

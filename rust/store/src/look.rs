@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::record::RunRowId;
-use bide_core::{Entry, RunId, TaskId, Time};
+use bide_core::record::{RunRowId, StoredRun};
+use bide_core::{Entry, Message, RunId, TaskId, Time};
 
 use crate::StoreError;
 
@@ -87,6 +87,19 @@ pub trait Look {
     /// # Errors
     /// As [`crate::Store::load`].
     fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError>;
+
+    /// A run with what has not ended in it: tasks that have ended have their status alone, journals their open entries,
+    /// and there are no messages.
+    ///
+    /// # Errors
+    /// As [`crate::Store::load`].
+    fn load_open(&self, run: RunId) -> Result<Option<StoredRun>, StoreError>;
+
+    /// The control requests to a run, the oldest first, also those that it has acted on.
+    ///
+    /// # Errors
+    /// As [`crate::Store::load`].
+    fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError>;
 
     /// A runner that has not left.
     ///

@@ -301,6 +301,14 @@ impl Look for FaultyStore {
         self.call(|store| store.open_waits(after, most))
     }
 
+    fn load_open(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.call(|store| store.load_open(run))
+    }
+
+    fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError> {
+        self.call(|store| store.requests(run))
+    }
+
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         self.call(|store| store.runner(runner))
     }

@@ -224,13 +224,13 @@ impl Call {
         }
     }
 
-    /// The polls of its conditions so far, as far as these are open: for those who look.
-    #[must_use]
-    pub fn polls(&self) -> Vec<PollReport> {
+    /// Reports the polls of its conditions so far, as far as these are open: for those who look. Allocates nothing, for
+    /// it is called after each poll.
+    pub fn polls(&self, report: &mut dyn FnMut(PollReport)) {
         match &self.kind {
-            Kind::Condition(polling) => vec![polling.report(&self.key, None)],
-            Kind::Combined(combined) => combined.polls().collect(),
-            _ => Vec::new(),
+            Kind::Condition(polling) => report(polling.report(&self.key, None)),
+            Kind::Combined(combined) => combined.polls().for_each(report),
+            _ => {}
         }
     }
 

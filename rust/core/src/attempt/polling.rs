@@ -49,7 +49,9 @@ pub struct PollReport {
 }
 
 impl Polling {
-    pub(super) fn report(&self, key: &EntryKey, due: Option<Duration>) -> PollReport {
+    /// How the polls stand, for those who look.
+    #[must_use]
+    pub fn report(&self, key: &EntryKey, due: Option<Duration>) -> PollReport {
         let (key, polls, error) = (key.clone(), self.progress().polls(), self.error.clone());
         PollReport { key, polls, due, error }
     }

@@ -457,6 +457,8 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
+        noted.into_iter().for_each(|event| self.enqueue(event, None));
         let (key, rung) = (call.key(), Arc::new(Ring::default()));
         let alarm: Arc<dyn Alarm> = Arc::clone(&rung) as Arc<dyn Alarm>;
         let timers = self.engine.timers();

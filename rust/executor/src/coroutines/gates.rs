@@ -61,15 +61,24 @@ impl<H: Host> GateWatch<H> {
         let mut polling = self.polling.lock();
         let result = polling.judge(polled, &**engine, || gate.timed_out());
         gate.run.note_error(gate.task, polling.error());
-        let Some(result) = result else { return Some(polling.next(&**engine)) };
+        let Some(result) = result else {
+            let span = polling.next(&**engine);
+            gate.note_polls(&polling, span, &**engine.clock()).into_iter().for_each(|event| self.queue(event));
+            return Some(span);
+        };
         let key = gate.spec().map(GateSpec::key)?;
         let retry = match &result {
             Err(failure) if retries(failure) => Some(Retry { random: engine.random() }),
             _ => None,
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
-        self.coroutines.queue(QueuedEvent { run: Arc::clone(&gate.run), event, at: engine.now(), completion: None });
+        self.queue(event);
         None
+    }
+
+    fn queue(&self, event: Event) {
+        let (run, at) = (Arc::clone(&self.gate.run), self.engine.now());
+        self.coroutines.queue(QueuedEvent { run, event, at, completion: None });
     }
 
     /// Sleeps until the next poll.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Effect, Event, Pending, Refused, RunStatus, Time, observe};
+use bide_core::{Effect, EntryState, Event, Pending, Refused, RunStatus, Time, observe};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -372,8 +372,12 @@ impl<H: Host> Ledger<H> {
             && let Some(parent) = engine.live(above.id.row()).filter(|parent| parent.lease == lease)
         {
             let event = Event::ChildEnded { run: tagged.0.id, status };
+            let before = pending.batch.len();
             // Refused if the parent is over.
             let _ = self.apply_one(engine, pending, &(parent, tagged.1), event, at);
+            if pending.batch[before..].iter().any(closes_a_wait) {
+                tagged.0.settled.observe();
+            }
         }
         Ok(())
     }
@@ -402,6 +406,11 @@ impl<H: Host> Ledger<H> {
         }
         Ok(state.status())
     }
+}
+
+/// Whether a body has waited for what has come with this write.
+fn closes_a_wait(write: &Write) -> bool {
+    matches!(write, Write::Entry { entry, .. } if entry.state != EntryState::Open)
 }
 
 /// Adds what has happened with the writes from a position on, for those who observe.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{EntryState, RunId, TaskId, TaskRef};
+use bide_core::{Message, RunId, TaskId, TaskRef, Time};
 use bide_store::{RunnerInfo, StoreError};
 
 use crate::host::Host;
@@ -31,6 +31,10 @@ pub enum Owner {
 pub struct Explained {
     /// Its rows, with what only this process knows. Of its journals the open entries.
     pub stored: StoredRun,
+    /// What was asked of it, the oldest first.
+    pub requests: Vec<Message>,
+    /// When it begins, if that is still to come.
+    pub starts_at: Option<Time>,
     /// Who has it.
     pub owner: Owner,
     /// Why it is not executed here, if nobody has it.
@@ -64,17 +68,22 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn explain(&self, id: RunId) -> Result<Option<Explained>, StoreError> {
-        if let Some(run) = self.control.runs.get(id) {
-            let stored = self.committed_as(&run, Run::snapshot_with_waits)?;
-            let polls = self.polls_of(&run);
-            return Ok(Some(Explained { stored: open_only(stored), owner: Owner::Here, not_here: None, polls }));
-        }
-        let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
-        let (owner, not_here) = match stored.run.status.is_ended() {
-            true => (Owner::Nobody, None),
-            false => (self.owner(stored.run.runner)?, self.recovery.why_not_here(id, &(&stored.run).into())),
+        let store = self.control.store();
+        let (stored, owner, not_here, polls) = if let Some(run) = self.control.runs.get(id) {
+            let stored = self.committed_as(&run, Run::snapshot_with_waits)?.into_open();
+            (stored, Owner::Here, None, self.polls_of(&run))
+        } else {
+            let Some(stored) = store.load_open(id)? else { return Ok(None) };
+            let (owner, not_here) = match stored.run.status.is_ended() {
+                true => (Owner::Nobody, None),
+                false => (self.owner(stored.run.runner)?, self.recovery.why_not_here(id, &(&stored.run).into())),
+            };
+            (stored, owner, not_here, HashMap::new())
         };
-        Ok(Some(Explained { stored: open_only(stored), owner, not_here, polls: HashMap::new() }))
+        let now = self.control.clock.now();
+        let starts_at = stored.run.options.start_at.filter(|at| *at > now && stored.run.cancel.is_none());
+        let requests = store.requests(id)?;
+        Ok(Some(Explained { stored, requests, starts_at, owner, not_here, polls }))
     }
 
     fn owner(&self, runner: Option<RunRowId>) -> Result<Owner, StoreError> {
@@ -84,9 +93,4 @@ impl<H: Host> Watch<H> {
         let is_alive = store.is_alive(runner, self.control.clock.lease_time())?;
         Ok(info.filter(|_| is_alive).map_or(Owner::Gone, Owner::Other))
     }
-}
-
-fn open_only(mut stored: StoredRun) -> StoredRun {
-    stored.entries.retain(|(.., entry)| entry.state == EntryState::Open);
-    stored
 }

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use bide_core::attempt::PollReport;
+use bide_core::attempt::polling::Polling;
+use bide_core::attempt::{Call, PollReport, Sleep};
 use bide_core::record::RunRowId;
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time};
 use bide_store::{OpenWait, StoreError, WaitPosition};
@@ -21,32 +22,44 @@ fn wall(clock: &dyn Clock, steady: Duration) -> Time {
 }
 
 impl<H: Host> Run<H> {
-    /// A body is about to sleep until its next poll, which is due after `span` unless the report says when.
-    /// Returns what is to be committed for those who look from elsewhere: errors that have changed.
+    /// A body is about to sleep in a call. Returns what is to be committed, as [`Run::note_polls`] does.
+    pub(crate) fn note_sleep(&self, body: (TaskRef, u32), call: &Call, sleep: Sleep, clock: &dyn Clock) -> Vec<Event> {
+        match sleep {
+            Sleep::Poll(span) | Sleep::PollOrClosed(span) => {
+                self.note_polls(body, |report| call.polls(report), span, clock)
+            }
+            Sleep::Until(_) | Sleep::Closed => Vec::new(),
+        }
+    }
+
+    /// Notes polls, of which the next is due after `span`, unless a report says when. Returns what is to be committed for
+    /// those who look from elsewhere: errors that have changed.
     pub(crate) fn note_polls(
         &self,
         (task, attempt): (TaskRef, u32),
-        reports: Vec<PollReport>,
+        reports: impl FnOnce(&mut dyn FnMut(PollReport)),
         span: Duration,
         clock: &dyn Clock,
     ) -> Vec<Event> {
-        if reports.is_empty() {
-            return Vec::new();
-        }
-        let now = clock.steady();
+        let (now, mut events) = (clock.steady(), Vec::new());
         let mut rare = self.rare.lock();
-        let noted = rare.get_or_insert_default().polls.entry(task).or_default();
-        noted.retain(|known| reports.iter().any(|report| report.key == known.key));
-        let mut events = Vec::new();
-        for PollReport { key, polls, due, error } in reports {
+        reports(&mut |PollReport { key, polls, due, error }| {
+            let noted = rare.get_or_insert_default().polls.entry(task).or_default();
             let polls = Polls { count: polls, next: Some(wall(clock, due.unwrap_or(now + span))), error };
             let at = noted.iter().position(|known| known.key == key).unwrap_or(noted.len());
-            match noted.get_mut(at) {
-                Some(known) => known.polls = polls,
-                None => noted.push(NotedPolls::new(key.clone(), polls, self.state.lock().wait_error(task, &key))),
+            if at == noted.len() {
+                let written = self.state.lock().wait_error(task, &key).map(ToString::to_string);
+                noted.push(NotedPolls::new(key, Polls::default(), written));
             }
+            noted[at].polls = polls;
+            noted[at].is_open = true;
             events.extend(noted[at].event(task, attempt, now));
-        }
+        });
+        let noted = rare.as_mut().and_then(|rare| rare.polls.get_mut(&task));
+        // Of a body's waits those that it has left are forgotten. Each part of a gate is noted by itself.
+        noted.into_iter().for_each(|noted| {
+            noted.retain_mut(|known| std::mem::take(&mut known.is_open) || known.key.n == 0);
+        });
         events
     }
 
@@ -65,7 +78,8 @@ impl<H: Host> Run<H> {
         let noted = rare.get_or_insert_default().polls.entry(task).or_default();
         let at = noted.iter().position(|known| known.key == key).unwrap_or(noted.len());
         if at == noted.len() {
-            noted.push(NotedPolls::new(key.clone(), Polls::default(), self.state.lock().wait_error(task, &key)));
+            let written = self.state.lock().wait_error(task, &key).map(ToString::to_string);
+            noted.push(NotedPolls::new(key, Polls::default(), written));
         }
         noted[at].polls.error = error.cloned();
         noted[at].event(task, attempt, now)
@@ -90,6 +104,15 @@ impl<H: Host> Run<H> {
                 }
             }
         }
+    }
+}
+
+impl<H: Host> Gate<H> {
+    /// A task or a coroutine that polls this gate alone is about to sleep. Returns what is to be committed, as
+    /// [`Run::note_polls`] does.
+    pub(crate) fn note_polls(&self, polling: &Polling, span: Duration, clock: &dyn Clock) -> Vec<Event> {
+        let report = self.spec().map(|spec| polling.report(&spec.key(), None));
+        self.run.note_polls((self.task, self.attempt), |to| report.into_iter().for_each(to), span, clock)
     }
 }
 

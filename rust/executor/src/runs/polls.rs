@@ -34,6 +34,8 @@ pub(crate) struct NotedPolls {
     pub(super) key: EntryKey,
     /// The polls.
     pub(super) polls: Polls,
+    /// Its body waits for it now: set by each note, and taken by who forgets the others.
+    pub(super) is_open: bool,
     /// What the row of the wait says of its last error, as text, and since when.
     written: (Option<String>, Duration),
 }
@@ -43,8 +45,8 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(10);
 
 impl NotedPolls {
     /// Of a wait whose row has this error.
-    pub(super) fn new(key: EntryKey, polls: Polls, written: Option<&Failure>) -> Self {
-        Self { key, polls, written: (written.map(ToString::to_string), Duration::ZERO) }
+    pub(super) fn new(key: EntryKey, polls: Polls, written: Option<String>) -> Self {
+        Self { key, polls, is_open: false, written: (written, Duration::ZERO) }
     }
 
     /// Whether the row of the wait is to be written, because the condition raises something else than it says.
@@ -60,8 +62,8 @@ impl NotedPolls {
 
     /// What is to be committed for those who look from elsewhere, if anything is.
     pub(super) fn event(&mut self, task: TaskRef, attempt: u32, now: Duration) -> Option<Event> {
-        let (key, error) = (self.key.clone(), self.polls.error.clone());
-        self.is_to_be_written(now).then_some(Event::PollRaised { task, attempt, key, error })
+        let (key, error) = self.is_to_be_written(now).then(|| (self.key.clone(), self.polls.error.clone()))?;
+        Some(Event::PollRaised { task, attempt, key, error })
     }
 }
 

@@ -77,6 +77,8 @@ pub struct RunRequest<H: Host> {
     pub options: Option<Box<RunOptions>>,
     /// The run whose body starts it, if one does.
     pub(crate) parent: Option<Box<ParentRun>>,
+    /// Its caller waits for it from the beginning.
+    pub(crate) awaited: bool,
 }
 
 /// The run above a child.
@@ -91,7 +93,7 @@ impl<H: Host> RunRequest<H> {
     /// A request with these inputs, in order of name, without a key.
     #[must_use]
     pub fn new(inputs: Inputs) -> Self {
-        Self { inputs, key: None, local: H::Local::default(), options: None, parent: None }
+        Self { inputs, key: None, local: H::Local::default(), options: None, parent: None, awaited: false }
     }
 
     /// The same request with a key, or with none.
@@ -115,6 +117,12 @@ impl<H: Host> RunRequest<H> {
         };
         let options = self.options.or_else(of_parent);
         Self { options, parent: Some(Box::new(ParentRun { id: parent.id, depth: parent.depth() + 1 })), ..self }
+    }
+
+    /// The same request of a caller that waits for the run until its end, or until [`Settled::give_up`].
+    #[must_use]
+    pub fn awaited(self, awaited: bool) -> Self {
+        Self { awaited, ..self }
     }
 
     /// The same request with the deadline that the workflow's timeout makes: counted from when the run begins.
@@ -210,7 +218,7 @@ impl<H: Host> Run<H> {
         request: RunRequest<H>,
         created_at: Time,
     ) -> Self {
-        let RunRequest { inputs, key, local, options, parent } = request;
+        let RunRequest { inputs, key, local, options, parent, awaited } = request;
         let state = timed(state, created_at, options.as_deref());
         Self {
             id: state.id(),
@@ -224,7 +232,7 @@ impl<H: Host> Run<H> {
             options,
             state: Mutex::new(state),
             local,
-            settled: Settled::default(),
+            settled: Settled::new(awaited),
             live_output: LiveOutput::default(),
             rare: Mutex::default(),
         }

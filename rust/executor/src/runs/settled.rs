@@ -1,6 +1,6 @@
 //! Where callers wait for a run, and what is reported to them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_core::RunStatus;
@@ -36,7 +36,9 @@ pub struct Settled {
     changed: Condvar,
     /// The settlement is set: for a look without the lock.
     is_set: AtomicBool,
-    /// A caller has got it, or is called back with it.
+    /// How many callers wait for it now: see [`super::watch::Awaiting`].
+    pub(super) awaiting: AtomicU32,
+    /// A caller has got it, or has waited when it was reported.
     observed: AtomicBool,
 }
 
@@ -50,6 +52,11 @@ struct State {
 }
 
 impl Settled {
+    /// Of a run whose caller waits for it from the beginning, or not.
+    pub(crate) fn new(awaited: bool) -> Self {
+        Self { observed: AtomicBool::new(awaited), ..Self::default() }
+    }
+
     /// Reports it to those who wait. The first report counts.
     pub fn settle(&self, settlement: Settlement) {
         let callbacks = {
@@ -58,6 +65,9 @@ impl Settled {
                 return;
             }
             state.settlement = Some(settlement);
+            if self.is_awaited() {
+                self.observe();
+            }
             self.is_set.store(true, Ordering::Release);
             state.callbacks.take()
         };
@@ -86,12 +96,25 @@ impl Settled {
         self.state.lock().settlement.clone()
     }
 
-    /// A caller gets it.
+    /// A caller gets it, or is going to wait for it from the beginning.
     pub fn observe(&self) {
         self.observed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a caller has got it, or is called back with it.
+    /// A caller has given up before it was reported: only others may get it.
+    pub fn give_up(&self) {
+        let state = self.state.lock();
+        if state.settlement.is_none() {
+            self.observed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a caller waits for it now.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a caller has got it, or has waited when it was reported.
     pub(crate) fn is_observed(&self) -> bool {
         self.observed.load(Ordering::Relaxed)
     }
@@ -120,7 +143,6 @@ impl Settled {
 
     /// Calls back once it is reported: at once, if it was. The callback must not block.
     pub fn on_settled(&self, callback: Box<dyn FnOnce() + Send>) {
-        self.observe();
         let mut state = self.state.lock();
         if state.settlement.is_some() {
             drop(state);

@@ -3,7 +3,7 @@
 //! Whether a caller waits for a run shows a moment after its end at the latest: one that has submitted it a moment ago may
 //! not have begun to wait.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bide_sync::Mutex;
@@ -20,8 +20,8 @@ pub(crate) struct Unobserved<H: Host>(Mutex<Vec<Line<H>>>);
 struct Line<H: Host> {
     /// When its run ended, by the steady clock.
     since: Duration,
-    /// The run, as long as a handle or an effect has it: nobody waits for one that is gone.
-    run: Weak<Run<H>>,
+    /// The run: its caller may have got its result and dropped it.
+    run: Arc<Run<H>>,
     text: String,
 }
 
@@ -33,7 +33,7 @@ impl<H: Host> Default for Unobserved<H> {
 
 impl<H: Host> Unobserved<H> {
     pub(crate) fn add(&self, run: &Arc<Run<H>>, text: String, now: Duration) {
-        self.0.lock().push(Line { since: now, run: Arc::downgrade(run), text });
+        self.0.lock().push(Line { since: now, run: Arc::clone(run), text });
     }
 
     /// The lines about runs that ended before the grace, or about all, if no caller has got to know of them.
@@ -43,7 +43,6 @@ impl<H: Host> Unobserved<H> {
         let count = lines.iter().take_while(|line| over(line)).count();
         let due: Vec<Line<H>> = lines.drain(..count).collect();
         drop(lines);
-        let unknown = |line: &Line<H>| line.run.upgrade().is_none_or(|run| !run.settled.is_observed());
-        due.into_iter().filter(unknown).map(|line| line.text).collect()
+        due.into_iter().filter(|line| !line.run.settled.is_observed()).map(|line| line.text).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Runs as their callers see them, executed here, elsewhere or not at all: their state, and where to wait for them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::record::StoredRun;
@@ -60,6 +61,24 @@ impl<H: Host> Handle<H> {
             Self::Live(run) => &run.settled,
             Self::Watched(watched) => &watched.settled,
         }
+    }
+}
+
+/// A caller waits for a run, until this is dropped: it gets to know how the run ends.
+pub struct Awaiting<H: Host>(Handle<H>);
+
+impl<H: Host> Awaiting<H> {
+    /// A caller begins to wait.
+    #[must_use]
+    pub fn new(handle: &Handle<H>) -> Self {
+        handle.settled().awaiting.fetch_add(1, Ordering::Relaxed);
+        Self(handle.clone())
+    }
+}
+
+impl<H: Host> Drop for Awaiting<H> {
+    fn drop(&mut self) {
+        self.0.settled().awaiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

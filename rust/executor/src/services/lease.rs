@@ -125,12 +125,13 @@ impl<H: Host> LeaseService<H> {
             return waited;
         }
         let now = control.clock.steady();
-        let is_due = now.saturating_sub(state.renewed) >= RENEW || !control.lease_holds();
-        let renews = is_due && !control.is_client();
+        let renews = now.saturating_sub(state.renewed) >= RENEW || !(control.is_client() || control.lease_holds());
         let mut outcome = Ok(());
         if renews {
             state.renewed = now;
-            outcome = self.renew();
+            if !control.is_client() {
+                outcome = self.renew();
+            }
         }
         let outcome = outcome.and(changes).and_then(|changes| self.handle(&changes, renews, state));
         match outcome {
@@ -146,7 +147,7 @@ impl<H: Host> LeaseService<H> {
     }
 
     fn handle(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
-        if changes.unowned && !self.control.is_client() {
+        if changes.unowned {
             self.recovery.recover()?;
         }
         if !self.control.is_client() && state.report.is_some_and(|at| self.control.clock.steady() >= at) {
@@ -155,7 +156,7 @@ impl<H: Host> LeaseService<H> {
         }
         self.mail.look(changes, &mut state.mail)?;
         self.children.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
-        if renewed {
+        if renewed && !self.control.is_client() {
             self.recovery.enter_for_stranded()?;
         }
         let now = self.control.clock.steady();

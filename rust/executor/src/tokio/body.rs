@@ -181,14 +181,7 @@ impl BodyState {
                 }
                 Action::Commit(event) => self.commit(call, *event).await,
                 Action::Release => self.release(),
-                Action::Sleep(Sleep::Closed) => self.sleep_until_closed(call, None).await,
-                Action::Sleep(Sleep::PollOrClosed(span)) => self.sleep_until_closed(call, Some(span)).await,
-                Action::Sleep(sleep) => {
-                    let fed = self.sleep(call, sleep).await;
-                    let deadline = self.run.state.lock().deadline(self.task, call.key());
-                    call.set_deadline(deadline);
-                    fed
-                }
+                Action::Sleep(sleep) => self.sleep_in(call, sleep).await,
                 Action::CommitAndAcquire(event) => self.commit_and_acquire(call, Some(*event)).await,
                 Action::Acquire => self.commit_and_acquire(call, None).await,
                 Action::Read => {
@@ -266,6 +259,24 @@ impl BodyState {
         self.deferred.lock().since.get_or_insert(self.engine().clock().steady());
         drop(self.lane.release_slot(self.turn));
         Fed::Released
+    }
+
+    async fn sleep_in(&self, call: &mut Call, sleep: Sleep) -> Fed {
+        let engine = self.engine();
+        for event in self.run.note_sleep((self.task, self.attempt.lock().number()), call, sleep, &**engine.clock()) {
+            let (run, at) = (Arc::clone(&self.run), engine.clock().now());
+            enqueue(engine, QueuedEvent { run, event, at, completion: None });
+        }
+        match sleep {
+            Sleep::Closed => self.sleep_until_closed(call, None).await,
+            Sleep::PollOrClosed(span) => self.sleep_until_closed(call, Some(span)).await,
+            Sleep::Poll(_) | Sleep::Until(_) => {
+                let fed = self.sleep(call, sleep).await;
+                let deadline = self.run.state.lock().deadline(self.task, call.key());
+                call.set_deadline(deadline);
+                fed
+            }
+        }
     }
 
     /// Sleeps until a time or the next poll, or until the run machine has closed the wait, unless the runner closes.

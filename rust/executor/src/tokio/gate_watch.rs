@@ -51,6 +51,9 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
             break result;
         }
         let span = polling.next(&*engine);
+        for event in gate.note_polls(&polling, span, &**engine.clock()) {
+            enqueue(&engine, QueuedEvent { run: Arc::clone(&run), event, at: engine.clock().now(), completion: None });
+        }
         tokio::select! {
             biased;
             () = Phase::ended(&mut phase, Phase::Open) => return,

@@ -12,7 +12,7 @@ use super::error::{Error, RunFailed};
 use super::result::RunResult;
 use crate::engine::Engine;
 use crate::runs::settled::Settlement;
-use crate::runs::watch::{Handle, Watched};
+use crate::runs::watch::{Awaiting, Handle, Watched};
 
 /// A run that was submitted, or that a key names.
 #[derive(Clone)]
@@ -102,6 +102,7 @@ impl RunHandle {
         if let Handle::Watched(watched) = handle {
             self.check_recoverable(watched.id).await?;
         }
+        let _awaiting = Awaiting::new(handle);
         let (report, settled) = oneshot::channel();
         handle.settled().on_settled(Box::new(move || {
             let _ = report.send(());

@@ -1,10 +1,11 @@
-//! What is under way in a store in memory. There is no index of open waits: each page looks at all entries.
+//! What is under way in a store in memory. There is no index of open waits: each page looks at all entries, and puts
+//! only its own into order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bide_core::record::RunRowId;
-use bide_core::{Entry, EntryKind, TaskId};
+use bide_core::record::{RunRowId, StoredRun};
+use bide_core::{Entry, EntryKind, Message, MessageKind, RunId, TaskId};
 
 use super::MemoryStore;
 use super::state::State;
@@ -37,9 +38,29 @@ impl Look for MemoryStore {
         };
         let mut open: Vec<_> =
             state.journals.open().filter(|open| after.is_none_or(|after| place(open) > after)).collect();
-        open.sort_unstable_by_key(place);
-        let waits = open.into_iter().filter_map(|(run, task, map, entry)| state.open_wait(run, task, map, entry));
-        Ok(waits.take(most).collect())
+        let (mut rest, mut waits) = (&mut *open, Vec::new());
+        // Only what is shown is put into order.
+        while waits.len() < most && !rest.is_empty() {
+            let next = most.saturating_mul(2).clamp(64, rest.len().max(64)).min(rest.len());
+            rest.select_nth_unstable_by_key(next - 1, place);
+            let (head, tail) = rest.split_at_mut(next);
+            head.sort_unstable_by_key(place);
+            waits.extend(head.iter().filter_map(|(run, task, map, entry)| state.open_wait(*run, *task, *map, entry)));
+            rest = tail;
+        }
+        waits.truncate(most);
+        Ok(waits)
+    }
+
+    fn load_open(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        let state = &*self.state.lock();
+        let found = state.runs.get(&run.row()).filter(|found| found.id == run);
+        Ok(found.map(|run| state.stored(run).into_open()))
+    }
+
+    fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError> {
+        let messages = self.state.lock().messages.of(run.row(), 0).into_iter().map(|stored| stored.message);
+        Ok(messages.filter(|message| message.address.kind == MessageKind::Control).collect())
     }
 
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {

@@ -227,7 +227,11 @@ impl SqliteStore {
         // Nearly always there is nothing, which a reader finds without keeping any writer waiting.
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let reader = self.reader()?;
-        if let Some(lost) = fence(&reader, lease).map_err(explain)? {
+        let lost = |connection: &Connection| match lease {
+            Lease::NONE => Ok(None),
+            lease => fence(connection, lease).map_err(explain),
+        };
+        if let Some(lost) = lost(&reader)? {
             return Err(lost);
         }
         let nothing = self.dead(&reader, lease, now)?.is_empty() && self.free(&reader, versions, 1)?.is_empty();
@@ -239,7 +243,7 @@ impl SqliteStore {
         let writer = self.writer()?;
         let writer = writer.fresh();
         let transaction = Transaction::begin(writer, &self.identity)?;
-        if let Some(lost) = fence(writer, lease).map_err(explain)? {
+        if let Some(lost) = lost(writer)? {
             return Err(lost);
         }
         let dead = self.dead(writer, lease, now)?;
@@ -279,7 +283,9 @@ impl SqliteStore {
     fn dead(&self, connection: &Connection, lease: Lease, now: LeaseTime) -> Result<Vec<Loser>, StoreError> {
         let lock = &self.live()?.lock;
         let explain = |error: rusqlite::Error| self.identity.error(&error);
-        let late = has_run_out(connection, lease, now).map_err(explain)? || self.late.is_recent();
+        // Without a lease nobody sees whether the machine has slept.
+        let late =
+            lease == Lease::NONE || has_run_out(connection, lease, now).map_err(explain)? || self.late.is_recent();
         let mut dead = Vec::new();
         for runner in others(connection, lease).map_err(explain)? {
             let died = (!self.is_held(lock, runner.lock)?).then_some(runner.lock);

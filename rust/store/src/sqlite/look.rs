@@ -1,6 +1,7 @@
 //! Reading what is under way in all runs: open waits, runners, runs that nobody has.
 
-use bide_core::{RunId, Time};
+use bide_core::record::StoredRun;
+use bide_core::{Message, RunId, Time};
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::SqliteStore;
@@ -32,25 +33,6 @@ pub(super) const HOT: &[&str] = &[OPEN_WAITS, RUNNER_INFO, UNOWNED_RUNS];
 #[cfg(test)]
 pub(super) const PAGE: &str = OPEN_WAITS;
 
-impl SqliteStore {
-    fn open_wait(&self, row: &Row<'_>) -> Result<OpenWait, StoreError> {
-        let uuid: Vec<u8> = row.get(14).map_err(|error| self.identity.error(&error))?;
-        let run = self.uuid(&uuid)?;
-        let fields = Fields { row, identity: &self.identity.name, run, table: "journal" };
-        let (task, map, entry) = entry(&fields)?;
-        let key = fields.text(15, "key")?;
-        Ok(OpenWait {
-            run,
-            key,
-            workflow: fields.get(16, "workflow")?,
-            task,
-            map,
-            name: fields.get(17, "task")?,
-            entry,
-        })
-    }
-}
-
 impl Look for SqliteStore {
     fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
         let explain = |error: rusqlite::Error| self.identity.error(&error);
@@ -65,6 +47,14 @@ impl Look for SqliteStore {
             found.push(self.open_wait(row)?);
         }
         Ok(found)
+    }
+
+    fn load_open(&self, run: RunId) -> Result<Option<StoredRun>, StoreError> {
+        self.read_open_run(run)
+    }
+
+    fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError> {
+        self.read_requests(run)
     }
 
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
@@ -93,5 +83,24 @@ impl Look for SqliteStore {
             found.push(UnownedRuns { workflow, version, count, example });
         }
         Ok(found)
+    }
+}
+
+impl SqliteStore {
+    fn open_wait(&self, row: &Row<'_>) -> Result<OpenWait, StoreError> {
+        let uuid: Vec<u8> = row.get(14).map_err(|error| self.identity.error(&error))?;
+        let run = self.uuid(&uuid)?;
+        let fields = Fields { row, identity: &self.identity.name, run, table: "journal" };
+        let (task, map, entry) = entry(&fields)?;
+        let key = fields.text(15, "key")?;
+        Ok(OpenWait {
+            run,
+            key,
+            workflow: fields.get(16, "workflow")?,
+            task,
+            map,
+            name: fields.get(17, "task")?,
+            entry,
+        })
     }
 }

@@ -30,6 +30,9 @@ const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent
      WHERE run = ?1 AND seq > ?2 ORDER BY seq";
 pub(super) const ALL_MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 ORDER BY seq";
+/// The control requests of a run.
+pub(super) const REQUESTS: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
+     WHERE run = ?1 AND kind = 4 ORDER BY seq";
 const MAIL: &str = "SELECT seq, run FROM message WHERE seq > ?1 ORDER BY seq";
 const RECEIVER: &str = "SELECT r.status, v.signals, o.lock, r.held FROM run r LEFT JOIN version v ON v.id = r.version \
      LEFT JOIN runner o ON o.id = r.runner WHERE r.id = ?1 AND r.uuid = ?2";
@@ -64,6 +67,7 @@ pub(super) const HOT: &[&str] = &[
     END_TASKS,
     MESSAGES,
     ALL_MESSAGES,
+    REQUESTS,
     MAIL,
     RECEIVER,
     SAME_ID,

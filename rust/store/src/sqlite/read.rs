@@ -63,6 +63,11 @@ macro_rules! journal_columns {
 const CHILDREN: &str = "SELECT uuid, status FROM run WHERE parent = ?1 ORDER BY id";
 const TASKS: &str = concat!(task_columns!(), "WHERE run = ?1 ORDER BY task, map");
 const JOURNAL: &str = concat!(journal_columns!(), "WHERE run = ?1 ORDER BY task, map, seq");
+/// What a run has not ended, without what only ends show.
+const OPEN_TASKS: &str = "SELECT task, map, status, NULL, started_at, ended_at, first_started_at, attempts, entered, \
+     waited, sub_status, NULL, CASE WHEN status < 3 THEN failure END, retry_at, blocked_by, length, run FROM task \
+     WHERE run = ?1 ORDER BY task, map";
+const OPEN_ENTRIES: &str = concat!(journal_columns!(), "WHERE run = ?1 AND state = 0 ORDER BY task, map, seq");
 /// Of all runs of a JSON array of row numbers.
 const TASKS_OF_ALL: &str =
     concat!(task_columns!(), "WHERE run IN (SELECT value FROM json_each(?1)) ORDER BY run, task, map");
@@ -78,7 +83,8 @@ const VERSIONS: &str = "SELECT id, hash FROM version WHERE workflow = ?1 ORDER B
 
 /// For the test that no hot statement scans a table (`KEY` walks the workflows, which are few).
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[RUN, STANDING, CHILDREN, TASKS, JOURNAL, KEY_OF, VERSION, VERSIONS];
+pub(super) const HOT: &[&str] =
+    &[RUN, STANDING, CHILDREN, TASKS, JOURNAL, OPEN_TASKS, OPEN_ENTRIES, KEY_OF, VERSION, VERSIONS];
 /// The same for the look-up by key: it may walk `workflow` alone.
 #[cfg(test)]
 pub(super) const BY_KEY: &str = KEY;
@@ -172,6 +178,23 @@ impl SqliteStore {
         let progress = self.read_all(&reader, PROGRESS_OF, id, "progress", progress_row)?;
         let children = self.children_of(&reader, id)?;
         Ok(Some(StoredRun { run, tasks, rows, entries, messages, progress, children }))
+    }
+
+    /// As `read_run`, without what is not needed to say what holds the run.
+    pub(super) fn read_open_run(&self, id: RunId) -> Result<Option<StoredRun>, StoreError> {
+        let reader = self.reader()?;
+        let _snapshot = reader.unchecked_transaction().map_err(|error| self.explain(error))?;
+        let Some((run, version)) = self.run_row(&reader, id)? else { return Ok(None) };
+        let tasks = self.recorded_tasks(&reader, version)?;
+        let rows = self.read_all(&reader, OPEN_TASKS, id, "task", task_row)?;
+        let entries = self.read_all(&reader, OPEN_ENTRIES, id, "journal", entry)?;
+        let (messages, progress, children) = Default::default();
+        Ok(Some(StoredRun { run, tasks, rows, entries, messages, progress, children }))
+    }
+
+    pub(super) fn read_requests(&self, id: RunId) -> Result<Vec<bide_core::Message>, StoreError> {
+        let read = |fields: &Fields<'_>| messages::read(fields).map(|stored| stored.message);
+        self.read_all(&*self.reader()?, messages::REQUESTS, id, "message", read)
     }
 
     pub(super) fn read_children(&self, id: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {

@@ -1,7 +1,8 @@
 //! What is under way in a store, and runs that belong to nobody from the beginning.
 
 use bide_core::record::RunRowId;
-use bide_store::{OpenWait, UnownedRuns};
+use bide_core::{Address, Ask, Control, Message, MessageKind, RunOptions};
+use bide_store::{OpenWait, Sent, UnownedRuns};
 
 use super::*;
 
@@ -69,11 +70,15 @@ pub fn what_nobody_waits_for_is_no_open_wait(store: &dyn Store) {
 pub fn a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow(store: &dyn Store) {
     let desk = Desk::new(store);
     let seen = ok(store.wait_for_changes(Seen::default(), Duration::ZERO)).seen;
-    let new = desk.new_run(later(1), Some("k"));
+    let tags = [("customer".into(), "7".into())].into();
+    let options = RunOptions { tags, priority: 3, start_at: Some(later(9)), deadline: Some(later(99)) };
+    let new = desk.new_run(later(1), Some("k")).with_options(Some(Box::new(options.clone())));
     assert_eq!(ok(store.create_unowned(std::slice::from_ref(&new))), [Creation::Created]);
     assert!(ok(store.wait_for_changes(seen, Duration::ZERO)).unowned);
     let stored = desk.load(new.id);
-    assert_eq!((stored.run.status, stored.run.runner), (RunStatus::Pending, None));
+    assert_eq!((stored.run.status, stored.run.runner, stored.run.options), (RunStatus::Pending, None, options.clone()));
+    let tagged = RunFilter { tags: options.tags.clone(), ..RunFilter::default() };
+    assert_eq!(ok(store.list(&tagged)).len(), 1);
     let found = ok(store.unowned_runs());
     let expected = UnownedRuns { workflow: "ingest".into(), version: "v1".into(), count: 1, example: new.id };
     assert_eq!(found, [expected]);
@@ -98,4 +103,36 @@ pub fn a_runner_is_shown_until_it_leaves(store: &dyn Store) {
     assert_eq!((shown.pid, shown.started_at), (std::process::id(), START));
     ok(store.leave(desk.lease));
     assert_eq!(ok(store.runner(desk.lease.runner)), None);
+}
+
+pub fn what_has_not_ended_is_read_without_the_rest(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let run = desk.create(START, Some("k"));
+    let key = EntryKey { name: "closed".into(), n: 1 };
+    let operation = Operation::Condition { proof: None };
+    let satisfied = Entry { state: bide_core::EntryState::Satisfied, ..Entry::new(key, 2, operation, later(10)) };
+    desk.commit(vec![
+        open(run, "wait", 1, later(10)),
+        Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(satisfied) },
+        done(run, 1, b"n!"),
+    ]);
+    let found = ok(store.load_open(run)).expect("it is there");
+    assert_eq!(found, desk.load(run).into_open());
+    assert_eq!(found.entries.len(), 1);
+    assert!(found.rows.iter().all(|row| row.output.is_none()), "{:?}", found.rows);
+    assert_eq!(ok(store.load_open(desk.new_run(later(1), None).id)), None);
+}
+
+pub fn the_control_requests_of_a_run_are_listed(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let run = desk.create(START, None);
+    let pause = Control { ask: Ask::Pause, by: Some("ana".into()), reason: None };
+    let signal = Address { kind: MessageKind::Signal, name: "pause".into() };
+    for (number, address) in [(1, signal), (2, pause.address()), (3, pause.address())] {
+        let message = Message { number, address, id: None, content: Ok(pause.content()), sent_at: later(5) };
+        assert_eq!(ok(store.send(run, &message)), Sent::Stored);
+    }
+    desk.commit(vec![Write::Applied { run: run.row(), number: 2, at: later(4), from: 0 }]);
+    let numbers: Vec<i64> = ok(store.requests(run)).iter().map(|message| message.number).collect();
+    assert_eq!(numbers, [2, 3]);
 }

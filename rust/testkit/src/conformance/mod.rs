@@ -136,6 +136,8 @@ macro_rules! conformance {
             what_nobody_waits_for_is_no_open_wait
             a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
             a_runner_is_shown_until_it_leaves
+            what_has_not_ended_is_read_without_the_rest
+            the_control_requests_of_a_run_are_listed
         );
     };
     ($with_store:path: $($check:ident)+) => {

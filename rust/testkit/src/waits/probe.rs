@@ -1,13 +1,14 @@
 //! What a case and a driver share during one process: the driver reports each event, the probe answers for the user's
 //! code and writes down what was seen.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::Entry;
 use bide_core::attempt::CallError;
 use bide_core::{Batch, EntryState, Failure, FailureKind, RunStatus, Time, Value, Write};
+use bide_core::{Entry, EntryKey};
 use bide_executor::Clock;
 use bide_store::{LEASE, LeaseTime, MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
@@ -55,6 +56,8 @@ struct State {
     inside: bool,
     /// Whether the body has a slot; `None` for a gate.
     has_slot: Option<HasSlot>,
+    /// The open waits, with what their rows say of their errors.
+    open: HashMap<EntryKey, Option<String>>,
 }
 
 impl Probe {
@@ -177,6 +180,7 @@ impl Probe {
     pub(crate) fn committed(&self, batch: &Batch) {
         for write in batch {
             match write {
+                Write::Entry { entry, .. } if self.notes_an_error(entry) => {}
                 Write::Entry { entry, .. } => self.note(&entry_in_words(entry)),
                 Write::DropEntries { keys, .. } => {
                     let names: Vec<&str> = keys.iter().map(|key| &*key.name).collect();
@@ -192,6 +196,17 @@ impl Probe {
         if batch.iter().any(|write| matches!(write, Write::Entry { .. } | Write::DropEntries { .. })) {
             self.clock.advance(self.life.commit_takes);
         }
+    }
+
+    /// Whether an open wait is written again because of what its condition raises, which is of interest to people alone.
+    fn notes_an_error(&self, entry: &Entry) -> bool {
+        let (key, open) = (entry.key.clone(), &mut self.state.lock().open);
+        if entry.state != EntryState::Open {
+            open.remove(&key);
+            return false;
+        }
+        let error = entry.failure.as_ref().map(ToString::to_string);
+        open.insert(key, error.clone()).is_some_and(|before| before != error)
     }
 
     /// Writes down what was seen, and before it a renewal of the lease.

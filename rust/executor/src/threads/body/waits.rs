@@ -193,11 +193,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     pub(super) fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
-        if let Sleep::Poll(span) | Sleep::PollOrClosed(span) = sleep {
-            let body = (self.task, self.attempt());
-            for event in self.run.note_polls(body, call.polls(), span, &**self.engine.clock()) {
-                self.engine.enqueue(Arc::clone(&self.run), event);
-            }
+        for event in self.run.note_sleep((self.task, self.attempt()), call, sleep, &**self.engine.clock()) {
+            self.engine.enqueue(Arc::clone(&self.run), event);
         }
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
