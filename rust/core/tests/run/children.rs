@@ -1,12 +1,13 @@
 //! Child runs: the start is a record, the end closes the waits for it, and neither is lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::attempt::{Attempt, Fed, Request, Standing, StartRequest};
+use bide_core::attempt::{Action, Attempt, CallError, Clocks, Fed, Request, Standing, StartRequest};
 use bide_core::event::{ChildStart, Wait};
 use bide_core::{
-    EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId,
-    RunStatus, StepArguments, SubStatus, TaskSpec, Uses, Value, Write,
+    Ask, Control, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Message, Operation, Recall,
+    RetryPolicy, RunId, RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -283,6 +284,57 @@ fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
     let Fed::RecalledParts(parts) = attempt.recall(&call, &mut script.state) else { panic!("not looked up") };
     assert_eq!(parts[0].recall, Recall::Satisfied(child(2).to_value()));
     assert!(attempt.is_replaying(&script.state), "the step is still to be read");
+}
+
+struct Stopped;
+
+impl Clocks for Stopped {
+    fn wall(&self) -> Time {
+        Time(0)
+    }
+
+    fn steady(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn random(&self) -> f64 {
+        0.5
+    }
+}
+
+#[test]
+fn a_body_that_got_its_cancellation_at_a_start_gets_it_there_again() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.apply(Event::Started { task: script.find("a"), attempt: 1 }).unwrap();
+    let control = Control::new(Ask::Cancel { force: false });
+    let (address, content) = (control.address(), Ok(control.content()));
+    let message = Message { number: 1, address, id: None, content, sent_at: Time(1) };
+    script.apply(Event::Message { message: Box::new(message) }).unwrap();
+    for dies in [false, true] {
+        if dies {
+            script.die();
+            script.enter("a");
+        }
+        let mut attempt = Attempt::new(script.find("a"), "a".into(), 1);
+        let start = StartRequest { name: "inner".into(), arguments: StepArguments::default(), keyed: false };
+        let mut call = attempt.begin(&"inner".into(), Request::Start(vec![start]), Standing::default()).unwrap();
+        let mut fed = Fed::Begin;
+        let result = loop {
+            fed = match attempt.advance(&mut call, fed, &Stopped) {
+                Action::CheckLease => Fed::LeaseHeld,
+                Action::Recall => attempt.recall(&call, &mut script.state),
+                Action::Commit(event) => {
+                    script.apply(*event).unwrap();
+                    Fed::Committed { deadline: None }
+                }
+                Action::Done(result) => break result,
+                action => panic!("{action:?}"),
+            };
+        };
+        let failed = matches!(&result, Err(CallError::Failed(why)) if why.kind == FailureKind::Cancelled);
+        assert!(failed, "{dies}: {result:?}");
+    }
 }
 
 #[test]
