@@ -162,6 +162,9 @@ pub(crate) struct Queued {
     pub(crate) from: i64,
 }
 
+/// A wait for a message: whose, its key, and when it was opened. A later wait of another attempt can have the same key.
+pub(crate) type NotedWait = (TaskRef, EntryKey, Time);
+
 /// The messages that a run has got, as far as they still matter, and the waits for them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mailbox {
@@ -171,8 +174,9 @@ pub(crate) struct Mailbox {
     ids: HashSet<Arc<str>>,
     /// The numbers of the messages that were not read from the store, and that a later look there will find.
     own: HashSet<i64>,
-    /// Waits that were opened, oldest first. Some may be over by now, or be noted twice: the reader checks it.
-    waits: HashMap<Address, VecDeque<(TaskRef, EntryKey)>>,
+    /// Waits that were opened, oldest first, each with when it was. Some may be over by now, or be noted twice: the
+    /// reader checks it.
+    waits: HashMap<Address, VecDeque<NotedWait>>,
     /// `waits` has all open waits of the run. False until the first message comes, and after a recovery.
     pub(crate) has_waits: bool,
     /// The highest `seq` that was read from the store.
@@ -318,17 +322,17 @@ impl Mailbox {
     }
 
     /// Notes an open wait.
-    pub(crate) fn note_wait(&mut self, address: &Address, task: TaskRef, key: &EntryKey) {
-        self.waits.entry(address.clone()).or_default().push_back((task, key.clone()));
+    pub(crate) fn note_wait(&mut self, address: &Address, wait: NotedWait) {
+        self.waits.entry(address.clone()).or_default().push_back(wait);
     }
 
     /// The oldest noted wait for an address.
-    pub(crate) fn first_wait(&self, address: &Address) -> Option<&(TaskRef, EntryKey)> {
+    pub(crate) fn first_wait(&self, address: &Address) -> Option<&NotedWait> {
         self.waits.get(address)?.front()
     }
 
     /// The oldest noted wait for an address; it is not noted any more.
-    pub(crate) fn next_wait(&mut self, address: &Address) -> Option<(TaskRef, EntryKey)> {
+    pub(crate) fn next_wait(&mut self, address: &Address) -> Option<NotedWait> {
         let waits = self.waits.get_mut(address)?;
         let next = waits.pop_front();
         if waits.is_empty() {

@@ -13,7 +13,7 @@ use crate::decode::{Damage, DecodeError, Field};
 use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
-use crate::record::StoredRun;
+use crate::record::{StoredRun, Write};
 use crate::run::{MAX_ELEMENTS, Out, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
@@ -160,6 +160,8 @@ impl RunState {
             if let Some(cause) = self.skip_root(task) {
                 let failed = self.get(cause).is_some_and(|cause| cause.status == TaskStatus::Failed);
                 self.task_mut(task).failed = failed;
+            } else if self.is_expired(task) {
+                self.task_mut(task).failed = true;
             }
         }
     }
@@ -210,10 +212,26 @@ impl RunState {
         let elements = |ix: TaskIx| (0..self.elements(ix).len() as i32).map(move |map| TaskRef { ix, map });
         let order = order.flat_map(|task| std::iter::once(task).chain(elements(task.ix)));
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
-        let controls = self.take_controls();
-        let retried = controls.iter().any(|queued| *queued.message.address.name == *"retry");
+        let mut controls = self.take_controls();
+        let retry = controls.iter().position(|queued| *queued.message.address.name == *"retry");
+        // Of a run that has ended, a newer version may have tasks without rows.
+        let had_ended =
+            || self.cancel().is_some() || self.all().all(|(_, task)| task.status.is_ended() || !task.has_row);
+        if let Some(at) = retry.filter(|_| had_ended()) {
+            // What was asked before came too late for the run.
+            let (run, now) = (self.row(), out.now);
+            let late = controls.drain(..at);
+            out.batch.extend(late.map(|queued| Write::Applied {
+                run,
+                number: queued.message.number,
+                at: now,
+                from: queued.from,
+            }));
+        }
+        let retried = retry.is_some();
         if retried {
             self.forget_cancel();
+            self.run_detail().reopening = true;
         }
         if let Some(cause) =
             self.first_failed().filter(|_| self.graph.fail_fast() && !retried && self.cancel().is_none())
@@ -231,6 +249,9 @@ impl RunState {
         self.deliver_ends(out);
         if self.cancel().is_some() {
             self.cancel_tasks(out);
+        }
+        if retried {
+            self.run_detail().reopening = false;
         }
         self.deliver_all(controls, out);
         if self.remaining == 0 && self.status == RunStatus::Running {

@@ -141,6 +141,8 @@ pub(crate) struct RunDetail {
     pub(crate) cancel: Option<Arc<Cancel>>,
     /// The bodies that have got that, or will at their next call.
     pub(crate) interrupted: HashMap<TaskRef, Interrupted>,
+    /// Its retry is about to be acted on: what is skipped before, such as tasks of a newer version, does not end it.
+    pub(crate) reopening: bool,
     /// It has been held in this process: a body that was suspended for that continues when it is not.
     pub(crate) was_held: bool,
     /// When it begins, as long as it has not.

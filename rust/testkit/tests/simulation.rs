@@ -9,13 +9,18 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 46] = [
+const RARE: [&str; 57] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
     "a lost lease",
     "a retry",
+    "a run that begins later",
     "a run that completes beside one that kills",
+    "a run that is deleted",
+    "a run that is retried",
+    "a run that times out",
+    "a wait that is satisfied by hand",
     "a run that has grown",
     "a run that is suspected",
     "a signal that is sent twice",
@@ -31,6 +36,7 @@ const RARE: [&str; 46] = [
     "a checkpoint that drops a journal",
     "a body that continues where its checkpoint was",
     "a body that gets that its run is cancelled",
+    "a deadline that is moved by hand",
     "a mapped task",
     "a mapped task that follows another",
     "a task that takes the outputs of a mapped one",
@@ -40,6 +46,11 @@ const RARE: [&str; 46] = [
     "cancel",
     "pause",
     "resume",
+    "retry",
+    "satisfy",
+    "extend",
+    "poll_now",
+    "skip",
     "a callback that is answered",
     "a callback that is dropped",
     "a callback that is rejected",

@@ -293,6 +293,8 @@ impl Call {
             (State::Releasing, Fed::NotReleased) => self.end(Err(used_up(task))),
             (State::Sleeping, Fed::Woken) => match &self.kind {
                 Kind::Condition(_) => self.go(State::LeaseAgain, Action::CheckLease),
+                // What was asked of an earlier wait may have woken it.
+                Kind::Time(until) if clocks.wall() < until.time(clocks) => self.sleep(clocks),
                 _ => self.close(Ok(Value::NONE), true),
             },
             (State::LeaseAgain, Fed::LeaseHeld) => self.go(State::Asking, Action::Ask),

@@ -37,7 +37,7 @@
 //! # A wait for a time
 //!
 //! As above up to `Recalled`. If the time has been reached, its record is committed and the call is done; else
-//! `Commit(Opened)`, `Release`, `Sleep(Until)`, `CommitAndAcquire`.
+//! `Commit(Opened)`, `Release`, `Sleep(Until)`, `CommitAndAcquire`. One that is woken before its time sleeps again.
 //!
 //! # A wait for a message or a child run
 //!

@@ -129,6 +129,8 @@ impl Starts {
             start.key = part.key;
             match part.recall {
                 Recall::Satisfied(_) => {}
+                // Here the body has got that its run was cancelled.
+                Recall::Failed(failure) => return self.end(Err(CallError::Failed(failure))),
                 Recall::Mismatch(why) => {
                     let why = format!("task '{task}': {why}");
                     let pause = pause(&why);

@@ -16,7 +16,7 @@
 //! | Removing  | `Committed`                                  | End        | `Done`                      |
 //! | Delaying  | `Committed`                                  | Releasing  | `Release`                   |
 //! | Releasing | `Released`                                   | Sleeping   | `Sleep(Until)`              |
-//! | Sleeping  | `Woken`                                      | Resuming   | `CommitAndAcquire(Resumed)` |
+//! | Sleeping  | `Woken`, not before its time                 | Resuming   | `CommitAndAcquire(Resumed)` |
 //! | Resuming  | `Acquired`                                   | Lease      | `CheckLease`                |
 //! | Lease     | `LeaseHeld`                                  | Executing  | `Execute`                   |
 //!
@@ -61,7 +61,7 @@ pub(super) enum State {
     Removing,
     Delaying(Delay),
     Releasing(Time),
-    Sleeping,
+    Sleeping(Time),
     Resuming,
     Lease,
 }
@@ -153,16 +153,21 @@ impl Call {
                 self.go_step(State::Lease, Action::CheckLease)
             }
             (State::Delaying(Delay { due: Some(due) }), Fed::Committed { .. }) if self.step().keeps_slot => {
-                self.go_step(State::Sleeping, Action::Sleep(Sleep::Until(due)))
+                self.go_step(State::Sleeping(due), Action::Sleep(Sleep::Until(due)))
             }
             (State::Delaying(Delay { due: Some(due) }), Fed::Committed { .. }) => {
                 self.go_step(State::Releasing(due), Action::Release)
             }
-            (State::Releasing(due), Fed::Released) => self.go_step(State::Sleeping, Action::Sleep(Sleep::Until(due))),
+            (State::Releasing(due), Fed::Released) => {
+                self.go_step(State::Sleeping(due), Action::Sleep(Sleep::Until(due)))
+            }
             (State::Releasing(_), Fed::NotReleased) => self.end(Err(used_up(task))),
-            (State::Sleeping, Fed::Closed) if self.step().keeps_slot => self.go(CallState::Reading, Action::Read),
-            (State::Sleeping, Fed::Closed) => self.go(CallState::Acquiring, Action::Acquire),
-            (State::Sleeping, Fed::Woken) => {
+            (State::Sleeping(_), Fed::Closed) if self.step().keeps_slot => self.go(CallState::Reading, Action::Read),
+            (State::Sleeping(_), Fed::Closed) => self.go(CallState::Acquiring, Action::Acquire),
+            (State::Sleeping(due), Fed::Woken) if clocks.wall() < due => {
+                self.go_step(State::Sleeping(due), Action::Sleep(Sleep::Until(due)))
+            }
+            (State::Sleeping(_), Fed::Woken) => {
                 let event = Event::Resumed { task: self.task, attempt: self.attempt, key: self.key.clone() };
                 let event = Box::new(event);
                 let keeps = self.step().keeps_slot;

@@ -263,13 +263,13 @@ fn a_lost_lease_suspends_before_anything_is_asked_and_for_good() {
 
 #[test]
 fn a_time_is_slept_out_or_recorded_at_once_and_a_recorded_one_stands() {
-    let done = vec![(7, Fed::Woken), (7, Fed::Acquired { commit: Ok(()), slot: true })];
+    let done = vec![(6, Fed::Woken), (7, Fed::Woken), (7, Fed::Acquired { commit: Ok(()), slot: true })];
     let fed = and(unknown(), vec![(0, Fed::Committed { deadline: None }), (0, Fed::Released)]);
     plays(
         Request::After(Duration::from_millis(7)),
         and(fed, done),
         &LOOKED,
-        &["Commit Opened", "Release", "Until 7", "CommitAndAcquire Closed", "Done n"],
+        &["Commit Opened", "Release", "Until 7", "Until 7", "CommitAndAcquire Closed", "Done n"],
     );
     let at_once = and(unknown(), vec![(0, Fed::Committed { deadline: None })]);
     plays(Request::Until(Time(0)), at_once, &LOOKED, &["Commit Recorded", "Done n"]);

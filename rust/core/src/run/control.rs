@@ -64,6 +64,10 @@ impl RunState {
 
     /// Acts on a request from outside.
     pub(super) fn control(&mut self, message: &Message, out: &mut Out<'_>) {
+        if self.status != RunStatus::Running {
+            // It has ended with what was committed before: the request comes too late.
+            return;
+        }
         // One of a newer version of bide is not understood.
         let Some(Control { ask, by, reason }) = Control::of_message(message) else { return };
         match ask {
@@ -139,7 +143,7 @@ impl RunState {
             }
             // It need not wait for the time at which it was to begin.
             if self.run_detail().start_at.take().is_some() {
-                self.start_roots(out);
+                self.start_met(out);
             }
             if !force {
                 self.cancel_tasks(out);

@@ -215,7 +215,8 @@ impl RunState {
             }
         }
         // A mapped task that ends at its start may have ended the run in the loop above.
-        if self.remaining == 0 && self.status == RunStatus::Running {
+        let reopening = || self.run_detail.as_ref().is_some_and(|detail| detail.reopening);
+        if self.remaining == 0 && self.status == RunStatus::Running && !reopening() {
             self.end_run(out);
         }
     }

@@ -8,13 +8,14 @@ use crate::event::{Effect, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
-use crate::message::{Address, Mailbox, Message, MessageKind, Queued, StoredMessage, answered_value};
+use crate::message::{Address, Mailbox, Message, MessageKind, NotedWait, Queued, StoredMessage, answered_value};
 use crate::record::Write;
 use crate::shown::shown;
 use crate::status::{RunStatus, TaskStatus};
+use crate::time::Time;
 use crate::value::Value;
 
-use super::{Out, RunState};
+use super::{Out, RunState, TaskDetail};
 
 /// The answer to a request that nobody answers.
 fn refused(why: &str) -> Failure {
@@ -177,25 +178,33 @@ impl RunState {
             return;
         }
         // A body that waits in a loop for one of several leaves a wait that is over at each turn.
-        while let Some((of, noted)) = self.mail().first_wait(address).cloned()
-            && !self.is_open_wait(of, &noted, address)
+        while let Some(noted) = self.mail().first_wait(address).cloned()
+            && !self.is_open_wait(&noted, address)
         {
             self.mail().next_wait(address);
         }
-        self.mail().note_wait(address, task, key);
+        let Some(since) = self.opened_at(task, key) else { return };
+        self.mail().note_wait(address, (task, key.clone(), since));
     }
 
     /// The oldest open wait for an address.
     fn next_wait(&mut self, address: &Address) -> Option<(TaskRef, EntryKey)> {
         loop {
-            let (task, key) = self.mail().next_wait(address)?;
-            if self.is_open_wait(task, &key, address) {
-                return Some((task, key));
+            let noted = self.mail().next_wait(address)?;
+            if self.is_open_wait(&noted, address) {
+                return Some((noted.0, noted.1));
             }
         }
     }
 
-    fn is_open_wait(&self, task: TaskRef, key: &EntryKey, address: &Address) -> bool {
+    /// When an open wait was opened.
+    fn opened_at(&self, task: TaskRef, key: &EntryKey) -> Option<Time> {
+        let opened_at = |detail: &TaskDetail| detail.journal.get(key).map(|entry| entry.opened_at);
+        self.known_detail(task).map_or_else(|| self.bare_gate(task).as_ref().and_then(opened_at), opened_at)
+    }
+
+    fn is_open_wait(&self, (task, key, since): &NotedWait, address: &Address) -> bool {
+        let task = *task;
         let waits = |operation: &Operation, state| {
             state == EntryState::Open && matches!(operation, Operation::Message(of) if of == address)
         };
@@ -210,6 +219,7 @@ impl RunState {
             _ => false,
         };
         can_wait
+            && self.opened_at(task, key) == Some(*since)
             && match self.known_detail(task) {
                 Some(detail) => detail.journal.get(key).is_some_and(|entry| waits(&entry.operation, entry.state)),
                 None => self.bare_gate(task).is_some(),
@@ -232,8 +242,8 @@ impl RunState {
             }
         }
         waits.sort_unstable_by_key(|(opened_at, task, seq, ..)| (*opened_at, *task, *seq));
-        for (_, task, _, key, address) in waits {
-            self.mail().note_wait(&address, task, &key);
+        for (opened_at, task, _, key, address) in waits {
+            self.mail().note_wait(&address, (task, key, opened_at));
         }
     }
 
@@ -282,9 +292,14 @@ impl RunState {
 
     /// The sender of a request has given up, and nobody has taken it.
     fn withdrawn(&self, request: &Queued, out: &mut Out<'_>) {
+        self.refuse(request, "its sender does not wait for the answer any more", out);
+    }
+
+    /// Refuses a request that is in the store, and that no task has taken.
+    fn refuse(&self, request: &Queued, why: &str, out: &mut Out<'_>) {
         let number = request.message.number;
         self.push_consumed(number, None, request.from, out);
-        self.answer(number, Err(refused("its sender does not wait for the answer any more")), out);
+        self.answer(number, Err(refused(why)), out);
     }
 
     /// A task loses its journal: refuses the requests that it has taken and not answered.
@@ -305,14 +320,16 @@ impl RunState {
         }
     }
 
-    /// The run ends: refuses the requests that no task has taken.
-    pub(super) fn refuse_queued(&self, status: RunStatus, out: &mut Out<'_>) {
+    /// The run ends: refuses the requests that no task has taken. None may take one when the run is retried.
+    pub(super) fn refuse_queued(&mut self, status: RunStatus, out: &mut Out<'_>) {
         let Some(mail) = self.run_detail.as_ref().and_then(|detail| detail.mail.as_ref()) else { return };
         let mut requests: Vec<i64> = mail.requests().map(|request| request.number).collect();
         requests.sort_unstable();
         for request in requests {
             let why = format!("run {} has ended ({status}), and no task has taken it", self.id);
-            self.answer(request, Err(refused(&why)), out);
+            if let Some(queued) = self.mail().withdraw(request) {
+                self.refuse(&queued, &why, out);
+            }
         }
     }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::event::{Effect, Event};
 use crate::failure::{Failure, FailureKind};
-use crate::id::TaskRef;
+use crate::id::{TaskIx, TaskRef};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 
-use super::{Out, RunState, SkipCause};
+use super::skip::EXPIRED;
+use super::{Out, RunState, SkipCause, Task};
 
 impl RunState {
     /// Says when the run begins, if not at once, and when it must have ended. To be called before `Begin`.
@@ -33,8 +34,9 @@ impl RunState {
             }
             out.effects.push(Effect::Timer { at, event: Box::new(Event::Expired) });
         }
-        // A cancelled run has not waited for its time, nor has one that was retried then.
-        let has_begun = self.cancel().is_some() || self.all().any(|(_, task)| task.has_row);
+        // A cancelled run has not waited for its time, nor has one that was retried then. A task may be skipped before.
+        let skipped = |task: &Task| task.status == TaskStatus::Skipped && task.started_at == Time::default();
+        let has_begun = self.cancel().is_some() || self.all().any(|(_, task)| task.has_row && !skipped(task));
         match start_at {
             Some(at) if at > out.now && !has_begun => {
                 out.effects.push(Effect::Timer { at, event: Box::new(Event::StartDue) });
@@ -51,7 +53,23 @@ impl RunState {
     pub(super) fn start_due(&mut self, out: &mut Out<'_>) {
         let due = |at: &Time| *at <= out.now;
         if self.run_detail.as_mut().and_then(|detail| detail.start_at.take_if(|at| due(at))).is_some() {
-            self.start_roots(out);
+            self.start_met(out);
+        }
+    }
+
+    /// Whether nothing may start, because the time at which the run begins has not come.
+    pub(super) fn begins_later(&self) -> bool {
+        self.run_detail.as_ref().is_some_and(|detail| detail.start_at.is_some())
+    }
+
+    /// The run begins after all: starts what waits for nothing, or only for tasks that were skipped meanwhile.
+    pub(super) fn start_met(&mut self, out: &mut Out<'_>) {
+        for task in (0..self.graph.len() as TaskIx).map(TaskRef::plain) {
+            let state = self.task(task);
+            // One that fails as it starts may have skipped others.
+            if state.unmet == 0 && state.status == TaskStatus::Pending {
+                self.start_or_skip(task, out);
+            }
         }
     }
 
@@ -73,14 +91,14 @@ impl RunState {
         let limit = limit.as_secs_f64();
         let message = format!("run {} of workflow '{}' did not end within {limit} s", self.id, self.graph.workflow());
         let failure = Failure::new(FailureKind::RunTimeout, "TimeoutError", &message);
-        let reason: Arc<str> = format!("the run did not end within {limit} s").into();
+        let reason: Arc<str> = format!("{EXPIRED}{limit} s").into();
         let open: Vec<TaskRef> =
             self.all().filter(|(_, state)| !state.status.is_ended()).map(|(task, _)| task).collect();
         for task in open {
             if self.has_begun(task) {
                 self.fail_at_deadline(task, &failure, out);
             } else {
-                self.skip(task, SkipCause::Reason(Arc::clone(&reason)), true, out);
+                self.skip(task, SkipCause::Expired(Arc::clone(&reason)), true, out);
             }
         }
         self.remaining = 0;

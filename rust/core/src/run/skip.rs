@@ -10,6 +10,9 @@ use crate::time::Time;
 
 use super::RunState;
 
+/// How the text begins that is stored of a task that had not begun at the deadline of its run.
+pub(super) const EXPIRED: &str = "the run did not end within ";
+
 /// As it is stored of a task that runs only after a failure.
 const NOTHING_FAILED: &str = "no task that it depends on failed";
 
@@ -21,6 +24,8 @@ pub(crate) enum SkipCause {
     Task(TaskRef),
     /// It runs only after a failure, and nothing that it depends on failed.
     NothingFailed,
+    /// It had not begun at the deadline of its run; in words.
+    Expired(Arc<str>),
     /// In words: those of its own body, as a rule.
     Reason(Arc<str>),
 }
@@ -31,7 +36,7 @@ impl SkipCause {
         match self {
             Self::Task(root) => graph.name_of(*root),
             Self::NothingFailed => NOTHING_FAILED.into(),
-            Self::Reason(text) => Arc::clone(text),
+            Self::Expired(text) | Self::Reason(text) => Arc::clone(text),
         }
     }
 
@@ -45,6 +50,7 @@ impl SkipCause {
             Some(root) if graph.spec(task.ix).run_if != RunIf::Failed => Self::Task(root),
             _ if *text == *NOTHING_FAILED => Self::NothingFailed,
             Some(root) => Self::Task(root),
+            None if text.starts_with(EXPIRED) => Self::Expired(text),
             None => Self::Reason(text),
         }
     }
@@ -82,6 +88,11 @@ impl RunState {
         let root = self.skip_root(task).unwrap_or(task);
         let failure = self.known_detail(root)?.failure.clone()?;
         Some((self.graph.name_of(root), failure))
+    }
+
+    /// Whether a task was skipped because it had not begun at the deadline of its run.
+    pub(crate) fn is_expired(&self, task: TaskRef) -> bool {
+        self.known_detail(task).is_some_and(|detail| matches!(detail.skipped, Some(SkipCause::Expired(_))))
     }
 
     /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped

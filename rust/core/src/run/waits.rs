@@ -304,6 +304,9 @@ impl RunState {
 
     /// A task may start: makes it ready, or opens its gate.
     pub(crate) fn start(&mut self, task: TaskRef, out: &mut Out<'_>) {
+        if self.begins_later() {
+            return;
+        }
         if self.graph.is_expansion(task) {
             self.count_elements(task, out);
             return;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Action, Attempt, Clocks, Fed, Request, Standing, StartRequest};
+use bide_core::attempt::{Action, Attempt, CallError, Clocks, Fed, Request, Standing, StartRequest};
 use bide_core::event::{ChildStart, Wait};
 use bide_core::{
-    EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId,
-    RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value, Write,
+    Ask, Control, EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Message, Operation, Recall,
+    RetryPolicy, RunId, RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -376,6 +376,42 @@ fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
     };
     assert!(matches!(recall("child inner"), Fed::Recalled(_, Recall::Waits)));
     assert!(matches!(recall("other"), Fed::Recalled(_, Recall::Ask { .. })));
+}
+
+#[test]
+fn a_body_that_got_its_cancellation_at_a_start_gets_it_there_again() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.apply(Event::Started { task: script.find("a"), attempt: 1 }).unwrap();
+    let control = Control::new(Ask::Cancel { force: false });
+    let (address, content) = (control.address(), Ok(control.content()));
+    let message = Message { number: 1, address, id: None, content, sent_at: Time(1) };
+    script.apply(Event::Message { message: Box::new(message) }).unwrap();
+    for dies in [false, true] {
+        if dies {
+            script.die();
+            script.enter("a");
+        }
+        let mut attempt = Attempt::new(script.find("a"), "a".into(), 1);
+        let start =
+            StartRequest { name: "inner".into(), arguments: StepArguments::default(), keyed: false, awaited: false };
+        let mut call = attempt.begin(&"inner".into(), Request::Start(vec![start]), Standing::default()).unwrap();
+        let mut fed = Fed::Begin;
+        let result = loop {
+            fed = match attempt.advance(&mut call, fed, &NoTime) {
+                Action::CheckLease => Fed::LeaseHeld,
+                Action::Recall => attempt.recall(&call, &mut script.state),
+                Action::Commit(event) => {
+                    script.apply(*event).unwrap();
+                    Fed::Committed { deadline: None }
+                }
+                Action::Done(result) => break result,
+                action => panic!("{action:?}"),
+            };
+        };
+        let failed = matches!(&result, Err(CallError::Failed(why)) if why.kind == FailureKind::Cancelled);
+        assert!(failed, "{dies}: {result:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bide_core::attempt::{Attempt, Fed, Request, Standing};
 use bide_core::event::Wait;
 use bide_core::{
     Ask, Control, Effect, EntryKind, Event, Failure, FailureKind, Message, Operation, Outcome, Recall, Refused, RunIf,
-    RunStatus, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Value,
+    RunStatus, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Value, Write,
 };
 
 use crate::script::{Script, key, seconds, spec, wait};
@@ -305,6 +305,52 @@ fn a_retry_continues_from_what_has_failed_and_all_that_depends_on_it() {
     script.complete("c");
     script.complete("tidy");
     assert_eq!((script.status(), script.row("a").attempts), (RunStatus::Completed, 1));
+}
+
+#[test]
+fn a_retry_by_a_newer_version_does_not_end_the_run_again_before_it_continues() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.fail("a", None);
+    script.store.may_rewrite = true;
+    script.store.run.status = RunStatus::Running;
+    script.store.send(request(1, Ask::Retry { from: None, fresh: false }), false);
+    script.die_for_version(vec![spec("a", &[]), spec("b", &["a"])]);
+    assert!(!script.effects.iter().any(|effect| matches!(effect, Effect::Settled { .. })), "{:?}", script.effects);
+    assert_eq!(script.ready(), ["a"]);
+    script.complete("a");
+    script.complete("b");
+    assert_eq!(script.status(), RunStatus::Completed);
+}
+
+#[test]
+fn what_is_asked_of_a_run_that_ends_as_it_begins_changes_nothing() {
+    let only_after_failures = TaskSpec { run_if: RunIf::Failed, ..spec("a", &[]) };
+    let mut script = Script::timed(vec![only_after_failures], Some(Time(60_000_000)), None);
+    script.store.send(request(1, Ask::Pause), false);
+    script.now = Time(60_000_000);
+    script.die();
+    assert_eq!((script.status(), script.store.run.blocked_by.clone()), (RunStatus::Completed, None));
+    let writes = script.batch.iter().filter(|write| matches!(write, Write::Run(_)));
+    assert_eq!(writes.count(), 1, "{:?}", script.batch);
+}
+
+#[test]
+fn what_was_asked_too_late_for_a_run_changes_nothing_when_it_is_retried() {
+    for late in [Ask::Pause, Ask::Cancel { force: false }, Ask::Skip { task: "b".into() }] {
+        let mut script = Script::new(vec![spec("a", &[]), spec("b", &["a"])]);
+        script.enter("a");
+        script.fail("a", None);
+        script.store.may_rewrite = true;
+        script.store.run.status = RunStatus::Running;
+        script.store.send(request(1, late), false);
+        script.store.send(request(2, Ask::Retry { from: None, fresh: false }), false);
+        script.die_for_version(vec![spec("a", &[]), spec("b", &["a"]), spec("c", &[])]);
+        assert_eq!(script.ready(), ["c", "a"]);
+        ["a", "b", "c"].into_iter().for_each(|name| script.complete(name));
+        assert_eq!(script.status(), RunStatus::Completed);
+        assert!(script.store.messages.iter().all(|stored| stored.consumed), "acted on");
+    }
 }
 
 #[test]

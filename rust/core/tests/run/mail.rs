@@ -1,12 +1,12 @@
 //! Messages: each satisfies one wait for its address, the oldest, in the commit that brings it; one id is one message.
 
-use bide_core::event::Wait;
+use bide_core::event::{Timer, Wait};
 use bide_core::{
     Address, EntryKind, Event, GateSpec, GateUntil, Message, MessageKind, Operation, Outcome, Recall, RecordKind,
-    Refused, StoredMessage, SubStatus, TaskSpec, TaskStatus, Time, Value,
+    Refused, RetryPolicy, StoredMessage, SubStatus, TaskSpec, TaskStatus, Time, Value,
 };
 
-use crate::script::{Script, key, seconds, spec};
+use crate::script::{RETRY, Script, key, seconds, spec};
 
 fn value(n: u8) -> Value {
     Value::tagged(b'i', &[b'0' + n])
@@ -116,6 +116,26 @@ fn each_signal_satisfies_one_gate_the_oldest() {
     script.die();
     send(&mut script, signal(3)).unwrap();
     assert_eq!(script.row("c").status, TaskStatus::Ready);
+}
+
+#[test]
+fn a_wait_that_a_retry_opens_again_is_younger_than_those_that_were_opened_meanwhile() {
+    let retry = RetryPolicy { fresh: true, ..RetryPolicy::new(2) };
+    let mut script = Script::new(vec![TaskSpec { retry, ..spec("a", &[]) }, spec("b", &[])]);
+    script.enter("a");
+    script.open("a", wait());
+    // From the first message on waits are noted.
+    send(&mut script, message(1, Address::signal("other"))).unwrap();
+    script.fail("a", RETRY);
+    script.enter("b");
+    script.open("b", wait());
+    script.due("a", Timer::Retry).unwrap();
+    script.enter("a");
+    script.open("a", wait());
+    send(&mut script, signal(2)).unwrap();
+    assert_eq!(script.recall("b", &wait()), Recall::Satisfied(value(2)));
+    send(&mut script, signal(3)).unwrap();
+    assert_eq!(script.recall("a", &wait()), Recall::Satisfied(value(3)));
 }
 
 #[test]

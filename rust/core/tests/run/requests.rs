@@ -138,6 +138,7 @@ fn a_request_that_nobody_has_taken_is_refused_when_the_run_ends() {
     }
     script.complete("a");
     assert!(refusal(&script, 1).ends_with("has ended (Completed), and no task has taken it"));
+    assert!(script.store.messages.is_empty(), "none takes it when the run is retried");
     assert_eq!(told(&mut script), [1, 2]);
 }
 

@@ -33,6 +33,22 @@ fn nothing_starts_before_its_time_and_everything_then() {
 }
 
 #[test]
+fn a_task_that_is_skipped_before_the_run_begins_lets_nothing_start() {
+    let specs = vec![spec("a", &[]), TaskSpec { run_if: RunIf::Done, ..spec("after", &["a"]) }, spec("b", &[])];
+    let mut script = Script::timed(specs, Some(START), None);
+    let control = Control::new(Ask::Skip { task: "a".into() });
+    let (address, content) = (control.address(), Ok(control.content()));
+    let message = Message { number: 1, address, id: None, content, sent_at: Time(1) };
+    script.apply(Event::Message { message: Box::new(message) }).unwrap();
+    assert_eq!(script.row("a").status, TaskStatus::Skipped);
+    assert_eq!(script.ready(), [] as [&str; 0]);
+    script.die();
+    assert_eq!(script.ready(), [] as [&str; 0], "nor after a crash");
+    ring(&mut script);
+    assert_eq!(script.ready(), ["after", "b"]);
+}
+
+#[test]
 fn a_crash_does_not_move_the_start() {
     let mut script = Script::timed(vec![spec("a", &[])], Some(START), None);
     script.die();
@@ -76,6 +92,15 @@ fn at_its_deadline_a_run_fails_with_what_has_begun_and_the_rest_is_skipped() {
     }
     assert_eq!(script.store.entry(2, &key("w")).unwrap().state, EntryState::Failed, "its wait has ended");
     assert!(script.end("executes", bide_core::Outcome::Suspended).is_err(), "what its bodies do is refused");
+    // A store reopens the run for a retry.
+    script.store.may_rewrite = true;
+    (script.store.run.status, script.store.run.options.deadline) = (RunStatus::Running, None);
+    let control = Control::new(Ask::Retry { from: None, fresh: false });
+    let (address, content) = (control.address(), Ok(control.content()));
+    script.store.send(Message { number: 1, address, id: None, content, sent_at: Time(1) }, false);
+    script.die();
+    assert_eq!(script.ready(), ["executes", "waits", "queued"], "what had not begun is executed too");
+    assert_eq!(script.row("gated").status, TaskStatus::Pending);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 
 pub(super) mod answers;
 mod children;
+mod hand;
+mod lives;
 pub(super) mod mail;
 mod maps;
 pub(super) mod requests;
@@ -75,6 +77,8 @@ pub struct Oracle {
     tasks: HashMap<(RunRowId, TaskIx), Committed>,
     /// The committed journal entries.
     entries: HashMap<(RunRowId, TaskIx, EntryKey), Entry>,
+    /// The tasks whose next attempt starts another child in the place of one that has failed.
+    replaced: HashSet<(RunRowId, TaskIx)>,
     /// The steps that may be executed only once and were.
     executed_once: HashSet<(RunRowId, TaskIx, EntryKey)>,
     /// The last committed update of each run.
@@ -96,6 +100,8 @@ pub struct Oracle {
     children: children::Children,
     /// The mapped tasks.
     maps: maps::Maps,
+    /// What was asked of runs, and said of them.
+    asked: hand::Asked,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
     /// What bodies have emitted that is not committed.
@@ -132,11 +138,13 @@ impl Oracle {
         Self {
             graph: Arc::new(case.every_task()),
             maps: maps::Maps::of(case),
+            asked: hand::Asked::default(),
             callbacks: answers::Callbacks::default(),
             requests: requests::Requests::default(),
             children: children::Children::of(case.first_of_child()),
             tasks: HashMap::new(),
             entries: HashMap::new(),
+            replaced: HashSet::new(),
             executed_once: HashSet::new(),
             runs: HashMap::new(),
             first_failure: HashMap::new(),
@@ -213,7 +221,10 @@ impl Oracle {
 
     /// A batch was committed.
     pub fn committed(&mut self, runner: i64, created: &[&NewRun], batch: &Batch) {
-        created.iter().for_each(|new| self.is_created(new));
+        for new in created {
+            self.is_created(new);
+            self.has_times(new);
+        }
         self.what_is_shown_is_never_later_than_a_record(runner, batch);
         for write in batch {
             match write {
@@ -259,6 +270,7 @@ impl Oracle {
                     self.elements_are_dropped(*run, self.place(*run, *task, NO_MAP));
                 }
                 Write::Run(update) => {
+                    self.note(format!("committed: run {} {:?}", update.run, update.status));
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);
                     self.runs.insert(update.run, (**update).clone());
@@ -288,7 +300,7 @@ impl Oracle {
     fn record(&mut self, run: RunRowId, ix: TaskIx, row: Committed) {
         let name = Arc::clone(self.graph.name(ix));
         self.note(format!("committed: {name} {:?} {:?} attempts {}", row.status, row.sub_status, row.attempts));
-        self.no_committed_output_is_produced_again(run, ix);
+        self.no_committed_output_is_produced_again(run, ix, &row);
         self.a_task_has_its_attempts_and_no_more(run, ix, &row);
         self.an_element_is_one_of_its_task(run, ix);
         let fails = row.status == TaskStatus::Failed && self.fails_its_run(run, ix);
@@ -309,7 +321,8 @@ impl Oracle {
         self.note(format!("committed: {name} {} #{} {:?}", entry.key.name, entry.key.n, entry.state));
         self.deadlines_never_move(run, ix, entry);
         self.a_recorded_step_stays_as_it_is(run, ix, entry);
-        self.nothing_wakes_early(ix, entry);
+        self.nothing_wakes_early(run, ix, entry);
+        self.what_is_given_by_hand_was_asked(run, ix, entry);
         self.each_signal_satisfies_one_wait(run, ix, entry);
         self.a_callback_keeps_its_secret(run, ix, entry);
         self.a_request_is_taken_once(run, ix, entry);

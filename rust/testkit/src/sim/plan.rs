@@ -5,13 +5,14 @@
 //! it in `process/bodies.rs`, or the world in `world.rs`. It must come to the same in every world: the results are
 //! compared with those of a world without disasters.
 
+mod hand;
 mod mail;
 mod maps;
 mod others;
+mod print;
 mod random;
 mod smaller;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use bide_core::{GateSpec, GateUntil, Graph, PollPolicy, RetryPolicy, RunIf, Task
 
 use crate::fault::Fault;
 
+pub use hand::Hand;
+pub(super) use hand::value_by_hand;
 pub use mail::{Letter, Sender, Several, Target};
 pub(super) use mail::{signal_name, signal_request};
 pub(super) use maps::MOST;
@@ -46,6 +49,14 @@ pub struct Case {
     pub slots: u32,
     /// For each run how often it is asked for, by its key.
     pub calls: Vec<u32>,
+    /// For each run how many milliseconds after its creation it begins, if not at once.
+    pub starts: Vec<Option<u64>>,
+    /// How many milliseconds after it begins a run must have ended.
+    pub limit: Option<u64>,
+    /// The runs that somebody retries once they have ended without completing; whether from the beginning.
+    pub retries: Vec<(usize, bool)>,
+    /// In the end all runs are deleted.
+    pub deletes: bool,
     /// The messages that come to the runs, besides those that come when nothing else happens.
     pub letters: Vec<Letter>,
     /// What goes wrong, and when.
@@ -204,6 +215,10 @@ pub enum Disaster {
     Pause(usize, u32),
     /// Somebody cancels this run.
     Cancel(usize),
+    /// The same, without clean-up.
+    CancelByForce(usize),
+    /// Somebody asks something of a task of this run.
+    Hand(usize, Hand, u8),
 }
 
 /// Polls are so far apart.
@@ -348,7 +363,8 @@ impl Case {
     /// The same without disasters, each run asked for once.
     #[must_use]
     pub fn undisturbed(&self) -> Self {
-        Self { disasters: Vec::new(), drift: 0, calls: vec![1; self.calls.len()], ..self.clone() }
+        let (disasters, retries) = (Vec::new(), Vec::new());
+        Self { disasters, retries, drift: 0, calls: vec![1; self.calls.len()], ..self.clone() }
     }
 
     /// The tasks of a version. A task has the same position in all of them.
@@ -370,7 +386,8 @@ impl Case {
     /// If the generator made something that is no workflow.
     #[must_use]
     pub fn graph(&self, version: Version) -> Graph {
-        Self::graph_of("simulated", &self.tasks(version), self.fail_fast)
+        let limit = self.limit.map(Duration::from_millis);
+        Self::graph_of("simulated", &self.tasks(version), self.fail_fast).with_timeout(limit)
     }
 
     fn graph_of(workflow: &str, tasks: &[&TaskPlan], fail_fast: bool) -> Graph {
@@ -404,71 +421,5 @@ impl Case {
     /// Whether this kind of disaster strikes.
     pub(super) fn has(&self, is: impl Fn(&Disaster) -> bool) -> bool {
         self.disasters.iter().any(|(_, disaster)| is(disaster))
-    }
-}
-
-impl fmt::Display for TaskPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "t{}", self.number)?;
-        if !self.on.is_empty() {
-            let on: Vec<String> = self.on.iter().map(|on| format!("t{on}")).collect();
-            write!(f, " after {}", on.join(", "))?;
-        }
-        if self.run_if != RunIf::Succeeded {
-            write!(f, ", run_if {:?}", self.run_if)?;
-        }
-        if let Some(gate) = self.gate {
-            write!(f, ", gate {gate:?}")?;
-        }
-        if let Some(Mapped { items, follows, tolerate }) = self.map {
-            let over = if follows { "the mapped tasks before it" } else { "an input" };
-            write!(f, ", mapped over {over} with {items:?} items, {tolerate} may fail")?;
-        }
-        if self.gathers {
-            write!(f, ", gathers")?;
-        }
-        write!(f, ": {:?}", self.acts)?;
-        let ends = if self.retry.attempts == 1 { &self.ends[..1] } else { &self.ends[..] };
-        write!(f, " then {ends:?}")?;
-        if self.retry.attempts > 1 {
-            let fresh = if self.retry.fresh { ", with a fresh journal" } else { "" };
-            write!(f, ", {} attempts {:?} apart{fresh}", self.retry.attempts, self.retry.delay)?;
-        }
-        if let Some((ms, retried)) = self.timeout {
-            write!(f, ", timeout {ms} ms{}", if retried { " (retried)" } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}: {} slots, each run asked for {:?} times", self.seed, self.slots, self.calls)?;
-        if self.fail_fast {
-            write!(f, ", fail_fast")?;
-        }
-        if self.drift != 0 {
-            write!(f, ", the wall is {} ppm fast", self.drift)?;
-        }
-        writeln!(f)?;
-        for task in &self.tasks {
-            writeln!(f, "  {task}")?;
-        }
-        if self.has(|disaster| matches!(disaster, Disaster::Deploy(Version::Grown | Version::Shrunk))) {
-            writeln!(f, "  {} (only in the grown version)", self.added)?;
-        }
-        let all = self.tasks.iter().chain([&self.added]);
-        if all.flat_map(|task| &task.acts).any(|act| matches!(act, Act::Starts(_))) {
-            for task in &self.child {
-                writeln!(f, "  {task} (in child runs)")?;
-            }
-        }
-        for letter in &self.letters {
-            writeln!(f, "  {letter:?}")?;
-        }
-        for (at, disaster) in &self.disasters {
-            writeln!(f, "  at move {at}: {disaster:?}")?;
-        }
-        Ok(())
     }
 }

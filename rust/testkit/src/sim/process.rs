@@ -244,7 +244,9 @@ impl Process {
     fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
         let workflow = self.register().map_err(|_| None)?;
         let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
-        let wanted = RunRequest::new(inputs).with_key(Some(key.into()));
+        let run = key.rsplit(' ').next().and_then(|run| run.parse().ok()).unwrap_or_default();
+        let options = self.shared.case.options(run, self.now());
+        let wanted = RunRequest::new(inputs).with_key(Some(key.into())).with_options(options);
         self.driver.engine().submit(&workflow, vec![wanted]).map_err(Some)
     }
 
@@ -258,6 +260,12 @@ impl Process {
         self.handles.iter().all(|handle| handle.settled().get().is_some())
     }
 
+    /// Its callers check what was reported to them, and go.
+    pub(super) fn forget_handles(&mut self) {
+        self.look_at_handles();
+        self.handles.clear();
+    }
+
     /// Whether one of its bodies has killed it.
     pub(super) fn is_dead(&self) -> bool {
         self.dead
@@ -266,6 +274,11 @@ impl Process {
     /// Whether a body does nothing but hold its slot.
     pub(super) fn works(&self) -> bool {
         self.holders.keys().any(|slot| self.works_until(*slot).is_some())
+    }
+
+    /// Whether a body could start at once.
+    pub(super) fn has_free_slot(&self) -> bool {
+        self.slots.free() > 0
     }
 
     /// Whether it is stopped now.

@@ -89,6 +89,8 @@ impl Case {
             disasters: Vec::new(),
             fail_fast: false,
             drift: 0,
+            starts: Vec::new(),
+            limit: None,
             ..Self::random(0)
         }
     }

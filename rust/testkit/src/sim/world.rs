@@ -42,6 +42,10 @@ pub struct RunEnd {
     pub status: RunStatus,
     /// It was cancelled. Bodies of it may still clean up.
     pub cancelled: bool,
+    /// Its results depend on what somebody has asked.
+    pub touched: bool,
+    /// Its time was over.
+    pub expired: bool,
     /// A child of it is paused, so that it may wait for ever.
     pub stuck: bool,
     /// Its tasks.
@@ -61,6 +65,8 @@ pub struct Outcome {
     pub digest: u64,
     /// The rare events that happened in it.
     pub met: BTreeSet<&'static str>,
+    /// What happened last, for the report of a failure.
+    pub lately: String,
 }
 
 struct World {
@@ -78,6 +84,10 @@ struct World {
     letters: Vec<Letter>,
     /// At which move somebody resumes which run.
     resumes: Vec<(u32, usize)>,
+    /// The retries that nobody has asked for yet.
+    retries: Vec<(usize, bool)>,
+    /// How often in a row the lease thread had no turn while all waited.
+    without_lease: u32,
     /// How many messages were sent.
     sent: u64,
     /// What is still to go wrong, and at which move.
@@ -112,6 +122,8 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
         calls: calls.collect(),
         letters: case.letters.clone(),
         resumes: Vec::new(),
+        retries: case.retries.clone(),
+        without_lease: 0,
         sent: 0,
         disasters: case.disasters.clone(),
         birth_fault: None,
@@ -147,7 +159,7 @@ impl World {
             if quiet {
                 self.supply();
             }
-            if quiet && self.is_finished() {
+            if quiet && self.is_finished() && !self.retries() {
                 return self.finish();
             }
             if quiet && self.only_foreign_runs_remain() {
@@ -202,7 +214,9 @@ impl World {
                 span = span.min(process.frozen_until - now);
                 continue;
             }
-            let lease = self.rng.one_in(2);
+            // A process that misses many turns of its lease thread says nothing about a look that comes too late.
+            let lease = self.rng.one_in(2) || self.without_lease >= 4;
+            self.without_lease = if lease { 0 } else { self.without_lease + 1 };
             span = span.min(process.time_has_passed(lease));
             process.look_at_handles();
             process.look_for_answers();
@@ -230,7 +244,12 @@ impl World {
             runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && !it.is_frozen()))
         };
         let mut oracle = self.shared.oracle.lock();
-        oracle.no_time_is_missed(now, steady, executed);
+        let may_start = |run: RunRowId| {
+            let runner = rows.iter().find(|row| row.id.row() == run).and_then(|row| row.runner);
+            runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && it.has_free_slot()))
+        };
+        oracle.no_time_is_missed(now, steady, executed, may_start);
+        oracle.no_run_outlives_its_deadline(now, steady, executed);
         let queued = |run: RunRowId| self.queued(&rows, run);
         oracle.no_wait_is_passed_over(steady, executed, queued);
         oracle.no_answer_is_passed_over(steady, executed);
@@ -338,19 +357,24 @@ impl World {
             }
             let case = Arc::clone(&self.shared.case);
             let mut oracle = self.shared.oracle.lock();
-            let exactly = !case.has(|disaster| !matches!(disaster, Disaster::Crash | Disaster::Jump(_)));
+            let exactly = case.retries.is_empty()
+                && !case.has(|disaster| !matches!(disaster, Disaster::Crash | Disaster::Jump(_)));
             oracle.only_a_run_that_kills_is_suspected(id.row(), paused, exactly);
             if paused {
                 oracle.meets("a run that is suspected");
             } else if stored.run.status == RunStatus::Completed && case.kills(0) && !case.kills(number) {
                 oracle.meets("a run that completes beside one that kills");
             }
+            let deadline = stored.run.options.deadline;
+            let expired = deadline.is_some_and(|deadline| stored.run.ended_at.is_some_and(|at| at >= deadline));
             let size = self.size_of(&stored.run);
             if size > case.tasks.len() {
                 oracle.meets("a run that has grown");
                 let added = oracle.task(id.row(), case.tasks.len() as TaskIx).map(|task| task.status);
-                // A cancellation interrupts every body that has begun.
-                let interrupted = stored.run.cancel.is_some() && added == Some(TaskStatus::Cancelled);
+                // A cancellation interrupts every body that has begun, and the deadline ends all. A store that ends a run
+                // knows no task without a row.
+                let cancelled = stored.run.cancel.is_some() && matches!(added, None | Some(TaskStatus::Cancelled));
+                let interrupted = cancelled || expired || oracle.is_touched(id.row());
                 if stored.run.status.is_ended() && added != Some(TaskStatus::Completed) && !interrupted {
                     return Err(format!("run {number} has grown by a task that is {added:?}"));
                 }
@@ -373,16 +397,26 @@ impl World {
             let elements = elements.map(end).collect();
             let stuck = children.iter().any(|child| child.parent == Some(id) && child.status == RunStatus::Paused);
             let cancelled = stored.run.cancel.is_some();
-            runs.push(RunEnd { status: stored.run.status, cancelled, stuck, tasks, elements });
+            let touched = oracle.is_touched(id.row());
+            if stored.run.options.tags.get("run").map(|tag| &**tag) != Some(&*number.to_string()) {
+                return Err(format!("run {number} has lost its tags: {:?}", stored.run.options));
+            }
+            runs.push(RunEnd { status: stored.run.status, cancelled, touched, expired, stuck, tasks, elements });
         }
         let roots = self.runs().len() - children.len();
         if roots != self.shared.case.calls.len() {
             return Err(format!("{roots} runs for {} keys", self.shared.case.calls.len()));
         }
+        if self.shared.case.deletes {
+            self.delete_all()?;
+        }
         let oracle = self.shared.oracle.lock();
         match oracle.violations.first() {
             Some(first) => Err(first.clone()),
-            None => Ok(Outcome { runs, moves: self.moves, digest: oracle.digest, met: oracle.met.clone() }),
+            None => {
+                let lately = oracle.trace.iter().map(String::as_str).collect::<Vec<_>>().join("\n  ");
+                Ok(Outcome { runs, moves: self.moves, digest: oracle.digest, met: oracle.met.clone(), lately })
+            }
         }
     }
 

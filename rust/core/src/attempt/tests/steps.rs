@@ -63,13 +63,15 @@ fn a_step_that_fails_is_tried_again_after_its_delay_without_a_slot() {
         (0, raised()),
         (1, COMMITTED),
         (2, Fed::Released),
+        (99, Fed::Woken),
         (100, Fed::Woken),
         (101, Fed::Acquired { commit: Ok(()), slot: true }),
         (101, Fed::LeaseHeld),
         (102, Fed::Executed(Ok(value()))),
         (103, COMMITTED),
     ];
-    let delayed = ["Commit Delayed", "Release", "Until 100", "CommitAndAcquire Resumed", "CheckLease", "Execute"];
+    let delayed =
+        ["Commit Delayed", "Release", "Until 100", "Until 100", "CommitAndAcquire Resumed", "CheckLease", "Execute"];
     let then = [&["Execute"], &delayed[..], &["Commit Recorded", "Done shere"]].concat();
     plays(retried(3, 100), and(unknown(), more), &LOOKED, &then);
 }
@@ -107,9 +109,9 @@ fn a_delay_ends_when_the_runner_closes_or_the_attempts_time_is_used_up() {
     };
     ends(Fed::NotReleased, &slept, &["TimedOut"]);
     ends(Fed::Stopped, &[&slept[..], &["Until 100"]].concat(), &["Suspended"]);
-    let lost = vec![Fed::Released, Fed::Woken, Fed::Acquired { commit: Ok(()), slot: false }];
+    let lost = vec![(0, Fed::Released), (100, Fed::Woken), (100, Fed::Acquired { commit: Ok(()), slot: false })];
     let then = [&slept[..], &["Until 100", "CommitAndAcquire Resumed", "Suspended"]].concat();
-    plays(retried(3, 100), and(delayed(), at_zero(lost)), &LOOKED, &then);
+    plays(retried(3, 100), and(delayed(), lost), &LOOKED, &then);
 }
 
 #[test]
@@ -118,8 +120,12 @@ fn a_step_on_another_thread_or_beside_others_keeps_the_slot_of_the_body() {
     let delays = |one: &mut Attempt, caller: Caller| {
         let mut call = one.begin(&"x".into(), request(), by(caller)).expect("a call");
         let fed = and(unknown(), at_zero(vec![raised(), COMMITTED, Fed::Woken, COMMITTED]));
-        let clocks = At { wall: 0, steady: 0 };
-        fed.into_iter().map(|(_, fed)| name(&one.advance(&mut call, fed, &clocks))).collect::<Vec<_>>()
+        let clocks = |fed: &Fed| At { wall: if matches!(fed, Fed::Woken) { 100 * MS } else { 0 }, steady: 0 };
+        let mut advance = |fed: Fed| {
+            let at = clocks(&fed);
+            name(&one.advance(&mut call, fed, &at))
+        };
+        fed.into_iter().map(|(_, fed)| advance(fed)).collect::<Vec<_>>()
     };
     let keeps = [
         "CheckLease",

@@ -32,6 +32,8 @@ enum Fate {
 struct Answer {
     id: Option<Arc<str>>,
     content: Content,
+    /// Its run had ended when it was given.
+    was_over: bool,
     fate: Fate,
 }
 
@@ -121,7 +123,9 @@ impl Oracle {
     /// An answer is about to be given. Returns its number among those to its callback.
     pub fn is_answered(&mut self, secret: &str, id: Option<Arc<str>>, content: &Content) -> usize {
         self.note(format!("answers '{secret}' with {content:?}, {id:?}"));
-        let answer = Answer { id, content: content.clone(), fate: Fate::Perhaps };
+        let run = self.callback(secret).map(|callback| callback.run);
+        let was_over = run.and_then(|run| self.run(run)).is_some_and(|run| run.status.is_ended());
+        let answer = Answer { id, content: content.clone(), was_over, fate: Fate::Perhaps };
         let Some(callback) = self.callback(secret) else { return 0 };
         callback.answers.push(answer);
         callback.answers.len() - 1
@@ -138,7 +142,7 @@ impl Oracle {
         let same = |other: &Answer| other.id.is_some() && other.id == mine.id && other.content == mine.content;
         let ended = self.run(callback.run).is_some_and(|run| run.status.is_ended());
         let (right, met) = match outcome {
-            Ok(Sent::Stored) => (!first && callback.stands && !ended, "a callback that is answered"),
+            Ok(Sent::Stored) => (!first && callback.stands && !mine.was_over, "a callback that is answered"),
             Ok(Sent::Duplicate) => (others().any(same), "an answer that is given twice"),
             Ok(Sent::Answered) => (others().any(|other| !same(other)), "a second answer"),
             Ok(Sent::NoCallback) => (!callback.stands && !first, "an answer to a callback that was dropped"),
@@ -161,8 +165,9 @@ impl Oracle {
 
     /// Every wait for the answer to a callback gets the first.
     pub(super) fn the_first_answer_stands(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
-        let Some(secret) = answered(entry).cloned() else { return };
-        let without = |why: &Failure| matches!(why.kind, FailureKind::WaitTimeout | FailureKind::Cancelled);
+        let Some(secret) = answered(entry).cloned().filter(|_| !self.is_by_hand(run, ix, entry)) else { return };
+        let kinds = [FailureKind::WaitTimeout, FailureKind::Cancelled, FailureKind::RunTimeout];
+        let without = |why: &Failure| kinds.contains(&why.kind);
         let without_answer = entry.failure.as_ref().is_some_and(without);
         let got: Content = match (entry.state, &entry.value, &entry.failure) {
             (EntryState::Satisfied, Some(value), _) => Ok(value.clone()),

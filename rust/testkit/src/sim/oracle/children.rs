@@ -44,6 +44,11 @@ impl Oracle {
         self.maps.element(place, map).unwrap_or(place)
     }
 
+    /// The run whose body has started a run.
+    pub(super) fn parent(&self, run: RunRowId) -> Option<RunRowId> {
+        self.children.all.get(&run).map(|child| child.started_by.0)
+    }
+
     /// How many runs were started by bodies.
     #[must_use]
     pub fn count_of_children(&self) -> usize {
@@ -97,9 +102,10 @@ impl Oracle {
     pub(super) fn a_wait_for_a_child_ends_with_it(&mut self, runner: i64, entry: &Entry) {
         let Operation::Child { run } = entry.operation else { return };
         let failed = |kind| entry.failure.as_ref().is_some_and(|why| why.kind == kind);
+        let others = [FailureKind::WaitTimeout, FailureKind::Cancelled, FailureKind::RunTimeout];
         let completed = match entry.state {
             EntryState::Satisfied => true,
-            EntryState::Failed if !failed(FailureKind::WaitTimeout) && !failed(FailureKind::Cancelled) => false,
+            EntryState::Failed if !others.into_iter().any(failed) => false,
             _ => return,
         };
         let status = self.run(run.row()).map(|run| run.status);

@@ -135,6 +135,9 @@ impl Oracle {
             });
             return;
         }
+        if self.is_by_hand(run, ix, entry) {
+            return;
+        }
         let place = (run, ix, entry.key.clone());
         if entry.state == EntryState::Open && before.as_ref().is_none_or(|before| before.state != EntryState::Open) {
             let number = self.letters.opened.values().max().map_or(0, |last| last + 1);

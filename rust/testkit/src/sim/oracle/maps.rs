@@ -138,6 +138,9 @@ impl Oracle {
         });
         let ended: Vec<(RunRowId, TaskIx)> =
             places.filter(|(run, place)| self.maps.is_expanded(*run, *place)).collect();
+        // A retry that comes with the same commit may have begun it again.
+        let is_over = |(run, ix): &(RunRowId, TaskIx)| self.task(*run, *ix).is_some_and(|task| task.status.is_ended());
+        let ended: Vec<(RunRowId, TaskIx)> = ended.into_iter().filter(is_over).collect();
         for (run, ix) in ended {
             let open = |row: Option<&super::Committed>| !row.is_some_and(|row| row.status.is_ended());
             let left = self.elements(run, ix).find(|(_, row)| open(*row)).map(|(map, _)| map);
@@ -145,7 +148,8 @@ impl Oracle {
             self.must(left.is_none(), "a mapped task ends before its elements", || format!("{name}: [{left:?}]"));
             let (failed, tolerate) = (self.failed_elements(run, ix), self.maps.tasks[&ix].tolerate);
             let is_failed = status == Some(TaskStatus::Failed);
-            self.must(is_failed == (failed > tolerate), "a mapped task ends otherwise than its elements", || {
+            let right = is_failed == (failed > tolerate) || self.fails_by_deadline(run, ix);
+            self.must(right, "a mapped task ends otherwise than its elements", || {
                 format!("{name} is {status:?}; {failed} have failed, and {tolerate} may")
             });
         }

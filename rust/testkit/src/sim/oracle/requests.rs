@@ -123,6 +123,11 @@ impl Oracle {
     /// A request has one answer: what the body said, or a refusal.
     pub(super) fn a_request_has_one_answer(&mut self, number: i64, answer: &Content) {
         let before = self.requests.answers.get(&number).cloned();
+        let of = self.requests.all.iter().find(|request| request.number == Some(number)).map(|request| request.run);
+        if before.is_some() && of.is_some_and(|run| self.is_retried(run)) {
+            // The task that has taken it is done again. The first answer stands.
+            return;
+        }
         self.must(before.is_none(), "a request is answered twice", || format!("{number}: {before:?}, then {answer:?}"));
         let said = self.requests.replies.get(&number).cloned();
         let refused = answer.as_ref().is_err_and(|why| why.kind == FailureKind::RequestRefused);

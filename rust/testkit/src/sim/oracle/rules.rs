@@ -1,14 +1,13 @@
 //! The guarantees, one function each.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{RunRowId, RunUpdate};
-use bide_core::recover::MAX_CRASHES;
 use bide_core::{
     Entry, EntryKey, EntryKind, EntryState, Failure, FailureKind, Operation, RunIf, RunStatus, StepMode, SubStatus,
-    TaskIx, TaskStatus, Time,
+    TaskIx, TaskStatus,
 };
 use bide_sched::slots::NEW_EVERY;
 use bide_store::{LEASE, LeaseTime};
@@ -17,8 +16,11 @@ use super::{Committed, Oracle};
 
 impl Oracle {
     /// Guarantee 1: a committed output is never produced again.
-    pub(super) fn no_committed_output_is_produced_again(&mut self, run: RunRowId, ix: TaskIx) {
+    pub(super) fn no_committed_output_is_produced_again(&mut self, run: RunRowId, ix: TaskIx, row: &Committed) {
         let before = self.tasks.get(&(run, ix)).map(|task| task.status);
+        if self.may_begin_again(run, ix, row) {
+            return;
+        }
         let name = Arc::clone(self.graph.name(ix));
         self.must(before.is_none_or(|status| !status.is_ended()), "a committed output is produced again", || {
             format!("{name} was {before:?} and is written again")
@@ -105,6 +107,7 @@ impl Oracle {
             self.must(false, "a body starts in a process that has lost its run", || name.to_string());
             return;
         }
+        self.nothing_starts_before_the_time_of_its_run(run, ix);
         let (held, cancelled) = self.runs.get(&run).map_or((false, false), |run| (run.is_held(), run.cancel.is_some()));
         self.must(!held, "a body starts in a run that is paused", || name.to_string());
         let begun = own.as_ref().is_some_and(|task| task.status == TaskStatus::Running);
@@ -139,8 +142,10 @@ impl Oracle {
                 Operation::Message(_) | Operation::Child { .. } | Operation::Any { .. } | Operation::All { .. }
             )
         });
-        // A cancellation ends any wait.
-        let cancelled = state.is_some() && self.runs.get(&run).is_some_and(|run| run.cancel.is_some());
+        // A cancellation ends any wait, and so does an operator's hand or the deadline of the run.
+        let over = self.runs.get(&run).is_some_and(|run| run.cancel.is_some() || run.status.is_ended());
+        let by_hand = self.was_asked(run, ix, "satisfy") || self.was_asked(run, ix, "skip");
+        let cancelled = state.is_some() && (over || by_hand);
         let right = pushed || cancelled || state == Some(EntryState::Open);
         self.must(right, "a slot is released before its wait is committed", || format!("{name}: {key:?} is {state:?}"));
     }
@@ -162,6 +167,9 @@ impl Oracle {
             let again = before.state == EntryState::Satisfied && asked;
             if again { span(before) == span(entry) } else { before.deadline == entry.deadline }
         };
+        if before.as_ref().is_some_and(|before| self.is_extended(run, ix, before, entry)) {
+            return;
+        }
         self.must(
             before.as_ref().is_none_or(|before| {
                 let moves = entry.kind() == EntryKind::Step || before.state == EntryState::Lost;
@@ -174,7 +182,10 @@ impl Oracle {
 
     /// Guarantee 3: never early by the wall clock. A wait for a time ends only once the wall has shown it, and
     /// a wait times out only once the wall has shown its deadline.
-    pub(super) fn nothing_wakes_early(&mut self, ix: TaskIx, entry: &Entry) {
+    pub(super) fn nothing_wakes_early(&mut self, run: RunRowId, ix: TaskIx, entry: &Entry) {
+        if self.is_by_hand(run, ix, entry) {
+            return;
+        }
         let until = match (&entry.operation, entry.state) {
             (Operation::Time { due }, EntryState::Satisfied) => Some(*due),
             (_, EntryState::Failed) => {
@@ -224,6 +235,9 @@ impl Oracle {
     /// An ended run stays as it is.
     pub(super) fn an_ended_run_stays_as_it_is(&mut self, update: &RunUpdate) {
         let before = self.runs.get(&update.run).map(|run| run.status);
+        if before.is_some_and(|before| self.may_run_again(before, update)) {
+            return;
+        }
         self.must(before.is_none_or(|status| !status.is_ended()), "an ended run is written again", || {
             format!("{before:?} becomes {update:?}")
         });
@@ -263,12 +277,16 @@ impl Oracle {
             let entry = self.entries.get(&(run, ix, (*key).clone()));
             entry.is_some_and(|entry| entry.state == EntryState::Satisfied)
         };
-        let replaced = |key: &&EntryKey| self.is_start_of_a_failed_child(run, ix, key, dropped);
+        let replaced = |key: &&EntryKey| {
+            self.is_start_of_a_failed_child(run, ix, key, dropped) || self.is_after_cancellation(run, ix, key)
+        };
         let lost = dropped.iter().filter(satisfied).find(|key| !replaced(key)).cloned();
         if dropped.iter().any(|key| replaced(&key)) {
             self.meets("a child that replaces one that has failed");
+            self.replaced.insert((run, ix));
         }
         let name = Arc::clone(self.graph.name(ix));
+        let fresh = fresh || self.is_retried_from_the_beginning(run);
         self.must(fresh || lost.is_none(), "a retry drops what is recorded", || format!("{name}: {lost:?}"));
     }
 
@@ -276,21 +294,21 @@ impl Oracle {
     pub(super) fn a_task_has_its_attempts_and_no_more(&mut self, run: RunRowId, ix: TaskIx, row: &Committed) {
         let (graph, policy) = (Arc::clone(&self.graph), self.graph.spec(ix).retry);
         let name = graph.name(ix);
-        self.must(row.attempts <= policy.attempts, "a task has more attempts than it may", || {
+        let retried = self.is_retried(run);
+        self.must(retried || row.attempts <= policy.attempts, "a task has more attempts than it may", || {
             format!("{name} has {} of {}", row.attempts, policy.attempts)
         });
         if row.retry_at.is_none() || row.status != TaskStatus::Pending {
             return;
         }
         self.meets("a retry");
-        let kept = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        if self.replaced.remove(&(run, ix)) {
+            // What the body has recorded before it started the child stays, whatever came of it.
+            return;
+        }
+        let last = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
         // A step that may be executed only once is kept, whatever came of it.
-        let last = kept.clone().filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
-        // What was replaced, such as the start of a child that has failed, may have followed a decided combination.
-        let decided = |entry: &&Entry| entry.state == EntryState::Satisfied;
-        let decided: Vec<&EntryKey> = kept.filter(decided).flat_map(|entry| entry.operation.members()).collect();
-        let last =
-            last.filter(|entry| policy.fresh || entry.state != EntryState::Lost || !decided.contains(&&entry.key));
+        let last = last.filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
         let last = last.max_by_key(|entry| entry.seq).cloned();
         let right = match &last {
             None => true,
@@ -313,6 +331,12 @@ impl Oracle {
             (None, true) => RunStatus::Failed,
             (None, false) => RunStatus::Completed,
         };
+        if self.is_expired(update) {
+            self.must(open == 0 && update.status == RunStatus::Failed, "a run times out and does not fail", || {
+                format!("{:?} with {open} tasks open", update.status)
+            });
+            return;
+        }
         self.must(open == 0 && update.status == status, "a run ends otherwise than its tasks", || {
             format!("{:?} with {open} tasks open; one has failed: {failed}", update.status)
         });
@@ -406,79 +430,5 @@ impl Oracle {
     /// A result never waits behind a slow body: the committer looks every millisecond.
     pub fn a_result_never_waits_behind_a_slow_body(&mut self, age: Duration) {
         self.must(age <= Duration::from_millis(3), "a result waits behind a slow body", || format!("for {age:?}"));
-    }
-
-    /// Guarantee 7: what has returned before an end in good order is committed by it.
-    pub fn what_has_returned_is_committed_at_the_end(
-        &mut self,
-        returned: impl Iterator<Item = (RunRowId, TaskIx, u32)>,
-    ) {
-        for (run, ix, attempt) in returned {
-            let row = self.task(run, ix).cloned();
-            let run_over = self.run(run).is_some_and(|run| run.status != RunStatus::Running);
-            let over = row.as_ref().is_some_and(|row| {
-                row.attempts > attempt || (row.attempts == attempt && row.status != TaskStatus::Running)
-            });
-            let over = over || self.maps.is_expanded(run, ix);
-            let name = Arc::clone(self.graph.name(ix));
-            self.must(over || run_over, "a close loses what has returned", || {
-                format!("attempt {attempt} of {name} had returned: {row:?}")
-            });
-        }
-    }
-
-    /// What a process that ends in good order has in its hands did not kill it.
-    pub fn a_close_leaves_no_suspect(&mut self, runner: i64, runs: &BTreeSet<RunRowId>) {
-        let marked = self.executed_marked(runner).into_iter().find(|(run, _)| runs.contains(run));
-        let name = marked.map(|(_, ix)| Arc::clone(self.graph.name(ix)));
-        self.must(name.is_none(), "a close leaves a body suspected of killing its process", || format!("{name:?}"));
-    }
-
-    /// Guarantee 3: never lost. Of runs that a living runner has, a time that the wall shows is acted on when the
-    /// timers look at the wall again, 30 s later at most.
-    pub fn no_time_is_missed(&mut self, now: Time, steady: Duration, is_executed: impl Fn(RunRowId) -> bool) {
-        let pending = |run: &RunRowId, ix: &TaskIx| self.task(*run, *ix).is_none_or(|task| !task.status.is_ended());
-        let waits = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
-        let waits = waits.filter_map(|((run, ix, _), entry)| Some((*run, *ix, entry.due()?)));
-        let retries = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Pending);
-        let retries = retries.filter_map(|((run, ix), task)| Some((*run, *ix, task.retry_at?)));
-        let reached =
-            waits.chain(retries).filter(|(run, ix, due)| *due <= now && pending(run, ix) && is_executed(*run));
-        let late: HashMap<(RunRowId, TaskIx), Duration> =
-            reached.map(|(run, ix, _)| ((run, ix), self.late.get(&(run, ix)).copied().unwrap_or(steady))).collect();
-        let worst = late
-            .iter()
-            .max_by_key(|(_, since)| steady.saturating_sub(**since))
-            .map(|((_, ix), since)| (Arc::clone(self.graph.name(*ix)), steady.saturating_sub(*since)));
-        self.late = late;
-        if let Some((name, span)) = worst {
-            self.must(span <= Duration::from_secs(31), "a wake is lost", || {
-                format!("{name}: its time has been reached for {span:?}")
-            });
-        }
-    }
-
-    /// Of the marked bodies of a process, one of which two processes may have died executes alone.
-    pub(super) fn suspects_of_two_deaths_are_entered_alone(&mut self, runner: i64) {
-        let marked = self.executed_marked(runner);
-        let careful = |place: &(RunRowId, TaskIx)| self.tasks[place].mark.times >= 2;
-        if !marked.iter().any(careful) {
-            return;
-        }
-        let names: Vec<_> = marked.iter().map(|(run, ix)| format!("{} of {run}", self.graph.name(*ix))).collect();
-        self.meets("a suspect that executes alone");
-        self.must(names.len() == 1, "a suspect of two deaths executes beside others", || names.join(", "));
-    }
-
-    /// A run is paused as one that kills its process only if one of its bodies was the only suspect of five dead
-    /// processes in a row, and then it is.
-    pub fn only_a_run_that_kills_is_suspected(&mut self, run: RunRowId, paused: bool, exactly: bool) {
-        let deaths = self.deaths.get(&run).copied().unwrap_or(0);
-        self.must(!paused || deaths >= MAX_CRASHES, "a run is suspected for no reason", || {
-            format!("{deaths} processes have died of it in a row")
-        });
-        self.must(!exactly || deaths < MAX_CRASHES || paused, "a run that kills is not found out", || {
-            format!("{deaths} processes have died of it in a row")
-        });
     }
 }

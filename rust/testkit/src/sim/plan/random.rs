@@ -295,8 +295,35 @@ impl Case {
         let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
         let fail_fast = rng.one_in(6);
         let drift = [0, 400, -400][rng.below(3)];
-        let (leap, most_moves) = (LEAP, MOST_MOVES);
-        Self { seed, tasks, added, child, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
+        let case =
+            Self { seed, tasks, added, child, fail_fast, slots, calls, letters, disasters, drift, ..Self::plain() };
+        let hand = &mut Rng::new(seed ^ 0x4a_4d);
+        if killer {
+            return case;
+        }
+        case.handled(hand)
+    }
+
+    /// A world without anything.
+    fn plain() -> Self {
+        Self {
+            seed: 0,
+            tasks: Vec::new(),
+            added: TaskPlan::plain(ADDED),
+            child: vec![TaskPlan::plain(CHILD_NUMBER)],
+            fail_fast: false,
+            slots: 1,
+            calls: vec![1],
+            starts: Vec::new(),
+            limit: None,
+            retries: Vec::new(),
+            deletes: false,
+            letters: Vec::new(),
+            disasters: Vec::new(),
+            drift: 0,
+            leap: LEAP,
+            most_moves: MOST_MOVES,
+        }
     }
 
     /// Waits for a time of every kind, one after the other, each of `days` days; meanwhile an operator keeps setting
@@ -317,7 +344,6 @@ impl Case {
             TaskPlan { retry, ends: vec![End::Fail(true), End::Return], ..task(2) },
         ];
         let added = TaskPlan::added(rng, tasks.len());
-        let child = vec![TaskPlan::plain(CHILD_NUMBER)];
         let leaps = (3 * ms / 1000) as u32 / SLEEP;
         let mut disasters: Vec<(u32, Disaster)> = (0..200)
             .map(|n| {
@@ -331,7 +357,6 @@ impl Case {
             .collect();
         disasters.sort_by_key(|(at, _)| *at);
         let (leap, most_moves) = (Duration::from_secs(LEAP), 3 * leaps);
-        let (fail_fast, slots, calls, letters, drift) = (false, 1, vec![1], Vec::new(), 0);
-        Self { seed, tasks, added, child, fail_fast, slots, calls, letters, disasters, drift, leap, most_moves }
+        Self { seed, tasks, added, disasters, leap, most_moves, ..Self::plain() }
     }
 }

@@ -28,6 +28,9 @@ impl Case {
         if self.calls.len() > 1 {
             with(&|case| {
                 case.calls.remove(0);
+                case.starts.drain(..1.min(case.starts.len()));
+                case.retries.retain(|(run, _)| *run > 0);
+                case.retries.iter_mut().for_each(|(run, _)| *run -= 1);
                 case.letters.retain(|letter| letter.run > 0);
                 case.letters.iter_mut().for_each(|letter| letter.run -= 1);
                 case.disasters.retain(|(_, disaster)| disaster.run() != Some(0));
@@ -43,6 +46,18 @@ impl Case {
         }
         if self.calls.iter().any(|calls| *calls > 1) {
             with(&|case| case.calls.fill(1));
+        }
+        for at in 0..self.retries.len() {
+            with(&|case| _ = case.retries.remove(at));
+        }
+        if self.starts.iter().any(Option::is_some) {
+            with(&|case| case.starts.clear());
+        }
+        if self.limit.is_some() {
+            with(&|case| case.limit = None);
+        }
+        if self.deletes {
+            with(&|case| case.deletes = false);
         }
         if self.fail_fast {
             with(&|case| case.fail_fast = false);
@@ -174,7 +189,7 @@ impl Disaster {
     /// The run that it concerns, if it concerns one.
     fn run_mut(&mut self) -> Option<&mut usize> {
         match self {
-            Self::Pause(run, _) | Self::Cancel(run) => Some(run),
+            Self::Pause(run, _) | Self::Cancel(run) | Self::CancelByForce(run) | Self::Hand(run, ..) => Some(run),
             _ => None,
         }
     }

@@ -157,11 +157,13 @@ impl Process {
                     Act::Answer(_) => FailureKind::CallbackRejected,
                     _ => FailureKind::ChildFailed,
                 };
-                if ![expected, FailureKind::WaitTimeout].contains(&failure.kind) {
+                if ![expected, FailureKind::WaitTimeout, FailureKind::RunTimeout].contains(&failure.kind) {
                     oracle.violations.push(format!("a wait fails for another reason: {failure:?}"));
                 }
                 0
             }
+            // The run is over, and the body does not know it yet.
+            (_, Err(failure)) if failure.kind == FailureKind::RunTimeout => 0,
             (act, result) => {
                 oracle.violations.push(format!("{act:?} has come to {result:?}"));
                 0

@@ -103,6 +103,11 @@ impl Process {
             Phase::Calls(mut open_call, Action::Sleep(sleep)) => {
                 let is_closed = body.run.state.lock().closed_entry(body.task, open_call.call.key()).is_some();
                 open_call.polls = matches!(sleep, Sleep::Poll(_));
+                if open_call.polls {
+                    // Somebody may have moved it.
+                    let deadline = body.run.state.lock().deadline(body.task, open_call.call.key());
+                    open_call.call.set_deadline(deadline);
+                }
                 let is_pushed = matches!(sleep, Sleep::Closed | Sleep::PollOrClosed(_));
                 self.feed(body, no, open_call, if is_closed && !is_pushed { Fed::Closed } else { Fed::Woken });
             }

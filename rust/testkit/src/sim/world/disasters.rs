@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::{Ask, Control, Message, RunStatus};
+use bide_core::{Ask, Control, Message, RunStatus, TaskIx};
 use bide_executor::Clock;
 use bide_store::Store;
 
@@ -28,7 +28,21 @@ impl World {
                 Disaster::Pause(run, moves) if self.ask(run, Ask::Pause).is_some() => {
                     self.resumes.push((self.moves + moves, run));
                 }
-                Disaster::Cancel(run) => drop(self.ask(run, Ask::Cancel { force: false })),
+                Disaster::Cancel(run) => _ = self.ask(run, Ask::Cancel { force: false }),
+                Disaster::CancelByForce(run) => {
+                    let _ = self.ask(run, Ask::Cancel { force: true });
+                    for row in self.rows() {
+                        let stored = self.base.load(row.id).ok().flatten();
+                        stored.iter().for_each(|stored| self.shared.oracle.lock().is_ended_by_its_store(stored));
+                    }
+                }
+                Disaster::Hand(run, hand, which) => {
+                    let waiting = self.waiting(run);
+                    let chosen = waiting.get(usize::from(which) % waiting.len().max(1)).copied();
+                    let place = chosen.unwrap_or_else(|| self.shared.case.nth_task(which));
+                    let task = Arc::clone(self.shared.case.every_task().name(place));
+                    let _ = self.ask(run, hand.ask(task));
+                }
                 _ => {}
             }
             if self.processes.is_empty() {
@@ -52,7 +66,7 @@ impl World {
                     self.start_process();
                 }
                 Disaster::Jump(_) | Disaster::Second | Disaster::Deploy(_) | Disaster::Stranger => {}
-                Disaster::Pause(..) | Disaster::Cancel(_) => {}
+                Disaster::Pause(..) | Disaster::Cancel(_) | Disaster::CancelByForce(_) | Disaster::Hand(..) => {}
             }
         }
         let due = |(at, _): &(u32, usize)| *at <= self.moves;
@@ -64,11 +78,18 @@ impl World {
         }
     }
 
+    /// The tasks and elements of a run that wait.
+    fn waiting(&self, run: usize) -> Vec<TaskIx> {
+        let runs = self.base.by_key(&key_of(run), None).unwrap_or_default();
+        let oracle = self.shared.oracle.lock();
+        runs.iter().flat_map(|(run, _)| oracle.waiting(run.row())).collect()
+    }
+
     /// Somebody asks something of a run: a process that is able, or one without a runner. `None` if there is no such
     /// run yet, false if the outcome is unknown.
     fn ask(&mut self, run: usize, ask: Ask) -> Option<bool> {
         let [(run, _)] = self.base.by_key(&key_of(run), None).unwrap_or_default()[..] else { return None };
-        self.shared.oracle.lock().meets(ask.name());
+        self.shared.oracle.lock().is_asked(run.row(), &ask);
         let control = Control::new(ask);
         let able: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].is_able()).collect();
         if !able.is_empty() && self.rng.one_in(2) {
@@ -80,6 +101,51 @@ impl World {
         let (number, sent_at) = (-(self.sent as i64), self.shared.clock.now());
         let (address, content) = (control.address(), Ok(control.content()));
         Some(self.base.send(run, &Message { number, address, id: None, content, sent_at }).is_ok())
+    }
+
+    /// All runs have come to their ends: somebody retries one that did not complete. False if nobody does.
+    pub(super) fn retries(&mut self) -> bool {
+        while let Some((run, fresh)) = self.retries.pop() {
+            let key = key_of(run);
+            let rows = self.rows();
+            let status = rows.iter().find(|row| row.key.as_deref() == Some(&*key)).map(|row| row.status);
+            if !matches!(status, Some(RunStatus::Failed | RunStatus::Cancelled)) {
+                continue;
+            }
+            // What is reported to its callers is compared with what is committed now.
+            self.processes.iter_mut().for_each(super::Process::forget_handles);
+            if self.ask(run, Ask::Retry { from: None, fresh }) != Some(true) {
+                // Its outcome is unknown.
+                self.retries.push((run, fresh));
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Somebody deletes all runs that have ended: nothing is left of them.
+    pub(super) fn delete_all(&mut self) -> Result<(), String> {
+        let rows = self.rows();
+        for row in rows.iter().filter(|row| row.parent.is_none()) {
+            let below = rows.iter().filter(|child| child.parent == Some(row.id));
+            let ended = row.status.is_ended() && below.clone().all(|child| child.status.is_ended());
+            let deleted =
+                self.base.delete(row.id).map_err(|error| format!("run {} is not deleted: {error}", row.id))?;
+            let left = || below.clone().chain([row]).any(|run| matches!(self.base.load(run.id), Ok(Some(_))));
+            if deleted != ended || deleted == left() {
+                return Err(format!("run {} is {:?}; it was deleted: {deleted}", row.id, row.status));
+            }
+            if deleted && !self.base.messages(row.id, 0).unwrap_or_default().is_empty() {
+                return Err(format!("run {} is deleted, and its messages are there", row.id));
+            }
+            self.shared.oracle.lock().meets("a run that is deleted");
+        }
+        // Those who had the runs notice nothing bad.
+        for _ in 0..8 {
+            self.processes.iter_mut().for_each(|process| _ = process.time_has_passed(true));
+            self.pass(Duration::from_secs(4));
+        }
+        Ok(())
     }
 
     /// Other code from now on; one process has it at once.
