@@ -45,6 +45,7 @@ BIDE_ROWS = (
     "latency",
     "signal",
     "signals",
+    "received",
     "async_signal",
     "cancel",
     "emit",
@@ -78,7 +79,7 @@ SUBJECTS = [
     Subject(
         table.FULL,
         "bide_rows",
-        ("wide", "chain", "single", "many", "bare", "grouped", "emit"),
+        ("wide", "chain", "single", "many", "bare", "grouped", "children", "received", "emit"),
         store="full",
         busy=False,
     ),
@@ -97,7 +98,7 @@ PEERS = [
     Subject(
         table.DBOS,
         "dbos_rows",
-        ("wide", "chain", "single", "many", "children", "signal", "signals", "emit"),
+        ("wide", "chain", "single", "many", "children", "signal", "signals", "received", "emit"),
         ".venv-peers/dbos/bin/python",
         busy=False,
     ),

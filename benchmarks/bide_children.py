@@ -19,6 +19,16 @@ def _parent(count: int) -> bide.Workflow:
     return bide.Workflow(f"parent-of-{count}", [parent])
 
 
+def _in_turn(count: int) -> bide.Workflow:
+    """Build a workflow whose body runs that many children one after the other."""
+
+    @bide.task(name="parent")
+    def parent(handle: bide.TaskHandle) -> int:
+        return sum(handle.run(one_workflow)["noop"] for _ in range(count))
+
+    return bide.Workflow(f"parent-of-{count}-in-turn", [parent])
+
+
 def _levels() -> bide.Workflow:
     """Build a workflow that runs itself as a child, down to the level that it is given."""
 
@@ -31,11 +41,13 @@ def _levels() -> bide.Workflow:
 
 
 def row_children(setting: measure.Setting) -> measure.Metrics:
-    """Measure children of one body, awaited together, and the ratio to as many runs by `submit_many`, in turns."""
-    workflow = _parent(measure.MANY)
+    """Measure children awaited together, the ratio to as many runs by `submit_many`, in turns, and one by one."""
+    workflow, in_turn = _parent(measure.MANY), _in_turn(measure.IN_TURN)
     with open_runner(setting) as runner:
         runner.run(_parent(100))
         runner.register(workflow)
+        runner.run(_in_turn(10))
+        runner.register(in_turn)
 
         def together() -> None:
             for handle in runner.submit_many(one_workflow, [{}] * measure.MANY):
@@ -44,7 +56,12 @@ def row_children(setting: measure.Setting) -> measure.Metrics:
         own, runs = measure.in_turns(
             lambda: measure.timed(lambda: runner.run(workflow)), lambda: measure.timed(together)
         )
-    return {"children": measure.MANY / own, "children_growth": runs / own}
+        one_by_one = measure.timed(lambda: runner.run(in_turn))
+    return {
+        "children": measure.MANY / own,
+        "children_growth": runs / own,
+        "children_single": measure.IN_TURN / one_by_one,
+    }
 
 
 def row_levels(setting: measure.Setting) -> measure.Metrics:

@@ -16,7 +16,7 @@ import bide
 from bide import _core
 
 from . import measure
-from .bide_commits import bare_commits, in_turns
+from .bide_commits import COMMITS_OF_A_RUN, bare_commits, in_turns
 from .bide_workflows import one_workflow, open_runner
 
 go = bide.signal("go", int)
@@ -216,9 +216,61 @@ def row_signals(setting: measure.Setting) -> measure.Metrics:
     }
 
 
+def row_received(setting: measure.Setting) -> measure.Metrics:
+    """Measure signals by the time of sending and receiving them: in turn beside bare commits, and together."""
+
+    def in_turn(run: bide.RunHandle) -> None:
+        for number in range(measure.SIGNALS):
+            run.signal(go, number)
+
+    def receive_in_turn(handle: bide.TaskHandle) -> None:
+        for _ in range(measure.SIGNALS):
+            handle.wait(go)
+
+    def receive_together(handle: bide.TaskHandle) -> None:
+        handle.wait_all(*[go] * measure.MANY)
+
+    with bare_commits(setting) as commit, open_runner(setting) as runner:
+        own, bare = in_turns(
+            lambda: measure.SIGNALS / sent_and_received(runner, in_turn, receive_in_turn), commit, rounds=3
+        )
+        seconds = [
+            sent_and_received(
+                runner,
+                lambda run: runner.signal_many([(run, go, number) for number in range(measure.MANY)]),
+                receive_together,
+            )
+            for _ in range(measure.FIRST_TURNS)
+        ]
+    return {
+        "received": own,
+        "received_bare": own / bare,
+        "bare_commits": bare * COMMITS_OF_A_RUN,
+        "received_many": measure.MANY / statistics.median(seconds),
+    }
+
+
+def sent_and_received(
+    runner: bide.Runner, send: Callable[[bide.RunHandle], object], receive: Callable[[bide.TaskHandle], object]
+) -> float:
+    """Return the seconds of sending signals to a run, and then of its body that receives them."""
+    seconds: list[float] = []
+
+    def body(handle: bide.TaskHandle) -> None:
+        handle.wait_for("start")
+        seconds.append(measure.timed(lambda: receive(handle)))
+
+    run = runner.submit(bide.Workflow("receives", [bide.task(body, name="body")]))
+    seconds.append(measure.timed(lambda: send(run)))
+    run.signal("start")
+    run.result()
+    return sum(seconds)
+
+
 ROWS = {
     "signal_gates": row_signal_gates,
     "signal": row_signal,
     "signal_elsewhere": row_signal_elsewhere,
     "signals": row_signals,
+    "received": row_received,
 }

@@ -7,7 +7,7 @@ the number of tasks.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dbos import DBOS, SendMessage
@@ -66,6 +66,11 @@ def parent(size: int) -> int:
 
 
 @DBOS.workflow()
+def parent_in_turn(size: int) -> int:
+    return sum(one() for _ in range(size))
+
+
+@DBOS.workflow()
 def idle() -> None:
     DBOS.recv("end")
 
@@ -78,6 +83,12 @@ def receive(count: int) -> None:
     for _ in range(count):
         DBOS.recv("go")
         received.append(time.monotonic())
+
+
+@DBOS.workflow()
+def drain(count: int) -> float:
+    DBOS.recv("start")
+    return measure.timed(lambda: [DBOS.recv("go") for _ in range(count)])
 
 
 @contextmanager
@@ -132,7 +143,10 @@ def row_emit(_setting: measure.Setting) -> measure.Metrics:
 
 def row_children(_setting: measure.Setting) -> measure.Metrics:
     with launched():
-        return {"children": WORKFLOWS / measure.timed(lambda: parent(WORKFLOWS))}
+        return {
+            "children": WORKFLOWS / measure.timed(lambda: parent(WORKFLOWS)),
+            "children_single": WORKFLOWS / measure.timed(lambda: parent_in_turn(WORKFLOWS)),
+        }
 
 
 def row_signals(_setting: measure.Setting) -> measure.Metrics:
@@ -147,6 +161,26 @@ def row_signals(_setting: measure.Setting) -> measure.Metrics:
         DBOS.send(handle.workflow_id, None, "end")
         handle.get_result()
     return metrics
+
+
+def row_received(_setting: measure.Setting) -> measure.Metrics:
+    """Measure messages by the time of sending and receiving them. Many are sent in one call, and received in turn."""
+
+    def in_turn(workflow: str) -> None:
+        for number in range(MESSAGES):
+            DBOS.send(workflow, number, "go")
+
+    def together(workflow: str) -> None:
+        DBOS.send_bulk([SendMessage(workflow, number, topic="go") for number in range(MESSAGES)])
+
+    def rate(send: Callable[[str], None]) -> float:
+        handle = DBOS.start_workflow(drain, MESSAGES)
+        seconds = measure.timed(lambda: send(handle.workflow_id))
+        DBOS.send(handle.workflow_id, None, "start")
+        return MESSAGES / (seconds + handle.get_result())
+
+    with launched():
+        return {"received": rate(in_turn), "received_many": rate(together)}
 
 
 def row_signal(_setting: measure.Setting) -> measure.Metrics:
@@ -173,6 +207,7 @@ if __name__ == "__main__":
             "emit": row_emit,
             "children": row_children,
             "signals": row_signals,
+            "received": row_received,
             "signal": row_signal,
         }
     )

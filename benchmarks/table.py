@@ -55,6 +55,7 @@ METRICS = {
     "children": [
         Metric("children", f"{measure.MANY:,} children of one body, awaited together", "runs/s"),
         Metric("children_growth", f"by the rate of {measure.MANY:,} submitted together, in turns", "", 2, ratio=False),
+        Metric("children_single", "children of one body, one after the other", "runs/s", ratio=False),
     ],
     "levels": [
         Metric("levels", f"{measure.LEVELS} levels of children on one slot", "ms", 2, ratio=False),
@@ -145,6 +146,14 @@ METRICS = {
         Metric("signals_bare", "by bare commits of SQLite, in turns", "", 2, ratio=False),
         Metric("signals_many", f"{measure.MANY:,} signals in one call", "signals/s", ratio=False),
     ],
+    "received": [
+        Metric("received", "signals sent one after the other, and then received so", "signals/s", ratio=False),
+        Metric("received_bare", "by two bare commits of SQLite for each, in turns", "", 2, ratio=False),
+        Metric("bare_commits", "these bare commits", "/s", ratio=False),
+        Metric(
+            "received_many", f"{measure.MANY:,} signals in one call, received by one wait", "signals/s", ratio=False
+        ),
+    ],
     "latency": [
         Metric(
             "latency",
@@ -233,6 +242,8 @@ GOALS = (
     Goal("wide_async", NORMAL, least=1.8, against=BASELINE),
     Goal("map_growth", NORMAL, least=0.8),
     Goal("children_growth", NORMAL, least=0.5),
+    Goal("children", FULL, least=50, against=DBOS),
+    Goal("children_single", FULL, least=10, against=DBOS),
     Goal("levels_growth", NORMAL, most=20),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
@@ -262,6 +273,8 @@ GOALS = (
     Goal("signal_elsewhere", NORMAL, most=5),
     Goal("signals_bare", NORMAL, least=0.5),
     Goal("signals_many", NORMAL, least=100_000),
+    Goal("received", FULL, least=10, against=DBOS),
+    Goal("received_many", FULL, least=50, against=DBOS),
     Goal("gate_kb", NORMAL, most=0.5, against=BASELINE),
     Goal("gate_cpu", NORMAL, most=0.05, against=BASELINE),
     Goal("parked_kb", MEMORY, most=1.1, against=THREADS),

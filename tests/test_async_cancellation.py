@@ -1,7 +1,8 @@
 """Cancellation and timeouts within `async def` bodies, as asyncio has them; a wait that is cancelled stays open."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -23,9 +24,29 @@ def entries(runner: bide.Runner, body: Case) -> Any:
         return runner.run(bide.Workflow("w", [work]), timeout=30)["work"]
 
 
+async def until_it_waits(handle: Handle) -> None:
+    """Return once a wait of the body is committed: it gives its slot back then."""
+    while handle.is_slot_held():  # noqa: ASYNC110 - a handle has no event for it
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def timeout_once_it_waits(handle: Handle) -> AsyncIterator[None]:
+    """Be a timeout of asyncio that is over once the body waits."""
+    async with asyncio.timeout(None) as limit:
+
+        async def expire() -> None:
+            await until_it_waits(handle)
+            limit.reschedule(asyncio.get_running_loop().time())
+
+        expiring = asyncio.create_task(expire())
+        yield
+        await expiring
+
+
 async def timeout_around_a_wait(handle: Handle) -> str:
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):
+        async with timeout_once_it_waits(handle):
             await handle.wait_for("never")
     assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
     return "went on"
@@ -38,14 +59,16 @@ async def timeout_that_is_long_enough(handle: Handle) -> str:
 
 
 async def wait_for_of_asyncio(handle: Handle) -> str:
+    waiting = asyncio.ensure_future(handle.sleep(60))
+    await until_it_waits(handle)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(handle.sleep(60), 0.02)
+        await asyncio.wait_for(waiting, 0.001)
     return "went on"
 
 
 async def a_task_that_is_cancelled(handle: Handle) -> str:
     waiting = asyncio.create_task(handle.wait_for("never"))
-    await asyncio.sleep(0.02)
+    await until_it_waits(handle)
     waiting.cancel("reason")
     with pytest.raises(asyncio.CancelledError, match="reason"):
         await waiting
@@ -54,7 +77,7 @@ async def a_task_that_is_cancelled(handle: Handle) -> str:
 
 async def a_gather_that_is_lost(handle: Handle) -> str:
     async def fails() -> None:
-        await asyncio.sleep(0.01)
+        await until_it_waits(handle)
         raise LookupError
 
     waiting = asyncio.ensure_future(handle.sleep(60))
@@ -67,7 +90,7 @@ async def a_gather_that_is_lost(handle: Handle) -> str:
 
 async def a_task_group_that_fails(handle: Handle) -> str:
     async def fails() -> None:
-        await asyncio.sleep(0.01)
+        await until_it_waits(handle)
         raise LookupError
 
     with pytest.raises(ExceptionGroup) as raised:  # noqa: PT012 - as a body is written
@@ -80,14 +103,17 @@ async def a_task_group_that_fails(handle: Handle) -> str:
 
 async def a_step_that_is_cancelled(handle: Handle) -> str:
     calls: list[int] = []
+    limit = asyncio.timeout(None)
 
     async def step() -> str:
         calls.append(1)
-        await asyncio.sleep(60 if len(calls) == 1 else 0)
+        if len(calls) == 1:
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.sleep(60)
         return "went on"
 
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):
+        async with limit:
             await handle.step(step)
     return await handle.step(step)
 
@@ -95,7 +121,7 @@ async def a_step_that_is_cancelled(handle: Handle) -> str:
 async def a_shielded_wait(handle: Handle) -> str:
     waiting = asyncio.ensure_future(handle.sleep(0.05))
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+        async with timeout_once_it_waits(handle):
             await asyncio.shield(waiting)
     await waiting
     return "went on"
@@ -105,20 +131,25 @@ async def a_body_that_catches_it_and_cleans_up(handle: Handle) -> str:
     async def clean_up() -> str:
         return "went on"
 
+    async def cancel(task: asyncio.Task[Any]) -> None:
+        await until_it_waits(handle)
+        task.cancel()
+
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().call_later(0.01, task.cancel)
+    cancelling = asyncio.create_task(cancel(task))
     try:
         await handle.sleep(60)
     except asyncio.CancelledError:
         task.uncancel()
+        await cancelling
         return await handle.step(clean_up)
     return "not cancelled"
 
 
 async def nested_timeouts(handle: Handle) -> str:
     with pytest.raises(TimeoutError):  # noqa: PT012 - as a body is written
-        async with asyncio.timeout(0.03):
+        async with timeout_once_it_waits(handle):
             try:
                 async with asyncio.timeout(60):
                     await handle.sleep(60)
@@ -179,7 +210,7 @@ def test_the_next_use_goes_on_with_the_wait_that_was_left(runner: bide.Runner, k
     @bide.task
     async def body(handle: Handle) -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with timeout_once_it_waits(handle):
                 await wait(handle)
         if kind in {"signal", "several"}:
             await asyncio.to_thread(runner.signal, handle.run_id, "go")
@@ -198,7 +229,7 @@ def test_a_wait_that_is_cancelled_often_has_one_record(runner: bide.Runner) -> N
     async def body(handle: Handle) -> list[int]:
         for _ in range(5):
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.005):
+                async with timeout_once_it_waits(handle):
                     await handle.wait_for("go", int)
         # Each further record would be an older wait, which gets the signal.
         await asyncio.to_thread(runner.signal_many, [(handle.run_id, "go", 1), (handle.run_id, "go", 2)])
@@ -210,7 +241,7 @@ def test_a_wait_that_is_cancelled_often_has_one_record(runner: bide.Runner) -> N
 def test_a_cancelled_wait_has_its_slot_again(store: str) -> None:
     async def body(handle: Handle) -> list[bool]:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.02):
+            async with timeout_once_it_waits(handle):
                 await handle.sleep(60)
         held = handle.is_slot_held()
         await handle.sleep(0.01, name="other")
@@ -220,17 +251,18 @@ def test_a_cancelled_wait_has_its_slot_again(store: str) -> None:
 
 
 async def test_a_caller_that_is_cancelled_leaves_the_run_alone(store: str) -> None:
-    go = asyncio.Event()
+    entered, go = asyncio.Event(), asyncio.Event()
 
     @bide.task
     async def work() -> str:
+        entered.set()
         await go.wait()
         return "done"
 
     workflow = bide.Workflow("w", [work])
     async with bide.Runner(store) as runner:
         waiting = asyncio.create_task(runner.run_async(workflow, key="k"))
-        await asyncio.sleep(0.02)
+        await entered.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

@@ -246,6 +246,25 @@ def test_one_runner_on_two_loops_is_refused(store: str) -> None:
     runner.close()
 
 
+def test_a_handle_is_not_awaited_on_another_loop(store: str) -> None:
+    async def by_step(handle: bide.AsyncTaskHandle) -> None:
+        await handle.step(condition)
+
+    async def by_wait(handle: bide.AsyncTaskHandle) -> None:
+        await handle.sleep(0)
+
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> str:
+        for call in (by_step, by_wait):
+            with pytest.raises(bide.DefinitionError, match="task 'body' was awaited on another event loop"):
+                await asyncio.to_thread(asyncio.run, call(handle))
+            await call(handle)
+        return "went on"
+
+    with bide.Runner(store) as runner:
+        assert runner.run(bide.Workflow("w", [body]), timeout=30)["body"] == "went on"
+
+
 async def condition() -> bool:
     return True
 
@@ -312,7 +331,7 @@ def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:
 
 async def test_an_ended_run_has_its_result_at_once(store: str) -> None:
     async with bide.Runner(store) as runner:
-        handle = await runner.submit_async(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))
+        handle = await runner.submit_async(bide.Workflow("w", [bide.task(lambda: 1, name="one")]))  # type: ignore[misc]
         await handle
         assert (await handle.result_async(timeout=0))["one"] == 1
 

@@ -220,6 +220,16 @@ def test_a_value_comes_back_by_its_annotation(annotation: object, value: object)
         assert back == value
 
 
+async def coroutine() -> None: ...
+
+
+def unawaited() -> object:
+    """Return a coroutine; it is closed, so that no warning says the same."""
+    made = coroutine()
+    made.close()
+    return made
+
+
 cycle: list[Any] = []
 cycle.append({"again": cycle})
 
@@ -260,6 +270,7 @@ REFUSED: list[tuple[object, object, str]] = [
     (Any, {"a": [Unknown()]}, 'result["a"][0] = <test_codec.Unknown'),
     (Any, [3, Fraction(1, 2)], "result[1] = Fraction(1, 2) cannot be stored"),
     (Any, lambda: 3, "store what it can be created from"),
+    (Any, unawaited(), "nobody has awaited it: await it, or pass the `async def` function itself"),
     (Any, "\ud800", "has a lone surrogate"),
     (str, "\udfff", "has a lone surrogate"),
     (Any, [{"a\ud800": 1}], "has a lone surrogate"),

@@ -15,7 +15,7 @@ def deferred(runner: bide.Runner, run: bide.RunHandle, task: str) -> None:
     eventually(lambda: runner.get(run.id).tasks[task].sub_status == "Deferred", f"{task} waits")
 
 
-OTHER = bide.Workflow("other", [bide.task(lambda: None, name="other")])
+OTHER = bide.Workflow("other", [bide.task(lambda: None, name="other")])  # type: ignore[misc]
 """A run that needs nothing."""
 
 

@@ -177,7 +177,7 @@ def test_a_paused_run_resumes_no_coroutine(runner: bide.Runner) -> None:
     run.signal("go")
     eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Active", "the signal is recorded")
     # What another run does meanwhile, this one could have done too.
-    runner.run(bide.Workflow("other", [bide.task(lambda: None, name="other")]), timeout=20)
+    runner.run(bide.Workflow("other", [bide.task(lambda: None, name="other")]), timeout=20)  # type: ignore[misc]
     assert run.status() == "Paused"
     # At most it is suspended, which is no cancellation: it is entered again.
     assert waits.log in ([], [False, False])

@@ -74,6 +74,28 @@ def test_one_child_waits_while_all_others_are_done() -> None:
     assert "'Kapitel 7 mit einem Schnark' is one of 20 chapters, by 20 calls" in printed
 
 
+def test_a_webhook_and_a_stream_of_events_outlive_their_server() -> None:
+    printed = run("examples/webhook.py")
+    assert "ended by SIGKILL while the order waited" in printed
+    assert "[(1, 'waiting for the payment')] and then [(2, 'shipped')]" in printed
+    assert "[204, 204, 409, 409]" in printed
+
+
+def test_an_agent_that_dies_twice_calls_no_tool_twice() -> None:
+    printed = run("examples/agent.py")
+    assert printed.count("ended by SIGKILL") == 2
+    assert "weather Lisbon, trains Lisbon, book the 9:40, bookings the 9:40" in printed
+
+
+def test_an_operator_finds_and_repairs_what_is_stuck() -> None:
+    printed = run("examples/on_call.py")
+    assert "unpaid: collect waits for paid, a signal" in printed
+    assert "then: ask_customer, close_order" in printed
+    assert "retry by ana: the warehouse is back" in printed
+    assert printed.count(" Completed: ") == 4
+    assert " Cancelled: " in printed
+
+
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed

@@ -247,13 +247,17 @@ def test_of_what_resumes_the_higher_priority_goes_first(store: str) -> None:
     with bide.Runner(store, slots=1) as runner:
         given = [("a", 0), ("low", -1), ("b", 0), ("high", 5)]
         handles = [runner.submit(workflow, {"name": name}, priority=priority) for name, priority in given]
-        waiting = lambda: [handle._snapshot().tasks["waits"].sub_status for handle in handles]  # noqa: E731 - one line
-        eventually(lambda: waiting() == ["Deferred"] * 4, "all of them wait")
+
+        def all_are(sub_status: str) -> bool:
+            return all(handle._snapshot().tasks["waits"].sub_status == sub_status for handle in handles)
+
+        eventually(lambda: all_are("Deferred"), "all of them wait")
         runner.submit(bide.Workflow("blocks", [blocks]), priority=100)
         assert entered.wait(30)
         for handle in handles:
             handle.signal("go")
-        time.sleep(0.3)  # until all of them wait for the one slot
+        eventually(lambda: all_are("Active"), "all of them want the slot back")
+        time.sleep(0.05)  # no signal marks the moment between the commit and the queue
         go.set()
         for handle in handles:
             handle.result(30)

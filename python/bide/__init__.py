@@ -8,9 +8,9 @@ from bide._core import Channel, TaskHandle, __version__
 # isort: split
 from bide._async_handle import AsyncTaskHandle
 from bide._bind import FailureOf, From, Gate
+from bide._client import Client
 from bide._codec import Pickle, codec
 from bide._context import Context
-from bide._control import HistoryEntry
 from bide._current import current
 from bide._errors import (
     BideError,
@@ -33,6 +33,7 @@ from bide._errors import (
     WaitTimeout,
 )
 from bide._events import Event, Follower, Progress, channel
+from bide._history import HistoryEntry
 from bide._map import Each, Input, Mapped
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry
@@ -50,6 +51,8 @@ if _typing.TYPE_CHECKING:
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._logging import LogFilter, install_log_record_factory
+    from bide._observe import RunEvent, RunEventKind
+    from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
     "After",
@@ -64,6 +67,7 @@ __all__ = [
     "Cancelled",
     "Channel",
     "ChildRun",
+    "Client",
     "Context",
     "DefinitionError",
     "Each",
@@ -74,10 +78,13 @@ __all__ = [
     "Follower",
     "From",
     "Gate",
+    "HeldBy",
+    "HeldTask",
     "HistoryEntry",
     "Input",
     "LogFilter",
     "Mapped",
+    "OpenWait",
     "Pickle",
     "Progress",
     "Received",
@@ -85,12 +92,15 @@ __all__ = [
     "Request",
     "RequestRefused",
     "Retry",
+    "RunEvent",
+    "RunEventKind",
     "RunFailed",
     "RunHandle",
     "RunResult",
     "RunStatus",
     "Runner",
     "RunnerClosed",
+    "RunnerInfo",
     "SerializationError",
     "Signal",
     "SignalRejected",
@@ -108,7 +118,9 @@ __all__ = [
     "Unrecorded",
     "Until",
     "Wait",
+    "WaitKind",
     "WaitTimeout",
+    "Why",
     "Workflow",
     "__version__",
     "after",
@@ -140,6 +152,14 @@ def __getattr__(name: str) -> object:
         from bide import _combine  # noqa: PLC0415 - see above
 
         return getattr(_combine, name)
+    if name in {"RunEvent", "RunEventKind"}:
+        from bide import _observe  # noqa: PLC0415 - see above
+
+        return getattr(_observe, name)
+    if name in {"HeldBy", "HeldTask", "OpenWait", "RunnerInfo", "WaitKind", "Why"}:
+        from bide import _why  # noqa: PLC0415 - see above
+
+        return getattr(_why, name)
     if name == "ChildRun":
         from bide import _children  # noqa: PLC0415 - see above
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bide import _core
 from bide._callables import is_async
-from bide._errors import Unrecorded
-from bide._here import BODY, CONDITION, STEP, here
-from bide._waits import After, At, Duration
+from bide._errors import DefinitionError, Unrecorded
+from bide._here import BODY, CONDITION, STEP, AsyncHandle, here, running_loop
+from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
     from bide._children import ChildRun
@@ -68,7 +68,7 @@ def ask_once(place: "tuple[_core.Coroutine, int]", condition: Callable[[], Corou
         here.reset(token)
 
 
-class AsyncCalls:
+class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 
     __slots__ = ("__weakref__", "_core", "_loop", "_refusals")
@@ -82,11 +82,12 @@ class AsyncCalls:
         place = here.get()
         return place[1] if place is not None and place[0] is self._core else BODY
 
-    async def _wait_time(self, wait: After | At, name: str) -> None:
+    async def _wait_time(self, wait: After | At, what: str, name: str | None) -> None:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
-        made = plan(wait, None, "handle.sleep")
-        await self._wait_planned(made._replace(parts=[made.parts[0]._replace(name=name)]))
+        made, default = plan(wait, None, what), what.removeprefix("handle.")
+        named = made.parts[0]._replace(name=check_name(name, what) or default)
+        await self._wait_planned(made._replace(parts=[named]))
 
     def _wait(self, wait: object, timeout: Duration | None, what: str) -> Coroutine[Any, Any, Any]:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
@@ -98,6 +99,7 @@ class AsyncCalls:
         finish, has_child = plan.finish, any(part.kind == "child" for part in plan.parts)
         del plan  # many coroutines wait at once
         try:
+            self._refuse_elsewhere()
             while (todo := await call) != _DONE and todo != _CANCELLED:
                 await self._attend(call, todo, None)
         except BaseException as error:
@@ -136,6 +138,7 @@ class AsyncCalls:
         """Carry a call out to its end. Returns how a step has left without a record, if it has."""
         left = None
         try:
+            self._refuse_elsewhere()
             while (todo := await call) != _DONE and todo != _CANCELLED:
                 left = await self._attend(call, todo, step)
         except BaseException as error:
@@ -144,6 +147,15 @@ class AsyncCalls:
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         return left
+
+    def _refuse_elsewhere(self) -> None:
+        """Refuse to wait on a loop that nothing of the runner wakes."""
+        if running_loop() is not self._loop.loop:
+            msg = (
+                f"the handle of task {self._core.task_name!r} was awaited on another event loop than the one that "
+                "executes its body: await it there, or have it awaited there by asyncio.run_coroutine_threadsafe"
+            )
+            raise DefinitionError(msg)
 
     async def _attend(self, call: "Call", todo: int, step: Callable[[], Any] | None) -> Unrecorded | None:
         """Do what a call needs. Returns how a step has left without a record, if it has."""

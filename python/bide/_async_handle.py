@@ -12,7 +12,7 @@ from bide import _core
 from bide._async_calls import AsyncCalls
 from bide._errors import DefinitionError, not_picklable
 from bide._here import STEP
-from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, check_name, from_poll
+from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, from_poll
 
 if TYPE_CHECKING:
     from bide._callbacks import Callback
@@ -217,11 +217,11 @@ class AsyncTaskHandle(AsyncCalls):
 
     async def sleep(self, duration: Duration, *, name: str | None = None) -> None:
         """Sleep for a duration, without holding a slot. The time is recorded: a restart does not extend it."""
-        await self._wait_time(after(duration), check_name(name, "handle.sleep") or "sleep")
+        await self._wait_time(after(duration), "handle.sleep", name)
 
     async def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
         """Sleep until a moment (a datetime with a time zone), without holding a slot."""
-        await self._wait_time(at(moment), check_name(name, "handle.sleep_until") or "sleep_until")
+        await self._wait_time(at(moment), "handle.sleep_until", name)
 
     # --- child runs ------------------------------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get
 
 import msgspec
 
-from bide._async_handle import AsyncTaskHandle
 from bide._callables import is_async
 from bide._codec import Codec, is_pickle
 from bide._context import Context
 from bide._core import TaskHandle
 from bide._errors import DefinitionError, TaskFailed
+from bide._here import AsyncHandle
 from bide._map import Each, Input, Mapped, task_name
 from bide._signature import MISSING, Names, Param, read
 from bide._task import RESERVED
@@ -389,7 +389,7 @@ def _special(name: str, annotation: object) -> Literal["context", "handle"] | No
         if isinstance(cls, type):
             if issubclass(cls, Context):
                 return "context"
-            if cls is TaskHandle or cls is AsyncTaskHandle:
+            if cls is TaskHandle or issubclass(cls, AsyncHandle):
                 return "handle"
     return None
 
@@ -411,7 +411,7 @@ def _check_handle(annotation: object, where: str, name: str, *, by_async: bool) 
         if cls is TaskHandle and by_async:
             msg = f"{where} is an `async def`, whose handle is a bide.AsyncTaskHandle: annotate parameter {name!r} so"
             raise DefinitionError(msg)
-        if cls is AsyncTaskHandle and not by_async:
+        if isinstance(cls, type) and issubclass(cls, AsyncHandle) and not by_async:
             msg = (
                 f"{where} is a plain `def`, whose handle is a bide.TaskHandle: annotate parameter {name!r} so, or make "
                 "the task an `async def`"

@@ -61,7 +61,15 @@ def describe_many(
     what = "handle.start_many"
     compiled = _compiled(workflow, what)
     given, names = paired(inputs, keys, what)
-    starts = [_start(compiled, one, key) for one, key in zip(given, names, strict=True)]
+    starts: list[Start] = []
+    without: Start | None = None
+    for one, key in zip(given, names, strict=True):
+        if one is None or (type(one) is dict and not one):
+            # They are the same each time.
+            without = without or _start(compiled, one, None)
+            starts.append(without if key is None else (without[0], None, key))
+        else:
+            starts.append(_start(compiled, one, key))
     return compiled.core, starts, contextvars.copy_context()
 
 

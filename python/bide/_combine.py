@@ -184,7 +184,7 @@ def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = Fa
     checked = check_wait(wait, what)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
-    finish = _add(checked, None, parts)
+    finish = partial(_value, _add(checked, None, parts), 0)
     if not unique and any(part.kind in _COMPUTED for part in parts):
         raise only_for_gates(next(leaf for leaf in leaves(checked) if computes(leaf)))
     if limit is not None:
@@ -192,8 +192,8 @@ def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = Fa
         if first.kind in {"after", "at"}:
             # The time is one wait of one, so that the whole can end before it.
             parts = [Part("all", first.name, limit, [1]), first._replace(name=f"{first.name} itself")]
-            finish = _all_of(0, [(1, _leaf_value(checked, 1))], ())
-            return Plan(parts, lambda outcomes, handle: finish(outcomes, handle)[0])
+            lone = _all_of(0, [1], [_leaf_value(checked, 1)], ())
+            return Plan(parts, lambda outcomes, handle: _value(lone, 0, outcomes, handle)[0])
         parts[0] = first._replace(timeout=limit if first.timeout is None else min(limit, first.timeout))
     if unique:
         _rename(parts)
@@ -208,7 +208,15 @@ def _rename(parts: list[Part]) -> None:
             parts[at] = part._replace(name=f"{part.name} ({count})")
 
 
-_Finish: TypeAlias = "Callable[[list[Outcome], TaskHandle], Any]"
+_Finish: TypeAlias = "Callable[[list[Outcome], TaskHandle], Any] | WaitBase[Any]"
+"""What makes the value of a part of the outcomes; or the wait itself, whose `_decode` makes it of its own outcome: no
+function for each of many children, which the collector of garbage would have to visit."""
+
+
+def _value(finish: _Finish, at: int, outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401
+    if isinstance(finish, WaitBase):
+        return finish._decode(_raised(outcomes[at]))  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+    return finish(outcomes, handle)
 
 
 def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
@@ -217,16 +225,19 @@ def _add(wait: WaitBase[Any], name: str | None, parts: list[Part]) -> _Finish:
     if (of_own := getattr(wait, "_part", None)) is not None:
         # A child or a callback: first, because there may be ten thousand.
         parts.append(of_own(name))
-        return _decoded(wait._decode, at)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+        return wait
     if isinstance(wait, (AnyOf, AllOf)):
         kind = "any" if isinstance(wait, AnyOf) else "all"
         parts.append(Part(kind, "", None, []))
-        members: list[tuple[int, _Finish]] = []
+        members: list[int] = []
+        finishes: list[_Finish] = []
         for number, one in enumerate(wait.waits):
-            members.append((len(parts), _add(one, wait.names[number] if wait.names else None, parts)))
-        own = name or wait.name or f"{kind}({', '.join(parts[member].name for member, _ in members[:8])})"
-        parts[at] = Part(kind, own, None, [member for member, _ in members])
-        return _any_of(at, members, wait.names) if kind == "any" else _all_of(at, members, wait.names)
+            members.append(len(parts))
+            finishes.append(_add(one, wait.names[number] if wait.names else None, parts))
+        own = name or wait.name or f"{kind}({', '.join(parts[member].name for member in members[:8])})"
+        parts[at] = Part(kind, own, None, members)
+        finish = _any_of if kind == "any" else _all_of
+        return finish(at, members, finishes, wait.names)
     parts.append(_leaf(wait, name))
     return _leaf_value(wait, at)
 
@@ -265,12 +276,7 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
 
 
 def _decoded(decode: Callable[[Any], Any], at: int) -> _Finish:
-    # Not a function of its own, of which the collector of garbage would visit four objects for each of many children.
-    return partial(_decode, decode, at)
-
-
-def _decode(decode: Callable[[Any], Any], at: int, outcomes: list[Outcome], _handle: "TaskHandle") -> Any:  # noqa: ANN401
-    return decode(_raised(outcomes[at]))
+    return lambda outcomes, _handle: decode(_raised(outcomes[at]))
 
 
 def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder takes
@@ -279,16 +285,17 @@ def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder 
     return outcome or b"n"
 
 
-def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
+def _any_of(own: int, members: list[int], finishes: list[_Finish], names: tuple[str, ...]) -> _Finish:
     def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
-            failures = [_failure(outcomes[member], value, outcomes, handle) for member, value in members]
+            all_members = zip(members, finishes, strict=True)
+            failures = [_failure(member, finish, outcomes, handle) for member, finish in all_members]
             if all(isinstance(failure, Exception) for failure in failures):
                 raise ExceptionGroup(str(whole), failures)  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
             raise whole
         winner = int(whole[1:]) if isinstance(whole, bytes) else 0
-        value = members[winner][1](outcomes, handle)
+        value = _value(finishes[winner], members[winner], outcomes, handle)
         if names:
             return First(names[winner], value)
         return tuple(Fired(value) if number == winner else None for number in range(len(members)))
@@ -296,26 +303,28 @@ def _any_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]
     return finish
 
 
-def _failure(outcome: Outcome, value: _Finish, outcomes: list[Outcome], handle: "TaskHandle") -> BaseException | None:
+def _failure(member: int, finish: _Finish, outcomes: list[Outcome], handle: "TaskHandle") -> BaseException | None:
     """Return how a member has failed: of a child run, its `RunFailed`."""
+    outcome = outcomes[member]
     if not isinstance(outcome, _core.Snapshot):
         return outcome if isinstance(outcome, BaseException) else None
     try:
-        value(outcomes, handle)
+        _value(finish, member, outcomes, handle)
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is one of the group
         return failure
     return None
 
 
-def _all_of(own: int, members: list[tuple[int, _Finish]], names: tuple[str, ...]) -> _Finish:
+def _all_of(own: int, members: list[int], finishes: list[_Finish], names: tuple[str, ...]) -> _Finish:
     def finish(outcomes: list[Outcome], handle: "TaskHandle") -> Any:  # noqa: ANN401 - what the waits give
         whole = outcomes[own]
         if isinstance(whole, BaseException):
-            for member, value in members:
+            for member, of_member in zip(members, finishes, strict=True):
                 if isinstance(outcomes[member], (BaseException, _core.Snapshot)):
-                    value(outcomes, handle)
+                    _value(of_member, member, outcomes, handle)
             raise whole
-        values = tuple(value(outcomes, handle) for _, value in members)
+        all_members = zip(finishes, members, strict=True)
+        values = tuple([_value(of_member, member, outcomes, handle) for of_member, member in all_members])
         return dict(zip(names, values, strict=True)) if names else values
 
     return finish

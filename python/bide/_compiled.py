@@ -67,21 +67,26 @@ class CompiledWorkflow(msgspec.Struct, frozen=True):
         """Return a run's inputs as stored bytes, after checking that they are what the tasks want."""
         given: Mapping[str, Any] = {} if inputs is None else inputs
         if type(given) is not dict or not self.required <= given.keys() <= self.inputs.keys():
-            self._check_names(given)
-        plans = self.inputs
-        return [(name, (plans.get(name) or self._unnamed(name)).encode(value)) for name, value in given.items()]
+            self.check_names(given)
+        return [(name, self.plan(name).encode(value)) for name, value in given.items()]
 
     def same_inputs(self, recorded: Iterable[tuple[str, bytes]], given: Iterable[tuple[str, bytes]]) -> bool:
         """Whether two runs have equal inputs."""
         one, other = dict(recorded), dict(given)
-        plans = {name: self.inputs.get(name) or self._unnamed(name) for name in one}
-        return one.keys() == other.keys() and all(plans[name].same(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(self.plan(name).same(one[name], other[name]) for name in one)
 
-    def _unnamed(self, name: str) -> InputPlan:
-        """Return how an input is stored that only the Context shows."""
-        return plan_of(self.name, name, ())
+    def plan(self, name: str) -> InputPlan:
+        """Return how an input is stored, also one that only the Context shows."""
+        return self.inputs.get(name) or plan_of(self.name, name, ())
 
-    def _check_names(self, given: Mapping[str, Any]) -> None:
+    def readers(self, name: str) -> list[str]:
+        """Return the tasks that read an input, or may: the Context shows all of them."""
+        plan = self.inputs.get(name)
+        named = [] if plan is None else [task for task, _ in plan.readers]
+        return named + [task for task, binding in _readers(self.tasks) if binding.wants_context]
+
+    def check_names(self, given: Mapping[str, Any]) -> None:
+        """Refuse inputs that the tasks do not take, and a lack of those that they need."""
         what = f"workflow {self.name!r}"
         if not isinstance(given, Mapping):
             msg = f"{what}: inputs must be a mapping of names to values, not {type(given).__name__}"
@@ -119,6 +124,7 @@ def compile_workflow(
     fail_fast: bool,
     signals: tuple[str, ...] | None = None,
     timeout: float | None = None,
+    renamed: tuple[tuple[str, str], ...] = (),
 ) -> CompiledWorkflow:
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
@@ -134,7 +140,7 @@ def compile_workflow(
             for task, one in definitions.items()
         ]
     )
-    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout)
+    core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout, renamed)
     readers = _readers(tasks)
     inputs = collect(name, readers)
     return CompiledWorkflow(

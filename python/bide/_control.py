@@ -13,14 +13,15 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError
+from bide._history import HistoryEntry
+from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
-from bide._twins import twin
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._run_handle import RunHandle
-    from bide._runner import Runner
     from bide._waits import Duration
     from bide._workflow import Workflow
 
@@ -32,20 +33,6 @@ ENDED = (RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled)
 UNENDED = (RunStatus.Pending, RunStatus.Running, RunStatus.Paused)
 
 _VALUES = Codec(where="the value of a wait", root="value")
-
-
-class HistoryEntry(msgspec.Struct, frozen=True):
-    """Something that has happened to a run: when, what, to which task, and of which wait or step (`name`).
-
-    What was asked of the run, such as `cancel`, also has who (`by`) and why (`reason`).
-    """
-
-    at: datetime
-    what: str
-    task: str | None
-    name: str | None
-    by: str | None
-    reason: str | None
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -63,7 +50,7 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def chosen(self, runner: "Runner", possible: tuple[RunStatus, ...], what: str) -> list[str]:
+    def chosen(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str) -> list[str]:
         """Return the ids of the chosen runs that have one of these statuses."""
         parts = (self.status, self.workflow, self.since, self.tags)
         if all(one is None for one in parts) and not self.every:
@@ -100,13 +87,13 @@ def asked(what: str, *, by: object, reason: object, **more: Any) -> Asked:  # no
     return Asked(what, given["by"], given["reason"], **more)
 
 
-def ask_one(runner: "Runner", run: str, request: Asked) -> None:
+def ask_one(runner: "StoreAccess", run: str, request: Asked) -> None:
     """Ask something of a run."""
     ((outcome, details),) = runner._core.ask([run], request)
     _check_asked(run, request, outcome, details)
 
 
-def ask_all(runner: "Runner", runs: list[str], request: Asked) -> int:
+def ask_all(runner: "StoreAccess", runs: list[str], request: Asked) -> int:
     """Ask something of many runs, and return of how many. One that has changed meanwhile is left out."""
     done = 0
     for run, (outcome, details) in zip(runs, runner._core.ask(runs, request), strict=True):
@@ -137,7 +124,7 @@ def _too_late(run: str, what: str, status: RunStatus) -> str:
     return f"run {run} has ended ({status}): {what} comes too late{again}"
 
 
-def check_retry(runner: "Runner", run: str, task: str | None) -> None:
+def check_retry(runner: "StoreAccess", run: str, task: str | None) -> None:
     """Refuse to retry a run that is executed, and a task that it does not have."""
     found = RunResult(runner._snapshot(run))
     if found.status not in ENDED and not (found.status is RunStatus.Paused and task is not None):
@@ -156,8 +143,25 @@ def check_task(found: RunResult, task: str) -> None:
         raise DefinitionError(msg)
 
 
+def check_satisfiable(runner: "StoreAccess", run: str, task: str) -> None:
+    """Refuse to satisfy a wait whose value only a child run or the sender of a request has."""
+    from bide._why import WaitKind  # noqa: PLC0415 - as in StoreAccess.why
+
+    waits = [wait for one in runner.why(run).tasks if one.name == task for wait in one.waits]
+    if not waits or any(wait.kind not in {WaitKind.Child, WaitKind.Request} for wait in waits):
+        return
+    if waits[0].kind is WaitKind.Child:
+        msg = f"task {task!r} of run {run} waits for its child run {waits[0].child}: act on that one"
+    else:
+        msg = (
+            f"task {task!r} of run {run} waits for a request, whose sender gets an answer: send it, "
+            f"runner.request(run, {waits[0].name!r}, value)"
+        )
+    raise BideError(msg)
+
+
 class Controls:
-    """What a `Runner` can ask of runs. Each method takes one run, or a filter that chooses some."""
+    """What a `Runner` or a `Client` can ask of runs. Each method takes one run, or a filter that chooses some."""
 
     def cancel(  # noqa: PLR0913 - a filter has several parts
         self,
@@ -244,7 +248,7 @@ class Controls:
         goes back to that task, also in a run that is paused by a `ReplayMismatch`.
         """
         if run is not None:
-            check_retry(cast("Runner", self), self._found(run, workflow), from_task)
+            check_retry(cast("StoreAccess", self), self._found(run, workflow), from_task)
         elif from_task is not None:
             msg = "retry: from_task= needs a run: runs that a filter chooses are retried from what has failed"
             raise DefinitionError(msg)
@@ -304,11 +308,12 @@ class Controls:
         """Skip a task that has not ended, and what depends on it; what its body still does changes nothing."""
         self._by_hand(run, task, workflow, asked("skip", by=by, reason=reason, task=task))
 
-    def delete(
+    def delete(  # noqa: PLR0913 - as above
         self,
         run: "Run | None" = None,
         *,
         workflow: "Chosen" = None,
+        force: bool = False,
         status: RunStatus | str | None = None,
         since: "Since" = None,
         tags: Mapping[str, str] | None = None,
@@ -316,14 +321,16 @@ class Controls:
     ) -> int:
         """Delete an ended run, or all ended runs that a filter chooses, and return how many.
 
-        The child runs that its bodies have started go with it; a child itself is kept as long as its parent.
+        The child runs that its bodies have started go with it; a child itself is kept as long as its parent. With
+        `force=True` a run that has not ended is cancelled first, without clean-up.
         """
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         chosen = Filter(workflow, status, since, tags, bool(all))
         if run is None:
-            return sum(_is_deleted(runner, one) for one in chosen.chosen(runner, ENDED, "delete"))
+            possible = (*ENDED, *UNENDED) if force else ENDED
+            return sum(_is_deleted(runner, one, force=force) for one in chosen.chosen(runner, possible, "delete"))
         chosen.refuse_run("delete")
-        delete_one(runner, self._found(run, workflow))
+        delete_one(runner, self._found(run, workflow), force=force)
         return 1
 
     def history(self, run: "Run", *, workflow: "Chosen" = None) -> list[HistoryEntry]:
@@ -333,7 +340,7 @@ class Controls:
         are kept, and all that was asked of it, with who and why.
         """
         found = self._found(run, workflow)
-        happened = cast("Runner", self)._core.history(found)
+        happened = cast("StoreAccess", self)._core.history(found)
         if happened is None:
             msg = f"run {found} is not in the store any more: it was deleted, or its retention is over"
             raise KeyError(msg)
@@ -353,10 +360,10 @@ class Controls:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _found(self, run: "Run", workflow: "Chosen") -> str:
-        return cast("Runner", self)._find_run(run, workflow)
+        return cast("StoreAccess", self)._find_run(run, workflow)
 
     def _by_hand(self, run: "Run", task: str, workflow: "Chosen", request: Asked) -> None:
-        runner, found = cast("Runner", self), self._found(run, workflow)
+        runner, found = cast("StoreAccess", self), self._found(run, workflow)
         state = RunResult(runner._snapshot(found))
         check_task(state, task)
         one = state.tasks[task]
@@ -369,10 +376,12 @@ class Controls:
         if request.what != "skip" and not waits:
             msg = f"task {task!r} of run {found} is {one.status} and waits for nothing: {request.what} has no effect"
             raise BideError(msg)
+        if request.what == "satisfy":
+            check_satisfiable(runner, found, task)
         ask_one(runner, found, request)
 
     def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
-        runner = cast("Runner", self)
+        runner = cast("StoreAccess", self)
         if run is None:
             return ask_all(runner, chosen.chosen(runner, possible, request.what), request)
         chosen.refuse_run(request.what)
@@ -380,16 +389,18 @@ class Controls:
         return 1
 
 
-def _is_deleted(runner: "Runner", run: str) -> bool:
+def _is_deleted(runner: "StoreAccess", run: str, *, force: bool) -> bool:
     try:
-        delete_one(runner, run)
+        delete_one(runner, run, force=force)
     except (TooLateError, KeyError):
         return False
     return True
 
 
-def delete_one(runner: "Runner", run: str) -> None:
-    """Delete an ended run."""
+def delete_one(runner: "StoreAccess", run: str, *, force: bool) -> None:
+    """Delete an ended run; with `force` one that has not ended too, which is cancelled first."""
+    if force and RunResult(runner._snapshot(run)).status in UNENDED:
+        ask_one(runner, run, asked("cancel", by=None, reason=None, flag=True))
     if runner._core.delete(run):
         return
     found = runner._snapshot(run)
@@ -398,5 +409,6 @@ def delete_one(runner: "Runner", run: str) -> None:
     elif RunResult(found).ended_at is not None:
         msg = f"run {run} has ended, but not all of the child runs that it has started: delete it after them"
     else:
-        msg = f"run {run} has not ended: only ended runs can be deleted; runner.cancel(run) ends it"
+        msg = f"run {run} has not ended: only ended runs can be deleted; "
+        msg += "another process executes it and ends it now" if force else "force=True ends it first"
     raise TooLateError(msg)

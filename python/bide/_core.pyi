@@ -19,6 +19,7 @@ from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
 from bide._loop import BodyLoop
+from bide._repair import Forking
 from bide._result import RunResult
 from bide._retry import Retry
 from bide._waits import OnError, WaitBase
@@ -36,6 +37,44 @@ _E = TypeVar("_E")
 
 _Happened: TypeAlias = tuple[datetime, str, str | None, str | None, str | None, str | None]
 _Sent: TypeAlias = tuple[str, list[str]]
+# A wait and a task as `_why.py` reads them.
+_ShownWait: TypeAlias = tuple[
+    str,
+    str,
+    datetime,
+    datetime | None,
+    datetime | None,
+    int | None,
+    datetime | None,
+    str | None,
+    str | None,
+    list[str],
+    str | None,
+]
+_ShownTask: TypeAlias = tuple[
+    str,
+    str,
+    str | None,
+    int,
+    datetime | None,
+    datetime | None,
+    str | None,
+    bytes | None,
+    list[str],
+    list[_ShownWait],
+]
+_Shown: TypeAlias = tuple[
+    str,
+    str,
+    str | None,
+    str,
+    str | None,
+    str | None,
+    tuple[str, int | None, str | None],
+    str | None,
+    list[_ShownTask],
+]
+_Position: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
     "Call",
@@ -517,6 +556,7 @@ class Workflow:
         tasks: Sequence[CompiledTask],
         signals: list[str] | None = None,
         timeout: float | None = None,
+        renamed: Sequence[tuple[str, str]] = (),
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:
@@ -555,8 +595,26 @@ class Runner:
         async_slots: int,
         cancel_grace: tuple[float, float],
     ) -> Runner: ...
+    @staticmethod
+    def client(store: str) -> Runner:
+        """Open one on a store that is there: it submits, sends and looks, and executes nothing."""
+
+    def client_here(self) -> Runner:
+        """Open such a one on the store of this one."""
+
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
+
+    def observe(self, callback: Callable[[tuple[Any, ...]], object]) -> None:
+        """Have `callback(event)` called with all that happens from here on. See `_observe.py`."""
+
+    def explain(self, id: str) -> _Shown | None:  # noqa: A002 - as the extension names it
+        """Return what holds a run; None if there is none. See `_why.py`."""
+
+    def open_waits(
+        self, after: _Position | None, most: int
+    ) -> list[tuple[str, str | None, str, str, _Position, _ShownWait]]:
+        """Return a page of open waits: run, key, workflow, task, position, and the wait. See `_why.py`."""
 
     def submit(
         self,
@@ -601,6 +659,12 @@ class Runner:
 
     def ask(self, runs: list[str], asked: Asked) -> list[_Sent]:
         """Ask something of runs; return of each what became of that. See `_control.py`."""
+
+    def fork(self, workflow: Workflow, asked: Forking, contextvars: ContextVars) -> RunHandle:
+        """Fork a run of a workflow. See `_repair.py`."""
+
+    def adopt(self, workflow: Workflow, run: str, by: str | None, reason: str | None) -> _Sent:
+        """Have a run continue with a workflow; return what became of that. See `_repair.py`."""
 
     def history(self, id: str) -> list[_Happened] | None:  # noqa: A002 - as the extension names it
         """Return what has happened to a run, oldest first; None if there is none."""

@@ -6,7 +6,7 @@ type in it that neither msgspec nor this module supports. A program without nump
 
 import builtins
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
 from typing import Any, get_args, get_origin, is_typeddict
 
@@ -224,6 +224,8 @@ def _remedy(value: object) -> str:
         return ": store a path, or .tolist()"
     if value is msgspec.UNSET:
         return ": only a field annotated with it may be unset"
+    if isinstance(value, Awaitable):
+        return ": nobody has awaited it: await it, or pass the `async def` function itself instead of a call of it"
     if type(value).__module__ == "builtins" and not hasattr(builtins, type(value).__name__):
         return ": store what it can be created from, such as a name"
     return f": register it with {call(type(value))}, and name it in the annotation"

@@ -83,7 +83,7 @@ class LoopChoice:
         if running is not None and self._bodies is not None and self._bodies.loop is running and not self._core.closed:
             msg = (
                 "Runner.close() blocks the event loop that executes the bodies of the runner, and they cannot end: use "
-                " `async with`, or `await runner.close_async()`"
+                "`async with`, or `await runner.close_async()`"
             )
             raise DefinitionError(msg)
 

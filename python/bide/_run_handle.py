@@ -1,23 +1,25 @@
-"""`RunHandle`: a submitted run to wait for. How it is submitted is in `_runner.py`."""
+"""`RunHandle`: a submitted run to wait for. How it is submitted is in `_access.py`."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from bide import _core
-from bide._control import HistoryEntry
 from bide._core import Channel
 from bide._duration import optional_seconds
-from bide._errors import BideError, DefinitionError, not_picklable
+from bide._errors import BideError, not_picklable
 from bide._events import DEFAULT, Event, Follower
-from bide._here import in_coroutine, running_loop
+from bide._here import refuse_in_body, refuse_on_loop
+from bide._history import HistoryEntry
+from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus
-from bide._twins import RunHandleTwins, twin
+from bide._twins import RunHandleTwins
 from bide._waits import Duration
 
 if TYPE_CHECKING:
-    from bide._runner import Runner
+    from bide import _core
+    from bide._access import StoreAccess
     from bide._signals import Request, Signal
+    from bide._why import Why
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -28,7 +30,7 @@ class RunHandle(RunHandleTwins):
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
 
-    def __init__(self, core: "_core.RunHandle", runner: "Runner", key: str | None) -> None:
+    def __init__(self, core: "_core.RunHandle", runner: "StoreAccess", key: str | None) -> None:
         """Wrap the engine's handle, which keeps the result in memory."""
         self._core = core
         self._runner = runner
@@ -93,6 +95,18 @@ class RunHandle(RunHandleTwins):
         """Continue the run after it failed or was cancelled: see `Runner.retry`."""
         self._runner.retry(self, from_task=from_task, fresh=fresh, by=by, reason=reason)
 
+    def fork(
+        self,
+        *,
+        start_at: str | Iterable[str],
+        inputs: Mapping[str, Any] | None = None,
+        edit: Mapping[str, Any] | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> "RunHandle":
+        """Start a new run with outcomes of this one: see `Runner.fork`."""
+        return self._runner.fork(self, start_at=start_at, inputs=inputs, edit=edit, by=by, reason=reason)
+
     def history(self) -> list[HistoryEntry]:
         """Return what has happened to the run: see `Runner.history`."""
         return self._runner.history(self)
@@ -101,6 +115,7 @@ class RunHandle(RunHandleTwins):
     pause_async = twin(pause)
     resume_async = twin(resume)
     retry_async = twin(retry)
+    fork_async = twin(fork)
     history_async = twin(history)
 
     def result(self, timeout: Duration | None = None) -> RunResult:
@@ -139,6 +154,12 @@ class RunHandle(RunHandleTwins):
     def latest(self, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
         """Return the last event of a channel of the run; None if there is none."""
         return self._runner.latest(self, channel)
+
+    def why(self) -> "Why":
+        """Return what holds each unfinished task of the run, like `Runner.why`."""
+        return self._runner.why(self)
+
+    why_async = twin(why)
 
     def __await__(self) -> Generator[Any, None, RunResult]:
         """Wait on the running event loop."""
@@ -196,22 +217,3 @@ class RunHandle(RunHandleTwins):
             result._cause = originals.get(first.task or "") if first is not None else None
             result.raise_for_status()
         return result
-
-
-def refuse_on_loop(what: str, instead: str) -> None:
-    """Refuse to block a thread whose event loop is running: what the caller waits for may need that loop."""
-    if running_loop() is not None:
-        msg = f"{what} blocks its thread, and this one has a running event loop: use {instead}"
-        raise DefinitionError(msg)
-
-
-def refuse_in_body(what: str) -> None:
-    """Refuse to wait for a run on the thread of a body or condition: if all of them waited, no run could continue."""
-    if _core.in_body() or in_coroutine():
-        msg = (
-            f"{what} waits for a run, which a task's body or condition must not do: if every slot is held by a body "
-            "that waits, no run can continue. A body that takes a handle runs it as a child of its own run, without "
-            "a slot: result = handle.run(workflow, inputs); or it starts several children with "
-            "child = handle.start(workflow, inputs) and waits for them with handle.wait(child)"
-        )
-        raise DefinitionError(msg)

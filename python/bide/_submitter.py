@@ -50,8 +50,9 @@ Submit: TypeAlias = Callable[[list[Submission]], "list[RunHandle | BaseException
 class Submitter:
     """Submits runs on a thread of its own, which begins with the first of them."""
 
-    def __init__(self) -> None:
-        """Begin with the first run."""
+    def __init__(self, owner: str) -> None:
+        """Begin with the first run. `owner` is what is closed, for the message."""
+        self._owner = owner.lower()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._started = self._stopped = False
@@ -60,7 +61,7 @@ class Submitter:
         """Submit a run soon."""
         with self._lock:
             if self._stopped:
-                msg = "this runner is closed: create a new one"
+                msg = f"this {self._owner} is closed: create a new one"
                 raise RunnerClosed(msg)
             self._queue.put(submission)
             starts, self._started = not self._started, True

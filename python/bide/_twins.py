@@ -1,27 +1,31 @@
-"""The awaitable twins `<name>_async` of the methods of `Runner` and `RunHandle` that block.
+"""The awaitable twins `<name>_async` of the methods of `Runner`, `Client` and `RunHandle` that block.
 
 Runs are submitted and awaited without a thread for each call. Every other twin calls the method on a worker thread of
 the loop (`asyncio.to_thread`): these are rare.
 """
 
-import functools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from bide._duration import optional_seconds
 from bide._events import DEFAULT
+from bide._here import refuse_in_body
+from bide._in_thread import in_thread
 from bide._options import options
 
 if TYPE_CHECKING:
+    from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
+    from bide._reads import Run
     from bide._result import RunResult
     from bide._run_handle import RunHandle
-    from bide._runner import Run, Runner
+    from bide._runner import Runner
     from bide._signals import Request, Signal
     from bide._status import RunStatus
     from bide._waits import Duration
+    from bide._why import OpenWait, Why
     from bide._workflow import Workflow
 
 A = TypeVar("A")
@@ -31,24 +35,8 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-async def in_thread(method: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a method that blocks, without blocking the event loop."""
-    import asyncio  # noqa: PLC0415 - the caller has imported it
-
-    return await asyncio.to_thread(method, *args, **kwargs)
-
-
-def twin(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return the awaitable twin of a method, with its parameters."""
-
-    @functools.wraps(method)
-    async def awaitable(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await in_thread(method, self, *args, **kwargs)
-
-    name = method.__name__
-    awaitable.__name__, awaitable.__qualname__ = f"{name}_async", f"{method.__qualname__}_async"
-    awaitable.__doc__ = f"Do the same as `{name}`, without blocking the event loop."
-    return awaitable
+def _access(twins: "StoreTwins") -> "StoreAccess":
+    return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
 def _runner(twins: "RunnerTwins") -> "Runner":
@@ -59,27 +47,8 @@ def _handle(twins: "RunHandleTwins") -> "RunHandle":
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
-class RunnerTwins:
-    """The twins of a `Runner`. See the methods of the same name without `_async`."""
-
-    async def run_async(
-        self,
-        workflow: "Workflow",
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        timeout: "Duration | None" = None,
-        tags: Mapping[str, str] | None = None,
-        priority: int = 0,
-        start_at: datetime | None = None,
-        start_after: "Duration | None" = None,
-    ) -> "RunResult":
-        """Run a workflow like `run`, without blocking the event loop."""
-        _runner(self)._refuse_in_body("Runner.run_async()")
-        limit = optional_seconds(timeout, "timeout", zero=True)
-        said = options("run_async", tags, priority, start_at, start_after)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
-        return await handle._result_within(limit)
+class StoreTwins:
+    """The twins of what a `Runner` and a `Client` have in common. See the methods of the same name without `_async`."""
 
     async def submit_async(
         self,
@@ -94,7 +63,7 @@ class RunnerTwins:
     ) -> "RunHandle":
         """Submit a run like `submit`, without blocking the event loop."""
         said = options("submit_async", tags, priority, start_at, start_after)
-        return await _runner(self)._submit_soon(workflow, inputs, key, said)
+        return await _access(self)._submit_soon(workflow, inputs, key, said)
 
     async def submit_many_async(
         self,
@@ -109,11 +78,7 @@ class RunnerTwins:
     ) -> "list[RunHandle]":
         """Submit runs like `submit_many`, without blocking the event loop."""
         said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
-        return await in_thread(_runner(self).submit_many, workflow, inputs, keys, **said)
-
-    async def register_async(self, workflow: "Workflow") -> None:
-        """Register a workflow like `register`, without blocking the event loop."""
-        await in_thread(_runner(self).register, workflow)
+        return await in_thread(_access(self).submit_many, workflow, inputs, keys, **said)
 
     async def signal_async(
         self,
@@ -125,13 +90,13 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> None:
         """Send a signal like `signal`, without blocking the event loop."""
-        await in_thread(_runner(self).signal, run, signal, value, id=id, workflow=workflow)
+        await in_thread(_access(self).signal, run, signal, value, id=id, workflow=workflow)
 
     async def signal_many_async(
         self, signals: "Iterable[tuple[Any, ...]]", *, workflow: "Workflow | str | None" = None
     ) -> None:
         """Send signals like `signal_many`, without blocking the event loop."""
-        await in_thread(_runner(self).signal_many, signals, workflow=workflow)
+        await in_thread(_access(self).signal_many, signals, workflow=workflow)
 
     @overload
     async def request_async(
@@ -177,19 +142,19 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> Any:
         """Send a request like `request`, without blocking the event loop."""
-        return await in_thread(_runner(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
+        return await in_thread(_access(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
 
     async def resolve_async(self, token: str, value: object = None, *, id: str | None = None) -> None:
         """Answer a callback like `resolve`, without blocking the event loop."""
-        await in_thread(_runner(self).resolve, token, value, id=id)
+        await in_thread(_access(self).resolve, token, value, id=id)
 
     async def reject_async(self, token: str, reason: str, *, id: str | None = None) -> None:
         """Reject a callback like `reject`, without blocking the event loop."""
-        await in_thread(_runner(self).reject, token, reason, id=id)
+        await in_thread(_access(self).reject, token, reason, id=id)
 
     async def get_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> "RunResult":
         """Return a run's state like `get`, without blocking the event loop."""
-        return await in_thread(_runner(self).get, id_or_key, workflow=workflow)
+        return await in_thread(_access(self).get, id_or_key, workflow=workflow)
 
     async def runs_async(
         self,
@@ -204,7 +169,7 @@ class RunnerTwins:
     ) -> "list[RunResult]":
         """Return runs like `runs`, without blocking the event loop."""
         return await in_thread(
-            _runner(self).runs,
+            _access(self).runs,
             status=status,
             workflow=workflow,
             since=since,
@@ -231,7 +196,7 @@ class RunnerTwins:
         workflow: "Workflow | str | None" = None,
     ) -> "list[Event[Any]]":
         """Return the events that `events` iterates over, without blocking the event loop."""
-        return await in_thread(lambda: list(_runner(self).events(run, channel, after=after, workflow=workflow)))
+        return await in_thread(lambda: list(_access(self).events(run, channel, after=after, workflow=workflow)))
 
     @overload
     async def latest_async(
@@ -245,7 +210,42 @@ class RunnerTwins:
         self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, workflow: "Workflow | str | None" = None
     ) -> "Event[Any] | None":
         """Return the last event like `latest`, without blocking the event loop."""
-        return await in_thread(lambda: _runner(self).latest(run, channel, workflow=workflow))
+        return await in_thread(lambda: _access(self).latest(run, channel, workflow=workflow))
+
+    async def why_async(self, run: "Run", *, workflow: "Workflow | str | None" = None) -> "Why":
+        """Return what holds a run like `why`, without blocking the event loop."""
+        return await in_thread(_access(self).why, run, workflow=workflow)
+
+    async def waiting_async(self, *, limit: int = 100, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
+        """Return open waits like `waiting`, without blocking the event loop."""
+        return await in_thread(_access(self).waiting, limit=limit, after=after)
+
+
+class RunnerTwins:
+    """The twins of a `Runner` alone. See the methods of the same name without `_async`."""
+
+    async def run_async(
+        self,
+        workflow: "Workflow",
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: "Duration | None" = None,
+        tags: Mapping[str, str] | None = None,
+        priority: int = 0,
+        start_at: datetime | None = None,
+        start_after: "Duration | None" = None,
+    ) -> "RunResult":
+        """Run a workflow like `run`, without blocking the event loop."""
+        refuse_in_body("Runner.run_async()")
+        limit = optional_seconds(timeout, "timeout", zero=True)
+        said = options("run_async", tags, priority, start_at, start_after)
+        handle = await _runner(self)._submit_soon(workflow, inputs, key, said)
+        return await handle._result_within(limit)
+
+    async def register_async(self, workflow: "Workflow") -> None:
+        """Register a workflow like `register`, without blocking the event loop."""
+        await in_thread(_runner(self).register, workflow)
 
     async def close_async(self, grace: "Duration" = 5.0) -> None:
         """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""

@@ -16,7 +16,7 @@ from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_picklable
 from bide._signals import declared
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
-from bide._text import shown
+from bide._text import check_text, shown
 from bide._waits import Duration
 
 P = ParamSpec("P")
@@ -29,11 +29,12 @@ class Workflow:
     `signals` lists what its runs understand, names or `bide.signal` values: sending them anything else is refused.
     With `fail_fast`, a failure skips what has not started.
     `timeout`, seconds or a `timedelta`, is the deadline of each run, counted from when it begins: what has not ended by
-    then fails, waits included. `@workflow.task` adds a task until the first use; the tasks
+    then fails, waits included. `renamed` says what tasks were called before, `{"old": "new"}`, so that unfinished runs
+    of older code continue with what they have recorded. `@workflow.task` adds a task until the first use; the tasks
     given at once must be a whole graph by themselves.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         name: str,
         tasks: Iterable[Callable[..., Any]] = (),
@@ -42,6 +43,7 @@ class Workflow:
         fail_fast: bool = False,
         signals: Iterable[object] | None = None,
         timeout: Duration | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         """Take the tasks, decorated or plain functions, in any order."""
         self._name = check_name(name, "a workflow")
@@ -59,6 +61,7 @@ class Workflow:
         self._fail_fast = fail_fast
         self._signals = None if signals is None else declared(signals, self._what)
         self._timeout = optional_seconds(timeout, f"{self._what}: timeout")
+        self._renamed = _check_renamed(renamed, self._what)
         self._definitions: dict[str, TaskDef] = {}
         self._cached: CompiledWorkflow | None = None
         self._frozen = False
@@ -179,8 +182,20 @@ class Workflow:
             fail_fast=self._fail_fast,
             signals=None if self._signals is None else tuple(one.name for one in self._signals),
             timeout=self._timeout,
+            renamed=self._renamed,
         )
         return self._cached
 
     def _edges(self) -> list[tuple[str, tuple[str, ...]]]:
         return [(one.name, one.dependencies) for one in self._compiled().tasks]
+
+
+def _check_renamed(renamed: Mapping[str, str] | None, what: str) -> tuple[tuple[str, str], ...]:
+    if renamed is None:
+        return ()
+    if not isinstance(renamed, Mapping):
+        msg = f'{what}: renamed is a dict of old names and new ones, such as {{"load": "fetch"}}, not {renamed!r}'
+        raise DefinitionError(msg)
+    for name in (*renamed, *renamed.values()):
+        check_text(name, f"{what}: a name in renamed")
+    return tuple(renamed.items())

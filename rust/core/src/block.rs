@@ -7,6 +7,8 @@ const MISMATCH: &str = "replay mismatch: ";
 const DIED: &str = "the process died ";
 const WHILE: &str = " times in a row while it executed ";
 const ADVICE: &str = "; fix that task and continue by runner.resume(run)";
+const REMEDY: &str = "; with code that fits the record, runner.resume(run) continues it; runner.retry(run, from_task=..., \
+     fresh=True) forgets what that task has recorded and does it again";
 const REQUESTED: &str = "paused on request";
 
 /// Why a run is paused. [`fmt::Display`] makes the text that is stored, [`BlockReason::from_stored`] reads it.
@@ -38,6 +40,15 @@ impl BlockReason {
     #[must_use]
     pub const fn is_requested(&self) -> bool {
         matches!(self, Self::Requested { .. })
+    }
+
+    /// What a user is told: the text, and what to do.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Mismatch { .. } => format!("{self}{REMEDY}"),
+            _ => self.to_string(),
+        }
     }
 
     /// The reason whose text this is.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decode::Damage;
+use crate::id::RunId;
 use crate::message::{Address, Message, MessageKind};
 use crate::pack::{Pair, pack, unpack};
 use crate::status::RunStatus;
@@ -61,6 +62,27 @@ pub enum Ask {
         /// Which task.
         task: Arc<str>,
     },
+    /// Of a run that was made so: with the outcomes of another one, from these tasks on. Asks nothing any more.
+    ForkedFrom {
+        /// The other run.
+        run: RunId,
+        /// The tasks from which it began, separated by commas.
+        task: Arc<str>,
+    },
+    /// Of a run whose outcomes another one was given. Asks nothing any more.
+    ForkedTo {
+        /// The other run.
+        run: RunId,
+        /// The tasks from which that began, separated by commas.
+        task: Arc<str>,
+    },
+    /// Of a forked run: this task was given another output. Asks nothing any more.
+    Edited {
+        /// Which task.
+        task: Arc<str>,
+    },
+    /// To have the run continued by another version of its workflow. The store has done it.
+    Adopt,
 }
 
 /// A control request.
@@ -149,6 +171,10 @@ impl Ask {
             Self::Extend { .. } => "extend",
             Self::PollNow { .. } => "poll_now",
             Self::Skip { .. } => "skip",
+            Self::ForkedFrom { .. } => "forked_from",
+            Self::ForkedTo { .. } => "forked_to",
+            Self::Edited { .. } => "edited",
+            Self::Adopt => "adopt",
         }
     }
 
@@ -170,13 +196,29 @@ impl Ask {
             Self::Satisfy { task, .. } | Self::Extend { task, .. } | Self::PollNow { task } | Self::Skip { task } => {
                 Some(task)
             }
+            Self::ForkedFrom { task, .. } | Self::ForkedTo { task, .. } | Self::Edited { task } => Some(task),
             Self::Retry { from, .. } => from.as_ref(),
-            Self::Cancel { .. } | Self::Pause | Self::Resume => None,
+            Self::Cancel { .. } | Self::Pause | Self::Resume | Self::Adopt => None,
+        }
+    }
+
+    /// The other run that it names, if it names one.
+    #[must_use]
+    pub const fn other_run(&self) -> Option<RunId> {
+        match self {
+            Self::ForkedFrom { run, .. } | Self::ForkedTo { run, .. } => Some(*run),
+            _ => None,
         }
     }
 }
 
 impl Control {
+    /// The request as a message that was acted on: for the history of a run.
+    #[must_use]
+    pub fn told(&self, number: i64, at: Time) -> Message {
+        Message { number, address: self.address(), id: None, content: Ok(self.content()), sent_at: at }
+    }
+
     /// A request of nobody in particular.
     #[must_use]
     pub const fn new(ask: Ask) -> Self {
@@ -205,7 +247,8 @@ impl Control {
                 let micros = span.as_micros().min(i64::MAX as u128).to_string();
                 pairs.push(("micros", Value::tagged(b'i', micros.as_bytes())));
             }
-            Ask::Pause | Ask::Resume | Ask::PollNow { .. } | Ask::Skip { .. } => {}
+            Ask::ForkedFrom { run, .. } | Ask::ForkedTo { run, .. } => pairs.push(("run", run.to_value())),
+            Ask::Pause | Ask::Resume | Ask::PollNow { .. } | Ask::Skip { .. } | Ask::Edited { .. } | Ask::Adopt => {}
         }
         Value::tagged(PACKED, &pack(pairs.iter().map(|(name, value)| (*name, Some(value)))))
     }
@@ -216,6 +259,7 @@ impl Control {
         let content = message.content.as_ref().ok().filter(|content| content.tag() == PACKED)?;
         let pairs = unpack(content.payload()).ok()?;
         let task = || texts(&pairs, "task");
+        let run = || RunId::from_value(find(&pairs, "run")?);
         let ask = match &*message.address.name {
             "cancel" => Ask::Cancel { force: find(&pairs, "force").is_some() },
             "pause" => Ask::Pause,
@@ -228,6 +272,10 @@ impl Control {
             }
             "poll_now" => Ask::PollNow { task: task()? },
             "skip" => Ask::Skip { task: task()? },
+            "forked_from" => Ask::ForkedFrom { run: run()?, task: task()? },
+            "forked_to" => Ask::ForkedTo { run: run()?, task: task()? },
+            "edited" => Ask::Edited { task: task()? },
+            "adopt" => Ask::Adopt,
             _ => return None,
         };
         let is_control = message.address.kind == MessageKind::Control;
@@ -253,6 +301,10 @@ mod tests {
             Ask::Extend { task: Arc::clone(&task), span: Duration::from_millis(1500) },
             Ask::PollNow { task: Arc::clone(&task) },
             Ask::Skip { task: Arc::clone(&task) },
+            Ask::ForkedFrom { run: RunId(7), task: Arc::clone(&task) },
+            Ask::ForkedTo { run: RunId(7), task: Arc::clone(&task) },
+            Ask::Edited { task: Arc::clone(&task) },
+            Ask::Adopt,
         ] {
             for (by, reason) in [(None, None), (Some("ana".into()), Some("too late".into()))] {
                 let control = Control { ask: ask.clone(), by, reason };

@@ -8,6 +8,7 @@ use crate::entry::{EntryKey, EntryKind, Operation};
 use crate::failure::Failure;
 use crate::id::{RunId, TaskRef};
 use crate::message::{Address, Message, StoredMessage};
+use crate::observe::Happened;
 use crate::outbox::Published;
 use crate::status::RunStatus;
 use crate::time::Time;
@@ -86,6 +87,17 @@ pub enum Event {
         wait: Wait,
         /// Its value, or how it failed.
         result: Result<Value, Failure>,
+    },
+    /// What the condition of an open wait raises has changed: it is written, for those who look from elsewhere.
+    PollRaised {
+        /// Whose wait.
+        task: TaskRef,
+        /// Which attempt; for a gate the number of attempts before it.
+        attempt: u32,
+        /// The journal entry.
+        key: EntryKey,
+        /// What it raised last; `None` if it has not.
+        error: Option<Failure>,
     },
     /// A body has started child runs, which are created in the same commit.
     ChildrenStarted {
@@ -240,13 +252,15 @@ pub struct ChildStart {
     pub proof: Option<Arc<[u8]>>,
     /// The child. Chosen by the driver, which creates it.
     pub run: RunId,
+    /// The body waits for its end, without a timeout: that wait is opened too.
+    pub awaited: bool,
 }
 
 impl ChildStart {
     /// A start whose child has no id yet.
     #[must_use]
     pub const fn new(key: EntryKey, proof: Option<Arc<[u8]>>) -> Self {
-        Self { key, proof, run: RunId(0) }
+        Self { key, proof, run: RunId(0), awaited: false }
     }
 }
 
@@ -479,6 +493,8 @@ pub enum Effect {
         /// The answer.
         answer: Result<Value, Failure>,
     },
+    /// This is committed now: for those who observe the runs.
+    Happened(Box<[Happened]>),
     /// The run has ended or is paused: notify those who wait for it.
     Settled {
         /// How.

@@ -20,6 +20,7 @@ use crate::id::TaskIx;
 use crate::message::{Address, MessageKind};
 use crate::nearest::did_you_mean;
 use crate::retry::RetryPolicy;
+use crate::shown::shown;
 use ancestors::AncestorCache;
 pub use build::RESERVED_NAMES;
 use maps::Maps;
@@ -99,6 +100,8 @@ pub struct Graph {
     signals: Option<Box<[String]>>,
     /// How long after it begins a run must have ended.
     timeout: Option<Duration>,
+    /// The names that tasks had in older versions, each with the task that has another one now.
+    renamed: HashMap<Arc<str>, TaskIx>,
     specs: Box<[TaskSpec]>,
     by_name: HashMap<Arc<str>, TaskIx>,
     dependencies: Edges,
@@ -147,6 +150,28 @@ impl Graph {
             }
         }
         Ok(graph)
+    }
+
+    /// The same workflow, in which tasks had other names before: each old name with the new one.
+    ///
+    /// # Errors
+    /// There is still a task of the old name, or none of the new one.
+    pub fn with_renamed(self, names: Vec<(String, String)>) -> Result<Self, DefinitionError> {
+        let workflow = &self.workflow;
+        let refuse =
+            |why: &str| Err(DefinitionError(shown(&format!("workflow '{workflow}': renamed: {why}")).into_owned()));
+        let mut renamed = HashMap::with_capacity(names.len());
+        for (old, new) in names {
+            let Some(ix) = self.find(&new) else {
+                let hint = did_you_mean(&new, self.specs.iter().map(|spec| &*spec.name));
+                return refuse(&format!("'{old}' is to be '{new}' now, and no task has that name{hint}"));
+            };
+            if self.find(&old).is_some() {
+                return refuse(&format!("'{old}' is to be '{new}' now, but there is still a task named '{old}'"));
+            }
+            renamed.insert(old.into(), ix);
+        }
+        Ok(Self { renamed, ..self })
     }
 
     /// The same workflow, whose runs must have ended this long after they begin; `None`: no limit.
@@ -209,6 +234,18 @@ impl Graph {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<TaskIx> {
         self.by_name.get(name).copied()
+    }
+
+    /// The task that has this name, or had it in an older version.
+    #[must_use]
+    pub fn find_current(&self, name: &str) -> Option<TaskIx> {
+        self.find(name).or_else(|| self.renamed.get(name).copied())
+    }
+
+    /// The name by which a task is known now that had this one; the same, if it is not known under another.
+    #[must_use]
+    pub fn current_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.renamed.get(name).map_or(name, |ix| self.name(*ix))
     }
 
     /// What a task depends on, in the order in which it names them.

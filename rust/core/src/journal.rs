@@ -39,6 +39,8 @@ pub enum Recall {
         /// When the wait times out.
         deadline: Option<Time>,
     },
+    /// It is open, and the body is deferred by it: see [`StartRequest::awaited`](crate::attempt::StartRequest).
+    Waits,
     /// A step that was begun and has no result.
     Begun {
         /// How it is executed.
@@ -333,6 +335,10 @@ impl Journal {
         }
         match result {
             Ok(value) => {
+                if entry.kind() != EntryKind::Step {
+                    // What a poll before has raised.
+                    entry.failure = None;
+                }
                 entry.state = EntryState::Satisfied;
                 entry.value = Some(value);
             }
@@ -507,6 +513,13 @@ impl Journal {
             GateTime::After(span) => entry.opened_at.after(span),
             GateTime::At(time) => time,
         };
+        Some(entry)
+    }
+
+    /// Sets what the condition of an open entry has raised last.
+    pub(crate) fn set_error(&mut self, key: &EntryKey, error: Option<Failure>) -> Option<&Entry> {
+        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+        entry.failure = error;
         Some(entry)
     }
 

@@ -153,11 +153,20 @@ pub struct StoredMessage {
     pub consumed: bool,
 }
 
+/// A message that waits to be consumed, and where the store has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Queued {
+    /// The message.
+    pub(crate) message: Message,
+    /// Its `seq` in the store, or, for one that was written by this process, the lowest that it can have.
+    pub(crate) from: i64,
+}
+
 /// The messages that a run has got, as far as they still matter, and the waits for them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mailbox {
     /// Messages that no wait has consumed, oldest first.
-    queued: HashMap<Address, VecDeque<Message>>,
+    queued: HashMap<Address, VecDeque<Queued>>,
     /// The ids of all messages so far.
     ids: HashSet<Arc<str>>,
     /// The numbers of the messages that were not read from the store, and that a later look there will find.
@@ -168,10 +177,12 @@ pub(crate) struct Mailbox {
     pub(crate) has_waits: bool,
     /// The highest `seq` that was read from the store.
     read: i64,
+    /// How many messages were written since then: each has a higher `seq` than the one before.
+    written: i64,
     /// How many looks into the store are under way: one may still find a message that is consumed meanwhile.
     looks: u32,
     /// Control requests that came while nobody executed the run, oldest first.
-    controls: Vec<Message>,
+    controls: Vec<Queued>,
     /// Of `own` those that are not in the store any more, until no look is under way.
     gone: Vec<i64>,
 }
@@ -183,7 +194,7 @@ impl Mailbox {
             // Two threads have read it from the store.
             Some(seq) if seq <= self.read => return false,
             Some(seq) => {
-                self.read = seq;
+                (self.read, self.written) = (seq, 0);
                 if self.own.remove(&message.number) {
                     return false;
                 }
@@ -216,6 +227,12 @@ impl Mailbox {
         }
     }
 
+    /// A message is about to be written. Returns the lowest `seq` that it can get.
+    pub(crate) const fn write(&mut self) -> i64 {
+        self.written += 1;
+        self.read.saturating_add(self.written)
+    }
+
     /// A look into the store begins, for messages with a higher `seq` than this.
     pub(crate) const fn begin_look(&mut self) -> i64 {
         self.looks += 1;
@@ -238,31 +255,34 @@ impl Mailbox {
     }
 
     /// Takes a queued request out, as if it had never come: its id can be used again.
-    pub(crate) fn withdraw(&mut self, number: i64) -> Option<Message> {
-        let is = |message: &Message| message.number == number && message.address.kind == MessageKind::Request;
-        let message = self.queued.values_mut().find_map(|queue| {
+    pub(crate) fn withdraw(&mut self, number: i64) -> Option<Queued> {
+        let is =
+            |queued: &Queued| queued.message.number == number && queued.message.address.kind == MessageKind::Request;
+        let queued = self.queued.values_mut().find_map(|queue| {
             let at = queue.iter().position(is)?;
             queue.remove(at)
         })?;
         self.own.remove(&number);
-        if let Some(id) = &message.id {
+        if let Some(id) = &queued.message.id {
             self.ids.remove(id);
         }
-        Some(message)
+        Some(queued)
     }
 
     /// The requests that no wait has taken.
     pub(crate) fn requests(&self) -> impl Iterator<Item = &Message> {
-        self.queued.values().flatten().filter(|message| message.address.kind == MessageKind::Request)
+        let all = self.queued.values().flatten().map(|queued| &queued.message);
+        all.filter(|message| message.address.kind == MessageKind::Request)
     }
 
     /// Queues a message for the next wait; a control request until the run begins again.
-    pub(crate) fn queue(&mut self, message: Message) {
-        if message.address.kind == MessageKind::Control {
-            self.controls.push(message);
+    pub(crate) fn queue(&mut self, message: Message, from: i64) {
+        let queued = Queued { message, from };
+        if queued.message.address.kind == MessageKind::Control {
+            self.controls.push(queued);
             return;
         }
-        self.queued.entry(message.address.clone()).or_default().push_back(message);
+        self.queued.entry(queued.message.address.clone()).or_default().push_back(queued);
     }
 
     /// The numbers of the requests of which a withdrawal is queued.
@@ -271,7 +291,7 @@ impl Mailbox {
     }
 
     /// All queued messages, to be delivered again: in order for each address.
-    pub(crate) fn take_all(&mut self) -> Vec<Message> {
+    pub(crate) fn take_all(&mut self) -> Vec<Queued> {
         let mut queues: Vec<_> = std::mem::take(&mut self.queued).into_iter().collect();
         queues.sort_unstable_by(|(one, _), (other, _)| {
             (one.kind.code(), &one.name).cmp(&(other.kind.code(), &other.name))
@@ -280,12 +300,12 @@ impl Mailbox {
     }
 
     /// The queued control requests, oldest first.
-    pub(crate) fn take_controls(&mut self) -> Vec<Message> {
+    pub(crate) fn take_controls(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.controls)
     }
 
     /// The oldest message to an address: taken out, but for the answer to a callback.
-    pub(crate) fn take(&mut self, address: &Address) -> Option<Message> {
+    pub(crate) fn take(&mut self, address: &Address) -> Option<Queued> {
         let queue = self.queued.get_mut(address)?;
         if address.kind == MessageKind::Answer {
             return queue.front().cloned();

@@ -41,6 +41,11 @@ impl<R: Clone> Pending<R> {
         Ok(())
     }
 
+    /// Adds an effect of an event that was applied.
+    pub fn follow(&mut self, run: &R, effect: Effect) {
+        self.held.push((run.clone(), effect));
+    }
+
     /// Whether there is nothing to commit and nothing held. `Begin` and a retry that is due can have effects without
     /// a write.
     #[must_use]

@@ -93,6 +93,14 @@ pub struct Progress {
     failing_since: u64,
 }
 
+impl Progress {
+    /// How many polls there were.
+    #[must_use]
+    pub const fn polls(self) -> u32 {
+        self.asked
+    }
+}
+
 impl Poll {
     /// Before the first check.
     #[must_use]

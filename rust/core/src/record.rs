@@ -251,6 +251,8 @@ pub enum Write {
         number: i64,
         /// Its id.
         id: Option<Arc<str>>,
+        /// Its `seq`, or a lower number: a store that has no index of `number` looks from there on, oldest first.
+        from: i64,
     },
     /// The run has acted on a control request, which stays.
     Applied {
@@ -258,8 +260,20 @@ pub enum Write {
         run: RunRowId,
         /// The request's number.
         number: i64,
+        /// As that of [`Write::Consumed`].
+        from: i64,
         /// When it has.
         at: Time,
+    },
+    /// A run was forked from another one: insert this message, which was acted on, into the history of that run, if it
+    /// is still there. Made only if `run` is created.
+    Forked {
+        /// The new run.
+        run: RunRowId,
+        /// The run that it was forked from.
+        from: RunRowId,
+        /// What the history of that run tells.
+        message: Box<Message>,
     },
     /// Delete the rows and journals of all elements of a mapped task.
     DropElements {
@@ -296,7 +310,7 @@ impl Write {
             Self::Task(task) => task.run,
             Self::Entry { run, .. } | Self::DropEntries { run, .. } => *run,
             Self::Message { run, .. } | Self::Consumed { run, .. } | Self::Answer { run, .. } => *run,
-            Self::Applied { run, .. } | Self::DropElements { run, .. } => *run,
+            Self::Applied { run, .. } | Self::DropElements { run, .. } | Self::Forked { run, .. } => *run,
             Self::Run(update) => update.run,
             Self::Events(events) => events.run,
             Self::Progress(row) => row.run,

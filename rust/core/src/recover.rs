@@ -13,7 +13,7 @@ use crate::decode::{Damage, DecodeError, Field};
 use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
-use crate::record::{RecordedTask, StoredRun};
+use crate::record::StoredRun;
 use crate::run::{MAX_ELEMENTS, Out, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
@@ -24,22 +24,6 @@ pub const MAX_CRASHES: u32 = 5;
 
 /// The largest count of attempts, entries or crashes that is believed; a larger one could overflow.
 const MAX_COUNT: u32 = i32::MAX as u32;
-
-/// Whether a recorded task list fits the graph: every recorded task still exists with the same dependencies and is
-/// mapped over the same lists.
-#[must_use]
-pub fn fits(graph: &Graph, recorded: &[RecordedTask]) -> bool {
-    recorded.iter().all(|task| {
-        graph.find(&task.name).is_some_and(|ix| {
-            let mut now: Vec<&str> = graph.dependencies(ix).iter().map(|dep| &**graph.name(*dep)).collect();
-            let mut then: Vec<&str> = task.dependencies.iter().map(|name| &**name).collect();
-            now.sort_unstable();
-            then.sort_unstable();
-            let over = graph.spec(ix).map.as_ref().map_or_else(Vec::new, |map| map.over_names());
-            now == then && task.over.iter().map(|name| &**name).eq(over)
-        })
-    })
-}
 
 impl RunState {
     /// Builds the state of a stored run; `ids` are the store's numbers of the graph's tasks. Apply `Begin` next.
@@ -227,7 +211,7 @@ impl RunState {
         let order = order.flat_map(|task| std::iter::once(task).chain(elements(task.ix)));
         let open: Vec<TaskRef> = order.filter(|task| self.task(*task).unmet == 0).collect();
         let controls = self.take_controls();
-        let retried = controls.iter().any(|message| *message.address.name == *"retry");
+        let retried = controls.iter().any(|queued| *queued.message.address.name == *"retry");
         if retried {
             self.forget_cancel();
         }

@@ -27,6 +27,7 @@
 //! | Running, out of memory | the run is cancelled | Ready: it gets that at its next call |
 //! | Running   | `Ended` Cancelled, `GraceOver` | Cancelled                           |
 //! | any       | the run is retried (`run/again.rs`) | Pending                        |
+//! | Completed, Failed, Skipped | another run is forked from this one (`run/fork.rs`) | the same, there |
 //!
 //! The elements of a mapped task have the states of tasks.
 //!
@@ -47,7 +48,7 @@
 //! `run/combine.rs`: several waits at once; `run/mail.rs`: messages; `run/children.rs`: child runs; `run/steps.rs`:
 //! steps that are begun before they end, and checkpoints. `run/ends.rs`: outcomes and what follows for other tasks.
 //! `run/control.rs`: what somebody outside asks: cancel, pause, resume; `run/again.rs`: retry of an ended run;
-//! `run/hand.rs`: an operator's hand on single tasks.
+//! `run/hand.rs`: an operator's hand on single tasks; `run/fork.rs`: a run that begins with the outcomes of another one.
 //! `run/skip.rs`: why a task is skipped. `run/maps.rs`: the elements of mapped tasks. `run/rows.rs`: what is written,
 //! and the marks of bodies that may kill their process. `recover.rs`: from rows back to a state.
 
@@ -56,6 +57,7 @@ mod children;
 mod combine;
 mod control;
 mod ends;
+mod fork;
 mod hand;
 mod mail;
 mod maps;
@@ -86,6 +88,7 @@ use crate::value::Value;
 pub(crate) use children::Children;
 pub(crate) use combine::Combinations;
 use control::Interrupted;
+pub use fork::{Fork, Forked};
 pub(crate) use maps::Maps;
 pub use maps::{ElementOutcomes, MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
 pub(crate) use skip::SkipCause;
@@ -146,6 +149,8 @@ pub(crate) struct RunDetail {
     pub(crate) deadline: Option<(Time, Duration)>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
+    /// Of a forked run that has not begun: what is told of that.
+    pub(crate) forked: Option<Box<Forked>>,
 }
 
 /// What every task needs. Kept small: a run has one for each of its tasks.
@@ -375,6 +380,12 @@ impl RunState {
         self.known_detail(task).and_then(|detail| detail.journal.get(key)).and_then(|entry| entry.deadline)
     }
 
+    /// What the condition of an open wait has raised last, as far as that is written.
+    #[must_use]
+    pub fn wait_error(&self, task: TaskRef, key: &EntryKey) -> Option<&Failure> {
+        self.known_detail(task)?.journal.get(key)?.failure.as_ref()
+    }
+
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.
     ///
     /// # Errors
@@ -443,6 +454,11 @@ impl RunState {
             Event::ChildrenStarted { task, attempt, starts } => {
                 self.running(task, attempt)?;
                 self.children_started(task, starts, out);
+            }
+            Event::PollRaised { task, attempt, key, error } => {
+                let status = if key.n > 0 { TaskStatus::Running } else { TaskStatus::Pending };
+                self.current(task, attempt, status)?;
+                self.poll_raised(task, &key, error, out)?;
             }
             Event::Timed { task, attempt, key, time } => {
                 self.current(task, attempt, TaskStatus::Pending)?;
@@ -600,7 +616,9 @@ impl RunState {
             self.resume(out);
             return;
         }
-        if !self.is_held_by_time(out) {
+        if let Some(forked) = self.run_detail.as_mut().and_then(|detail| detail.forked.take()) {
+            self.begin_fork(*forked, out);
+        } else if !self.is_held_by_time(out) {
             self.start_roots(out);
         }
     }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent, Standing,
-    Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
+    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    UnownedRuns, WaitPosition, Written,
 };
 
 /// A store that was released.
@@ -49,6 +50,10 @@ impl Store for Closed {
     }
 
     fn write(&self, _lease: Lease, _commit: &mut Commit<'_>) -> Result<Written, StoreError> {
+        self.refuse()
+    }
+
+    fn create_unowned(&self, _runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         self.refuse()
     }
 
@@ -111,6 +116,14 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn unowned_of(&self, _version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.refuse()
+    }
+
+    fn convert(&self, _run: RunId, _conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.refuse()
+    }
+
     fn end_unowned(&self, _run: RunId, _cancel: &Cancel, _force: &Message) -> Result<bool, StoreError> {
         self.refuse()
     }
@@ -132,6 +145,20 @@ impl Store for Closed {
     }
 
     fn interrupt_waits(&self) {}
+}
+
+impl Look for Closed {
+    fn open_waits(&self, _after: Option<WaitPosition>, _most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        self.refuse()
+    }
+
+    fn runner(&self, _runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        self.refuse()
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        self.refuse()
+    }
 }
 
 impl Maintenance for Closed {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bide_core::observe::Happened;
 use bide_core::shown::shown;
 use bide_store::{Lease, Store, StoreError};
 use bide_sync::{Mutex, MutexGuard, RwLock};
@@ -20,8 +21,25 @@ use crate::retrying::Retrying;
 use crate::runs::answers::Requests;
 use crate::runs::follow::Followers;
 use crate::runs::live::LiveRuns;
+use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
+use crate::runs::unobserved::Unobserved;
+
+/// What an engine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It executes runs, under a lease.
+    Runner,
+    /// It submits, sends and looks. It has no lease, and executes nothing.
+    Client,
+}
+
+/// The lease of an engine that has none: of no runner.
+const NO_LEASE: Lease = Lease { runner: 0, epoch: 0 };
+
+/// Is told of what has happened to a run, once it is committed. Called on any thread; must not block.
+pub type Observer<H> = Box<dyn Fn(&Arc<Run<H>>, &[Happened]) + Send + Sync>;
 
 /// The default of how long a body of a cancelled run may execute to clean up.
 pub(crate) const CANCEL_GRACE: Duration = Duration::from_secs(60);
@@ -31,6 +49,8 @@ pub(crate) const CANCEL_LIMIT: Duration = Duration::from_secs(3600);
 
 /// An engine's right to act.
 pub(crate) struct Control<H: Host> {
+    /// What it is for.
+    role: Role,
     /// The one clock of the engine.
     pub(crate) clock: Arc<dyn Clock>,
     /// How bodies get to execute.
@@ -59,14 +79,19 @@ pub(crate) struct Control<H: Host> {
     released: AtomicBool,
     /// Writes a line to the host's log.
     log: SharedLog,
+    /// Is told what happens, once somebody observes.
+    pub(crate) observer: OnceLock<Observer<H>>,
+    /// Runs that failed or are paused, to be logged unless a caller gets to know it.
+    pub(crate) unobserved: Unobserved<H>,
 }
 
 impl<H: Host> Control<H> {
-    /// Gets a lease from the store.
+    /// Gets a lease from the store, if it is to execute runs.
     ///
     /// # Errors
     /// If the store gives none.
     pub(crate) fn enroll(
+        role: Role,
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         dispatch: H::Dispatch,
@@ -77,8 +102,12 @@ impl<H: Host> Control<H> {
         let log = SharedLog::from(log);
         let store = Retrying::around(store, &clock, &log);
         let now = clock.lease_time();
-        let lease = store.enroll(now)?;
+        let lease = match role {
+            Role::Runner => store.enroll(now)?,
+            Role::Client => NO_LEASE,
+        };
         Ok(Arc::new(Self {
+            role,
             clock,
             dispatch,
             runs: LiveRuns::default(),
@@ -93,11 +122,18 @@ impl<H: Host> Control<H> {
             closing: AtomicBool::new(false),
             released: AtomicBool::new(false),
             log,
+            observer: OnceLock::new(),
+            unobserved: Unobserved::default(),
         }))
     }
 
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store.read())
+    }
+
+    /// Whether it executes nothing.
+    pub(crate) fn is_client(&self) -> bool {
+        self.role == Role::Client
     }
 
     pub(crate) fn lease(&self) -> Lease {
@@ -117,6 +153,12 @@ impl<H: Host> Control<H> {
     /// Writes a line to the host's log, names in it escaped.
     pub(crate) fn log(&self, level: Level, line: &str) {
         (self.log)(level, &shown(line));
+    }
+
+    /// Logs the runs that have failed or are paused and of which no caller has got to know: those that ended a moment ago,
+    /// or all.
+    pub(crate) fn report_unobserved(&self, now: Option<Duration>) {
+        self.unobserved.take(now).iter().for_each(|line| self.log(Level::Error, line));
     }
 
     pub(crate) fn warn(&self, line: &str) {
@@ -197,7 +239,8 @@ impl<H: Host> Control<H> {
         }
         // A runner that had to stop releases its lease if it can, too: elsewhere its runs then continue at once.
         let store = self.store();
-        if !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
+        if !self.is_client()
+            && !matches!(self.stopped(), Some(Settlement::Broken(error)) if matches!(**error, StoreError::Busy { .. }))
             && let Err(error) = store.leave(self.lease())
         {
             self.warn(&format!("the lease could not be given back: {error}"));

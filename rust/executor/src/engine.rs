@@ -13,7 +13,7 @@ use bide_core::{Event, Outcome};
 use bide_store::{Store, StoreError};
 
 use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::{Control, Role};
 use crate::host::Host;
 use crate::ids::{IdMaker, seed};
 use crate::ledger::{CommitPath, QueuedEvent};
@@ -100,7 +100,32 @@ impl<H: Host> Engine<H> {
         log: Log,
         retention: Option<Duration>,
     ) -> Result<Arc<Self>, StoreError> {
-        let control = Control::enroll(store, clock, dispatch, log, Suspects::of_process())?;
+        Self::start_as(Role::Runner, store, clock, dispatch, log, retention)
+    }
+
+    /// Starts an engine that submits, sends and looks, and executes nothing: it takes no lease, claims no runs and deletes
+    /// none.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start_client(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::start_as(Role::Client, store, clock, dispatch, log, None)
+    }
+
+    fn start_as(
+        role: Role,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        dispatch: H::Dispatch,
+        log: Log,
+        retention: Option<Duration>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let control = Control::enroll(role, store, clock, dispatch, log, Suspects::of_process())?;
         let engine = Self::assemble(control, seed(), retention);
         // If this fails the lease is released and no thread remains.
         engine.start_services().inspect_err(|_| engine.finish_close())?;
@@ -135,6 +160,9 @@ impl<H: Host> Engine<H> {
     fn start_services(&self) -> Result<(), StoreError> {
         while let Some(warning) = self.control.store().warning() {
             self.control.warn(&warning);
+        }
+        if self.control.is_client() {
+            return self.start_service(Arc::clone(&self.lease_service) as Arc<dyn Service>);
         }
         self.start_service(Arc::clone(&self.timers) as Arc<dyn Service>)?;
         self.start_service(Arc::new(CommitterService(Arc::clone(&self.path))))?;
@@ -179,6 +207,7 @@ impl<H: Host> Engine<H> {
             let _lock = self.path.ledger.lock();
             self.control.stop_closed();
         }
+        self.control.report_unobserved(None);
         self.control.release_store();
     }
 

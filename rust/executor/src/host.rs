@@ -9,6 +9,7 @@ use bide_core::run::ElementOutcomes;
 use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
+use crate::runs::polls::GatePolls;
 use crate::runs::run::{RegisteredWorkflow, Run};
 
 /// A language or style in which bodies are written.
@@ -98,6 +99,11 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// Every run in memory belongs to another runner now: suspend what is deferred.
     fn lost(&self) {}
+
+    /// The gates that wait for their next poll, of those that are wanted: for those who look.
+    fn polls(&self, _is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        Vec::new()
+    }
 
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
     fn look(&self) {}

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
+    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    UnownedRuns, WaitPosition, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -129,6 +130,10 @@ impl Store for Retrying {
         self.call(|store| store.write(lease, commit)).map_err(unknown)
     }
 
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.call(|store| store.create_unowned(runs)).map_err(unknown)
+    }
+
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         self.call(|store| store.versions(workflow))
     }
@@ -194,6 +199,14 @@ impl Store for Retrying {
         self.call(|store| store.send(run, message)).map_err(unknown)
     }
 
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_of(version))
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.call(|store| store.convert(run, conversion)).map_err(unknown)
+    }
+
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
         self.call(|store| store.end_unowned(run, cancel, force)).map_err(unknown)
     }
@@ -218,6 +231,20 @@ impl Store for Retrying {
         *self.closing.lock() = true;
         self.woken.notify_all();
         self.inner.interrupt_waits();
+    }
+}
+
+impl Look for Retrying {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        self.call(|store| store.open_waits(after, most))
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        self.call(|store| store.runner(runner))
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        self.call(|store| store.unowned_runs())
     }
 }
 

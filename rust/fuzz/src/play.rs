@@ -146,7 +146,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
         | Effect::Cleared { .. }
         | Effect::Consumed { .. }
         | Effect::Emitted => {}
-        Effect::Woken { .. } | Effect::Settled { .. } => {}
+        Effect::Woken { .. } | Effect::Settled { .. } | Effect::Happened(_) => {}
     }
 }
 

@@ -29,18 +29,19 @@ type Start = (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Option<String>);
 type Described = (Arc<RegisteredWorkflow<Python3>>, Vec<(StartIdentity, RunRequest<Python3>)>);
 
 /// Starts children, and returns the waits for them: a list of `bide.ChildRun`. `describe` is the function of
-/// `bide._children` that makes of the arguments what is started.
+/// `bide._children` that makes of the arguments what is started; `awaited` as for [`BodyCx::start_children`].
 pub(crate) fn start<'py>(
     body: &Arc<BodyCx<Python3>>,
     here: &mut dyn Attached,
     describe: &str,
     arguments: &[&Bound<'py, PyAny>],
+    awaited: bool,
 ) -> PyResult<Bound<'py, PyList>> {
     let py = arguments[0].py();
     let module = MODULE.get_or_try_init(py, || py.import("bide._children").map(Bound::unbind))?.bind(py);
     let made = gil::call_args(&module.getattr(describe)?, arguments)?;
     let (workflow, starts) = described(py, body.engine(), &made)?;
-    let started = body.start_children(here, &workflow, starts);
+    let started = body.start_children(here, &workflow, starts, awaited);
     let started = started.map_err(|error| errors::wait(py, &error, &body.task_name()))?;
     let child_run = module.getattr("ChildRun")?;
     let workflow = PyString::new(py, workflow.graph.workflow()).into_any();
@@ -75,7 +76,9 @@ pub(crate) fn described<'py>(
     let starts = starts.into_iter().map(start).collect();
     start_gates(py, engine, core.get())?;
     let (graph, bodies) = core.get().shared(py);
-    let registered = gil::detached(py, || engine.register(graph, bodies));
+    let known = engine.workflow(graph.workflow()).filter(|known| Arc::ptr_eq(&known.graph, &graph));
+    // A body that starts one child after the other need not detach for each.
+    let registered = known.map_or_else(|| gil::detached(py, || engine.register(graph, bodies)), Ok);
     Ok((registered.map_err(|error| errors::store(py, &error))?, starts))
 }
 

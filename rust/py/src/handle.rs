@@ -20,6 +20,25 @@ use crate::wait::Wait;
 use crate::{channel, in_step, panics};
 use waits::{checked_name, read_poll, read_wait};
 
+impl PyTaskHandle {
+    /// Starts a run as a child; `awaited`: the wait for it is the next call.
+    fn start_one<'py>(
+        &self,
+        workflow: &Bound<'py, PyAny>,
+        inputs: Option<&Bound<'py, PyAny>>,
+        key: Option<&Bound<'py, PyAny>>,
+        awaited: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            self.home.check("TaskHandle")?;
+            let py = workflow.py();
+            let none = py.None().into_bound(py);
+            let arguments = [workflow, inputs.unwrap_or(&none), key.unwrap_or(&none)];
+            children::start(&self.body, &mut self.here(py), "describe", &arguments, awaited)?.get_item(0)
+        })
+    }
+}
+
 #[pymethods]
 impl PyTaskHandle {
     /// Waits until `condition()` is truthy and returns its value.
@@ -164,13 +183,7 @@ impl PyTaskHandle {
         inputs: Option<&Bound<'py, PyAny>>,
         key: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        panics::method(|| {
-            self.home.check("TaskHandle")?;
-            let py = workflow.py();
-            let none = py.None().into_bound(py);
-            let arguments = [workflow, inputs.unwrap_or(&none), key.unwrap_or(&none)];
-            children::start(&self.body, &mut self.here(py), "describe", &arguments)?.get_item(0)
-        })
+        self.start_one(workflow, inputs, key, false)
     }
 
     /// Starts many runs as children of this one, in one commit, and returns a wait for each.
@@ -186,7 +199,7 @@ impl PyTaskHandle {
             let py = workflow.py();
             let none = py.None().into_bound(py);
             let arguments = [workflow, inputs, keys.unwrap_or(&none)];
-            children::start(&self.body, &mut self.here(py), "describe_many", &arguments)
+            children::start(&self.body, &mut self.here(py), "describe_many", &arguments, false)
         })
     }
 
@@ -199,7 +212,7 @@ impl PyTaskHandle {
         key: Option<&Bound<'py, PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let child = slf.get().start(workflow, inputs, key)?;
+        let child = slf.get().start_one(workflow, inputs, key, timeout.is_none())?;
         panics::method(|| Self::wait_planned(slf, &child, timeout, "handle.run"))
     }
 

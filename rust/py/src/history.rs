@@ -53,7 +53,9 @@ fn happened(stored: &StoredRun) -> Vec<Happened> {
         if map == NO_MAP { known.to_owned() } else { format!("{known}[{map}]") }
     };
     let mut all = vec![Happened::new(stored.run.created_at, "created")];
-    for row in &stored.rows {
+    // A forked run has outcomes of the run that it was forked from.
+    let own = |row: &&TaskRow| row.ended_at.is_none_or(|at| at >= stored.run.created_at);
+    for row in stored.rows.iter().filter(own) {
         all.extend(of_task(row, &name(row.task, row.map)));
     }
     for (task, map, entry) in &stored.entries {
@@ -62,7 +64,8 @@ fn happened(stored: &StoredRun) -> Vec<Happened> {
     for message in stored.messages.iter().map(|stored| &stored.message) {
         if let Some(Control { ask, by, reason }) = Control::of_message(message) {
             let task = ask.task().map(ToString::to_string);
-            all.push(Happened { task, by, reason, ..Happened::new(message.sent_at, ask.name()) });
+            let of = ask.other_run().map(|run| run.to_string());
+            all.push(Happened { task, of, by, reason, ..Happened::new(message.sent_at, ask.name()) });
         }
     }
     if let Some(ended_at) = stored.run.ended_at {

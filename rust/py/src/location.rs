@@ -3,7 +3,25 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use bide_store::{Durability, MemoryStore, SqliteStore, Store, StoreError};
+use bide_store::{Durability, MemoryStore, SqliteStore, Store, StoreError, sqlite};
+
+/// Opens a store for a client: one that is there.
+pub(crate) fn open_existing(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> {
+    let options = sqlite::Options { create: false, ..sqlite::Options::default() };
+    let path = match name.to_str().map(place) {
+        None => name,
+        Some(place) => match place? {
+            Where::Memory => {
+                return Err(StoreError::Unavailable(
+                    "a store in memory belongs to its Runner: pass that one, Client(runner), or use a path".to_owned(),
+                ));
+            }
+            Where::File(path) => path.as_ref(),
+        },
+    };
+    let store = SqliteStore::open_with(path.as_ref(), &options)?;
+    Ok(store)
+}
 
 /// Opens a store.
 pub(crate) fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, StoreError> {

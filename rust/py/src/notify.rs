@@ -1,5 +1,5 @@
 //! The notifier thread of a runner: delivers to Python what Rust's own threads report, which are log lines, and
-//! callbacks of runs that have settled. Those threads never attach; they queue messages here.
+//! callbacks of runs that have settled, and events for those who observe. Those threads never attach; they queue messages here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::gil::{self, Kept};
+use crate::observe::Observed;
 
 /// A report for Python.
 enum Message {
@@ -19,6 +20,8 @@ enum Message {
     Blocked(u64, String),
     /// A callback, called without arguments.
     Call(Kept),
+    /// An event, for who observes.
+    Observed(Box<Observed>),
 }
 
 /// The queue of messages for Python.
@@ -52,6 +55,10 @@ impl Notifier {
         self.push(Message::Call(callback));
     }
 
+    pub(crate) fn observed(&self, event: Observed) {
+        self.push(Message::Observed(Box::new(event)));
+    }
+
     fn push(&self, message: Message) {
         self.state.lock().queue.push_back(message);
         self.changed.notify_one();
@@ -72,6 +79,7 @@ impl Notifier {
                     Message::Log(level, line) => log(py, level, &line),
                     Message::Blocked(thread, line) => blocked(py, thread, &line),
                     Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
+                    Message::Observed(event) => event.deliver(py),
                 };
             }
         }

@@ -140,6 +140,7 @@ impl PyRunHandle {
     }
 
     fn settlement(&self, py: Python<'_>, settlement: &Settlement) -> PyResult<bool> {
+        self.handle().settled().observe();
         match settlement {
             Settlement::Run(status) if status.is_ended() => Ok(true),
             Settlement::Run(RunStatus::Paused) => Err(self.paused(py)?),
@@ -158,7 +159,7 @@ impl PyRunHandle {
         let stored = gil::detached(py, || self.runner.engine.store().load(self.run()));
         let stored = stored.map_err(|error| errors::store(py, &error))?;
         let reason = stored.and_then(|stored| stored.run.blocked_by);
-        let text = reason.as_ref().map_or("no reason is recorded".to_owned(), ToString::to_string);
+        let text = reason.as_ref().map_or("no reason is recorded".to_owned(), BlockReason::told);
         let message = format!("run {} is paused: {text}", self.run());
         let names = errors::names(py)?;
         let class = match reason {

@@ -1,17 +1,17 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+mod threads;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::{RunId, RunOptions, RunStatus, Time, Value};
+use bide_core::Time;
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{
-    Coroutines, Engine, Pool, RunRequest, SubmitError, SystemClock, default_max_parked, default_slots,
-};
-use bide_store::RunFilter;
+use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
+use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -20,23 +20,22 @@ use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit::{self, CloseAtExit};
 use crate::follower::{self, PyFollower};
+use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
-use crate::host::{Local, Originals, PyEngine, Vars};
+use crate::host::PyEngine;
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
+use crate::observe;
 use crate::options::PyOptions;
-use crate::process::{self, Home, Kind, SLICE};
-use crate::refused::{CLOSED, refused};
+use crate::process::{self, Home, Kind};
+use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
-use crate::snapshot::PySnapshot;
-use crate::thread::StartError;
-use crate::worker::{Thread, start_gates};
+use crate::snapshot::{self, PySnapshot};
+use crate::why::{self, PyListed, PyPosition, PyWhy};
+use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{errors, location, panics, thread};
-
-/// How long the last bodies may take to end, even if the caller's grace is shorter.
-const MIN_GRACE: Duration = Duration::from_millis(20);
+use crate::{client, errors, location, panics, submission, thread};
 
 /// How long coroutines that are cancelled at the end of their grace may take to unwind.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
@@ -62,6 +61,12 @@ pub(crate) struct Inner {
     closed: AtomicBool,
 }
 
+impl Inner {
+    fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, queue: Arc<LoopQueue>) -> Self {
+        Self { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) }
+    }
+}
+
 impl CloseAtExit for Inner {
     fn begin_close(&self) {
         self.engine.begin_close();
@@ -73,9 +78,6 @@ impl CloseAtExit for Inner {
         self.notifier.stop();
     }
 }
-
-/// The inputs of a run to submit, encoded, by name; and its key.
-type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 
 #[pymethods]
 impl PyRunner {
@@ -101,7 +103,7 @@ impl PyRunner {
             let opened = gil::detached(py, || location::open(&store, durability));
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
-            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(start_worker));
+            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(threads::start_worker));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
@@ -116,11 +118,39 @@ impl PyRunner {
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
-            let inner = Arc::new(Inner { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) });
+            let inner = Arc::new(Inner::new(engine, notifier, queue));
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner };
-            runner.start_threads(py).map(|()| runner)
+            threads::start(py, &runner.inner.engine, &runner.inner.notifier).map(|()| runner)
+        })
+    }
+
+    /// One that submits, sends and looks, and executes nothing: on the store that a path or URL names.
+    #[staticmethod]
+    fn client(py: Python<'_>, store: OsString) -> PyResult<Self> {
+        panics::method(|| {
+            errors::names(py)?;
+            channel::prepare(py)?;
+            let opened = gil::detached(py, || location::open_existing(&store));
+            Self::client_on(py, opened.map_err(|error| errors::store(py, &error))?)
+        })
+    }
+
+    /// The same, on the store of this runner.
+    fn client_here(&self, py: Python<'_>) -> PyResult<Self> {
+        panics::method(|| {
+            self.open(py)?;
+            Self::client_on(py, self.inner.engine.store())
+        })
+    }
+
+    /// Has `callback(event)` called with all that happens from here on: see `bide._observe`.
+    fn observe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
+        panics::method(|| {
+            self.open(py)?;
+            self.inner.engine.observe(observe::observer(callback, &self.inner.notifier));
+            Ok(())
         })
     }
 
@@ -128,7 +158,7 @@ impl PyRunner {
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
             self.open(py)?;
-            start_gates(py, &self.inner.engine, workflow)?;
+            self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
             let done = gil::detached(py, || engine.register(graph, bodies));
@@ -146,7 +176,7 @@ impl PyRunner {
         &self,
         py: Python<'_>,
         workflow: &PyWorkflow,
-        runs: Vec<RunInput>,
+        runs: Vec<submission::RunInput>,
         contextvars: Vec<Bound<'_, PyAny>>,
         linger: bool,
         many: bool,
@@ -155,41 +185,11 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             failpoint::hit(Failpoint::Caller);
-            start_gates(py, &self.inner.engine, workflow)?;
-            let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
-            let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
-            let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
-            let options: RunOptions = options.map(Into::into).unwrap_or_default();
-            let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-            let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
-                let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
-                let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-                request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
-            });
-            let engine = &self.inner.engine;
-            let (graph, bodies) = workflow.shared(py);
-            let submitted = gil::detached(py, || {
-                let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
-                let handles = engine.submit(&workflow, wanted)?;
-                if let Some(first) = handles.first()
-                    && linger
-                    && engine.store().blocks()
-                {
-                    let _ = gil::idling(|| first.settled().wait(SLICE));
-                }
-                Ok(handles)
-            });
-            match submitted {
-                Ok(handles) => {
-                    let handles = handles.into_iter().map(|handle| self.handle(handle)).collect();
-                    drop(originals);
-                    Ok(handles)
-                }
-                Err(error) => {
-                    exit::keep_daemons(py)?;
-                    Err(refused(py, workflow.name(), error, many))
-                }
-            }
+            self.start_gates(py, workflow)?;
+            let options = options.map(Into::into).unwrap_or_default();
+            let handles =
+                submission::submit(py, &self.inner.engine, workflow, (runs, options), contextvars, (linger, many))?;
+            Ok(handles.into_iter().map(|handle| self.handle(handle)).collect())
         })
     }
 
@@ -197,18 +197,7 @@ impl PyRunner {
     fn find(&self, py: Python<'_>, text: &str, workflow: Option<&str>) -> PyResult<Vec<(String, String)>> {
         panics::method(|| {
             self.open(py)?;
-            let store = self.inner.engine.store();
-            let found = gil::detached(py, || {
-                if let Ok(id) = text.parse::<RunId>()
-                    && let Some(stored) = store.load(id)?
-                    && workflow.is_none_or(|name| *stored.run.workflow == *name)
-                {
-                    return Ok(vec![(id, stored.run.workflow)]);
-                }
-                store.by_key(text, workflow)
-            });
-            let found = found.map_err(|error| errors::store(py, &error))?;
-            Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+            snapshot::find(py, &self.inner.engine, text, workflow)
         })
     }
 
@@ -280,6 +269,35 @@ impl PyRunner {
         })
     }
 
+    /// Forks a run of a workflow.
+    fn fork(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        asked: PyFork,
+        contextvars: Bound<'_, PyAny>,
+    ) -> PyResult<PyRunHandle> {
+        panics::method(|| {
+            self.open(py)?;
+            fork::fork(py, &self.inner.engine, workflow, asked, contextvars).map(|handle| self.handle(handle))
+        })
+    }
+
+    /// Has a run continue with a workflow that it does not fit; says what became of that.
+    fn adopt(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        run: &str,
+        by: Option<String>,
+        reason: Option<String>,
+    ) -> PyResult<PySent> {
+        panics::method(|| {
+            self.open(py)?;
+            fork::adopt(py, &self.inner.engine, workflow, run, by, reason)
+        })
+    }
+
     /// What has happened to a run; `None` if there is none.
     fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
         panics::method(|| {
@@ -310,22 +328,28 @@ impl PyRunner {
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
-            let known = |name: &str| RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
-            let status = match status {
-                None => None,
-                Some(name) => Some(known(name).ok_or_else(|| {
-                    let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
-                    let all = all.join(", ");
-                    errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
-                })?),
-            };
+            let status = snapshot::status_named(py, status)?;
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
             let since = since.map(Time);
             let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
-            let listed = gil::detached(py, || self.inner.engine.store().list(&filter));
-            let listed = listed.map_err(|error| errors::store(py, &error))?;
-            listed.into_iter().map(|stored| PySnapshot::listed(py, &self.inner.engine, stored)).collect()
+            snapshot::list(py, &self.inner.engine, &filter)
+        })
+    }
+
+    /// What holds a run; `None` if there is none.
+    fn explain<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<PyWhy<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::explain(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
+    /// A page of the open waits of all runs, the oldest first.
+    fn open_waits<'py>(&self, py: Python<'py>, after: Option<PyPosition>, most: usize) -> PyResult<Vec<PyListed<'py>>> {
+        panics::method(|| {
+            self.open(py)?;
+            why::open_waits(py, &self.inner.engine, after, most)
         })
     }
 
@@ -404,7 +428,7 @@ impl PyRunner {
             }
             let inner = &self.inner;
             inner.engine.begin_close();
-            let ended = self.wait_for_bodies(py, grace);
+            let ended = threads::wait_for_bodies(py, &inner.engine, grace);
             let mut cancelled = Ok(());
             if let Some(coroutines) = inner.engine.dispatch().coroutines()
                 && coroutines.bodies() > 0
@@ -421,6 +445,20 @@ impl PyRunner {
 }
 
 impl PyRunner {
+    fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
+        let (engine, notifier) = client::start(py, store)?;
+        let queue = LoopQueue::new(&notifier);
+        let inner = Arc::new(Inner::new(engine, notifier, queue));
+        exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
+        let notifier = Arc::clone(&inner.notifier);
+        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
+        Ok(Self { inner })
+    }
+
+    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
+        if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
+    }
+
     fn open(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.home.check("Runner")?;
         let closed = self.inner.closed.load(Ordering::Acquire);
@@ -429,6 +467,7 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
+            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
             _ if closed => Err(errors::closed(py, CLOSED)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
@@ -437,29 +476,6 @@ impl PyRunner {
 
     fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
         PyRunHandle::new(Arc::clone(&self.inner), handle)
-    }
-
-    fn start_threads(&self, py: Python<'_>) -> PyResult<()> {
-        let notifier = Arc::clone(&self.inner.notifier);
-        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
-        let engine = &self.inner.engine;
-        engine.dispatch().open_by(engine, || start_worker_attached(py, engine))?;
-        Ok(())
-    }
-
-    /// True if all bodies have ended. A signal that raises cuts the grace short and is raised after the close.
-    fn wait_for_bodies(&self, py: Python<'_>, grace: f64) -> PyResult<bool> {
-        let pool = self.inner.engine.dispatch();
-        let mut remaining = Duration::try_from_secs_f64(grace).unwrap_or(Duration::MAX).max(MIN_GRACE);
-        let idle = |span| pool.wait_idle(span) && pool.coroutines().is_none_or(|coroutines| coroutines.wait_idle(span));
-        while !gil::idle(py, || idle(remaining.min(Duration::from_millis(50)))) {
-            py.check_signals()?;
-            remaining = remaining.saturating_sub(Duration::from_millis(50));
-            if remaining.is_zero() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -474,24 +490,5 @@ impl Drop for PyRunner {
                 self.inner.end_close();
             }
         }
-    }
-}
-
-fn start_worker(engine: &Arc<PyEngine>) -> Result<bool, String> {
-    let started = gil::attach(|py| start_worker_attached(py, engine).map_err(|error| error.to_string()));
-    started.unwrap_or(Ok(false))
-}
-
-/// False if the interpreter is exiting: the thread is not needed any more.
-fn start_worker_attached(py: Python<'_>, engine: &Arc<PyEngine>) -> Result<bool, StartError> {
-    let engine = Arc::clone(engine);
-    let started = thread::start_thread(py, "bide-worker", Kind::Bodies, move |py| {
-        let mut here = Thread::new(py, Arc::clone(&engine));
-        engine.work(&mut here);
-    });
-    match started {
-        Ok(()) => Ok(true),
-        Err(StartError::Exiting) => Ok(false),
-        Err(error) => Err(error),
     }
 }

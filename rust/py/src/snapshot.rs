@@ -8,7 +8,7 @@ use bide_core::graph::split_element;
 use bide_core::record::{RecordedTask, StoredRun};
 use bide_core::{Graph, NO_MAP, Progress, RunId, RunStatus, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
 use bide_executor::Settlement;
-use bide_store::StoreError;
+use bide_store::{RunFilter, StoreError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -267,7 +267,7 @@ impl PySnapshot {
     fn blocked_by(&self, py: Python<'_>) -> Option<String> {
         let run = &self.stored().run;
         if let Some(reason) = &run.blocked_by {
-            return Some(reason.to_string());
+            return Some(reason.told());
         }
         if let Some(cancel) = &run.cancel {
             return Some(cancel.text());
@@ -275,7 +275,7 @@ impl PySnapshot {
         if self.live.is_some() {
             return None;
         }
-        gil::detached(py, || self.engine.why_not_here(&run.into())).map(|why| why.to_string())
+        gil::detached(py, || self.engine.why_not_here(run.id, &run.into())).map(|why| why.to_string())
     }
 
     /// The first committed failure, as stored.
@@ -386,4 +386,42 @@ type Said<'py> = (f64, Option<f64>, Option<String>, Bound<'py, PyAny>);
 fn said<'py>(py: Python<'py>, progress: &Progress) -> PyResult<Said<'py>> {
     let Progress { done, total, message, said_at } = progress;
     Ok((*done, *total, message.as_deref().map(str::to_owned), datetime(py, *said_at)?))
+}
+
+/// The ids and workflows of the runs with this id or key.
+pub(crate) fn find(
+    py: Python<'_>,
+    engine: &PyEngine,
+    text: &str,
+    workflow: Option<&str>,
+) -> PyResult<Vec<(String, String)>> {
+    let store = engine.store();
+    let found = gil::detached(py, || {
+        if let Ok(id) = text.parse::<RunId>()
+            && let Some(stored) = store.load(id)?
+            && workflow.is_none_or(|name| *stored.run.workflow == *name)
+        {
+            return Ok(vec![(id, stored.run.workflow)]);
+        }
+        store.by_key(text, workflow)
+    });
+    let found = found.map_err(|error| errors::store(py, &error))?;
+    Ok(found.into_iter().map(|(id, workflow)| (id.to_string(), workflow.to_string())).collect())
+}
+
+/// The status of this name, for a filter.
+pub(crate) fn status_named(py: Python<'_>, name: Option<&str>) -> PyResult<Option<RunStatus>> {
+    let Some(name) = name else { return Ok(None) };
+    let known = RunStatus::ALL.iter().copied().find(|status| status.as_str() == name);
+    known.map(Some).ok_or_else(|| {
+        let all: Vec<&str> = RunStatus::ALL.iter().map(|status| status.as_str()).collect();
+        let all = all.join(", ");
+        errors::definition(py, &format!("status='{name}' is no status of a run; there are {all}"))
+    })
+}
+
+/// The runs that a filter chooses, newest first.
+pub(crate) fn list(py: Python<'_>, engine: &Arc<PyEngine>, filter: &RunFilter) -> PyResult<Vec<PySnapshot>> {
+    let listed = gil::detached(py, || engine.store().list(filter)).map_err(|error| errors::store(py, &error))?;
+    listed.into_iter().map(|stored| PySnapshot::listed(py, engine, stored)).collect()
 }

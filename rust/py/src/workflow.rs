@@ -53,7 +53,7 @@ impl PyWorkflow {
 #[pymethods]
 impl PyWorkflow {
     #[new]
-    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None))]
+    #[pyo3(signature = (name, fail_fast, tasks, signals=None, timeout=None, renamed=Vec::new()))]
     fn new(
         py: Python<'_>,
         name: &str,
@@ -61,6 +61,7 @@ impl PyWorkflow {
         tasks: Vec<CompiledTask<'_>>,
         signals: Option<Vec<String>>,
         timeout: Option<f64>,
+        renamed: Vec<(String, String)>,
     ) -> PyResult<Self> {
         panics::method(|| {
             let (mut specs, mut calls) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
@@ -70,6 +71,7 @@ impl PyWorkflow {
                 calls.push(call);
             }
             let graph = Graph::build(name, specs, fail_fast).and_then(|graph| graph.with_signals(signals));
+            let graph = graph.and_then(|graph| graph.with_renamed(renamed));
             let graph = graph.map_err(|why| errors::definition(py, &why.0))?;
             let graph = graph.with_timeout(timeout.map(Duration::from_secs_f64));
             let mut lists = 0;

@@ -42,6 +42,11 @@ impl<T: Ord> Queue<T> {
         self.steady.front().into_iter().chain(other).min()
     }
 
+    /// All items, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.steady.iter().chain(self.heap.iter().map(|Reverse(item)| item))
+    }
+
     /// Takes the least item.
     pub fn pop(&mut self) -> Option<T> {
         let from_heap = match (self.steady.front(), self.heap.peek()) {
@@ -68,6 +73,7 @@ mod tests {
                 } else {
                     prop_assert_eq!(queue.pop(), model.pop().map(|Reverse(item)| item));
                 }
+                prop_assert_eq!(queue.iter().count(), model.len());
                 prop_assert_eq!(queue.peek().copied(), model.peek().map(|Reverse(item)| *item));
             }
         }

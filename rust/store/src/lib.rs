@@ -15,14 +15,18 @@ use bide_core::{BlockReason, Cancel, Failure, Message, RunId, RunStatus, StoredE
 mod changes;
 mod clock;
 mod commit;
+mod convert;
 mod lease_time;
+mod look;
 pub mod memory;
 pub mod sqlite;
 
 pub use changes::{ChangedRuns, Changes, Seen};
 pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
+pub use convert::{Conversion, Converted};
 pub use lease_time::{Boot, LeaseTime, Uptime};
+pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -206,7 +210,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Maintenance + Send + Sync + 'static {
+pub trait Store: Maintenance + Look + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 
@@ -289,6 +293,13 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     fn commit(&self, lease: Lease, batch: &mut Batch) -> Result<Committed, StoreError> {
         Ok(self.write(lease, &mut Commit::of(batch))?.committed)
     }
+
+    /// Creates runs that belong to nobody, all that do not exist or none: a runner that has their workflow claims them. By
+    /// those who execute nothing. Otherwise as [`Store::create`].
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; then none is created (`Unknown`: make the call again).
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError>;
 
     /// The versions of a workflow that any run was ever created with.
     ///
@@ -395,6 +406,18 @@ pub trait Store: Maintenance + Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError>;
+
+    /// The runs of a workflow version that have no owner and have neither ended nor stopped, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError>;
+
+    /// Has a run that nobody executes belong to another version from now on, in one commit.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] but `Fenced`; except for `Unknown` nothing was written.
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError>;
 
     /// The messages to a run that came after the one with this `seq`, in the order in which they came; consumed ones
     /// only as far as they are kept.

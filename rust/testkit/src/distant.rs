@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewTask, RunRowId, StoredRun};
+use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen,
-    Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
+    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
+    UnownedRuns, WaitPosition, Written,
 };
 use bide_sync::Mutex;
 
@@ -162,6 +163,10 @@ impl Store for DistantStore {
         })
     }
 
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.call(|store| store.create_unowned(runs))
+    }
+
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         self.call(|store| store.versions(workflow))
     }
@@ -235,6 +240,14 @@ impl Store for DistantStore {
         })
     }
 
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.call(|store| store.unowned_of(version))
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.call(|store| store.convert(run, conversion))
+    }
+
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
         self.call(|store| store.end_unowned(run, cancel, force))
     }
@@ -259,6 +272,20 @@ impl Store for DistantStore {
 
     fn interrupt_waits(&self) {
         self.inner.interrupt_waits();
+    }
+}
+
+impl Look for DistantStore {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        self.call(|store| store.open_waits(after, most))
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        self.call(|store| store.runner(runner))
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        self.call(|store| store.unowned_runs())
     }
 }
 

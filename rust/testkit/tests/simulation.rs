@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use bide_testkit::sim::{self, Act, Case, Disaster};
+use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 
 /// The number of simulated worlds.
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 40] = [
+const RARE: [&str; 46] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -31,6 +31,12 @@ const RARE: [&str; 40] = [
     "a checkpoint that drops a journal",
     "a body that continues where its checkpoint was",
     "a body that gets that its run is cancelled",
+    "a mapped task",
+    "a mapped task that follows another",
+    "a task that takes the outputs of a mapped one",
+    "a task that takes failures and outputs of a mapped one",
+    "an element that may fail",
+    "progress that is committed",
     "cancel",
     "pause",
     "resume",
@@ -102,6 +108,32 @@ fn a_seed_is_always_the_same_world() {
         let digests = [(); 2].map(|()| sim::play(&case).map(|outcome| (outcome.moves, outcome.digest)));
         assert_eq!(digests[0], digests[1], "seed {seed}");
     }
+}
+
+#[test]
+fn a_run_that_kills_is_found_out_while_it_is_paused_and_resumed() {
+    let any = Case::random(0);
+    let kills = TaskPlan { acts: vec![Act::Kills(Some(0))], ends: vec![sim::End::Return], ..plain(&any.added) };
+    for at in 1..60 {
+        let (letters, disasters) = (Vec::new(), vec![(at, Disaster::Pause(0, 2))]);
+        let case = Case {
+            seed: 3412,
+            tasks: vec![kills.clone()],
+            slots: 1,
+            calls: vec![1; 3],
+            letters,
+            disasters,
+            ..any.clone()
+        };
+        if let Err(why) = sim::check(&case) {
+            panic!("{case}{why}");
+        }
+    }
+}
+
+/// A task without anything about it.
+fn plain(of: &TaskPlan) -> TaskPlan {
+    TaskPlan { number: 0, on: Vec::new(), gate: None, timeout: None, ..of.clone() }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Attempt {
     keyed: Option<Box<Keyed>>,
     /// How many records it has not read yet; `None` until that is asked.
     unread: Option<usize>,
+    /// The wait for a child that the commit of its start has opened: for the next call.
+    opened: Option<Box<EntryKey>>,
     /// The body has to return: every further call ends with `Suspended`.
     suspended: bool,
     /// The body has returned.
@@ -120,8 +122,8 @@ impl Attempt {
     /// A body that has just been entered.
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        let (uses, current, keyed, unread) = (Uses::default(), None, None, None);
-        Self { task, name, number, uses, current, keyed, unread, suspended: false, ended: false }
+        let (uses, current, keyed, unread, opened) = (Uses::default(), None, None, None, None);
+        Self { task, name, number, uses, current, keyed, unread, opened, suspended: false, ended: false }
     }
 
     /// The task's name.
@@ -281,9 +283,33 @@ impl Attempt {
         }
     }
 
-    /// Looks up a call's record: the next use of its name.
-    pub fn recall(&mut self, call: &Call, run: &RunState) -> Fed {
+    /// Looks up a call's record: the next use of its name. In a cancelled run the body gets that at its first call that
+    /// is no replay, as the record of the call; if the record of another call is in its place, without one.
+    pub fn recall(&mut self, call: &Call, run: &mut RunState) -> Fed {
+        let fed = self.look_up(call, run);
+        let (task, number) = (self.task, self.number);
+        let interrupted = |key: &EntryKey, recall: &Recall, run: &mut RunState| {
+            let failure = run.interruption(task, recall)?;
+            if matches!(recall, Recall::Mismatch(_)) && run.take_interrupt(task, number) {
+                return Some(Fed::Refused(Refused::Cancelled));
+            }
+            Some(Fed::Interrupted(key.clone(), failure))
+        };
+        let instead = match &fed {
+            Fed::Recalled(key, recall) => interrupted(key, recall, run),
+            Fed::RecalledParts(parts) => {
+                // A combination is decided by its outermost entry.
+                let decisive = if call.is_pushed() { 1 } else { parts.len() };
+                parts.iter().take(decisive).find_map(|part| interrupted(&part.key, &part.recall, run))
+            }
+            _ => None,
+        };
+        instead.unwrap_or(fed)
+    }
+
+    fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {
         let mut unread = self.unread(run);
+        let opened = self.opened.take();
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
             let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
@@ -295,10 +321,10 @@ impl Attempt {
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
-                Ok((key, recall)) => match run.interruption(task, &recall) {
-                    Some(failure) => Fed::Interrupted(key, failure),
-                    None => Fed::Recalled(key, recall),
-                },
+                Ok((key, Recall::Open { .. })) if opened.is_some_and(|opened| *opened == key) => {
+                    Fed::Recalled(key, Recall::Waits)
+                }
+                Ok((key, recall)) => Fed::Recalled(key, recall),
                 Err(refused) => Fed::Refused(refused),
             };
         };
@@ -307,18 +333,7 @@ impl Attempt {
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
-        let parts: Vec<RecalledPart> = match parts.collect() {
-            Ok(parts) => parts,
-            Err(refused) => return Fed::Refused(refused),
-        };
-        // A combination is decided by its outermost entry.
-        let decisive = if call.is_pushed() { parts.iter().take(1) } else { parts.iter().take(parts.len()) };
-        let mut interruptions =
-            decisive.filter_map(|part| Some((part.key.clone(), run.interruption(task, &part.recall)?)));
-        match interruptions.next() {
-            Some((key, failure)) => Fed::Interrupted(key, failure),
-            None => Fed::RecalledParts(parts),
-        }
+        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.
@@ -362,6 +377,7 @@ impl Attempt {
         if let Action::Done(result) = &action {
             self.ends(call);
             self.suspended |= matches!(result, Err(CallError::Suspended));
+            self.opened = call.take_opened().map(Box::new);
             if call.is_checkpoint() && result.is_ok() {
                 self.uses = Uses::default();
                 self.unread = Some(0);
@@ -388,6 +404,6 @@ fn unread_after(
         // A condition that is asked again, though it was satisfied.
         Recall::Ask { .. } if is_closed => unread - 1,
         Recall::Mismatch(_) | Recall::NoCallback => unread,
-        Recall::Ask { .. } | Recall::Open { .. } | Recall::Begun { .. } => 0,
+        Recall::Ask { .. } | Recall::Open { .. } | Recall::Waits | Recall::Begun { .. } => 0,
     }
 }

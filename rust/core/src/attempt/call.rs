@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::combined::Combined;
-use super::polling::{Polling, timed_out};
+use super::polling::{PollReport, Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
 use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
@@ -184,6 +184,14 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// The wait that it has opened with the start of a child, if it has.
+    pub(super) fn take_opened(&mut self) -> Option<EntryKey> {
+        match &mut self.kind {
+            Kind::Starts(starts) => starts.take_opened(),
+            _ => None,
+        }
+    }
+
     /// Whether it waits for several at once.
     pub(super) const fn is_combined(&self) -> bool {
         matches!(self.kind, Kind::Combined(_))
@@ -216,9 +224,24 @@ impl Call {
         }
     }
 
+    /// The polls of its conditions so far, as far as these are open: for those who look.
+    #[must_use]
+    pub fn polls(&self) -> Vec<PollReport> {
+        match &self.kind {
+            Kind::Condition(polling) => vec![polling.report(&self.key, None)],
+            Kind::Combined(combined) => combined.polls().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
         if let Fed::Interrupted(key, failure) = fed {
             return self.interrupted(key, failure, clocks);
+        }
+        if let Fed::Refused(Refused::Cancelled) = fed {
+            self.kind = Kind::Record(RecordKind::Callback, Value::NONE);
+            let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
+            return self.end(Err(CallError::Failed(failure)));
         }
         if let Kind::Combined(combined) = &mut self.kind {
             return combined.advance(fed, task, clocks);
@@ -229,10 +252,6 @@ impl Call {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
-            (_, Fed::Refused(Refused::Cancelled)) => {
-                let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
-                self.end(Err(CallError::Failed(failure)))
-            }
             (_, Fed::Refused(refused)) => self.end(Err(CallError::Over(refused))),
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
             (State::Lease, Fed::LeaseHeld) => match &mut self.kind {
@@ -348,6 +367,7 @@ impl Call {
                 let misuse = no_callback(task, &self.key.name);
                 return self.end(Err(misuse));
             }
+            Recall::Waits => return self.go(State::Reading, Action::Read),
             Recall::Begun { mode, due } => return self.step_begun(mode, due, task, clocks),
             Recall::Ask { deadline } => (None, deadline),
             Recall::Open { due, deadline } => (due, deadline),

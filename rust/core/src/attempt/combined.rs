@@ -30,7 +30,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::polling::{Polling, timed_out};
+use super::polling::{PollReport, Polling, timed_out};
 use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
@@ -155,6 +155,12 @@ impl Combined {
         self.parts.iter().find_map(|entry| entry.polls.as_ref()?.0.error())
     }
 
+    /// The polls of its open conditions.
+    pub(super) fn polls(&self) -> impl Iterator<Item = PollReport> {
+        let open = self.parts.iter().filter(|entry| !entry.closed);
+        open.filter_map(|entry| entry.polls.as_ref().map(|(polling, due)| polling.report(&entry.key, Some(*due))))
+    }
+
     pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
@@ -238,6 +244,7 @@ impl Combined {
                 }
                 // Only a step is begun, and no member is one.
                 Recall::Begun { .. } => None,
+                Recall::Waits => return self.end(Ok(Value::NONE)),
                 Recall::Ask { deadline } | Recall::Open { deadline, .. } => {
                     if let Some((polling, _)) = &mut entry.polls {
                         polling.set_deadline(deadline.or_else(|| Some(clocks.wall().after(entry.timeout?))));

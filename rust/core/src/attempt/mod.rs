@@ -54,7 +54,8 @@
 //! | Parked    | `Woken`               | Acquiring  | `Acquire`        |
 //! | Acquiring | `Acquired`            | Reading    | `Read`           |
 //!
-//! What had come before it was opened closes the entry in the commit that opens it.
+//! What had come before it was opened closes the entry in the commit that opens it. A wait that the commit of its
+//! child's start has opened is recalled as `Waits`, which leads to `Read` at once.
 //!
 //! # A step
 //!
@@ -84,7 +85,7 @@
 //! The run machine may close any open entry: because the run is cancelled, or because somebody satisfies the wait by
 //! hand. `Closed` ends every sleep: `Acquire`, then `Read`. An end of the wait that comes too late for that is refused,
 //! and `Read` shows the other one. In a cancelled run a call that is no replay is fed `Interrupted` instead of
-//! `Recalled`, once: that is recorded as its end.
+//! `Recalled`, once: that is recorded as its end. One in the place of another's record, which stays, is `Refused`.
 //!
 //! # In every state
 //!
@@ -119,8 +120,9 @@ use body::What;
 pub use body::{Attempt, Caller, Standing, Within};
 pub use call::Call;
 pub use combined::RecalledPart;
-pub use polling::Polled;
+pub use polling::{PollReport, Polled};
 pub use starts::child_name;
+pub(crate) use starts::child_wait;
 
 /// What the driver of a call has to do next.
 #[derive(Debug)]
@@ -342,6 +344,9 @@ pub struct StartRequest {
     pub arguments: StepArguments,
     /// The caller's key says what is the same, and the name has it.
     pub keyed: bool,
+    /// The next call is the wait for its end, under [`child_name`] and without a timeout: the commit of its start opens
+    /// that too.
+    pub awaited: bool,
 }
 
 /// One of the waits of a combination, as a body asks for it.

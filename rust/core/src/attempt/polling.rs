@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Clocks;
+use crate::entry::EntryKey;
 use crate::failure::{Failure, FailureKind};
 use crate::poll::{Poll, PollPolicy, Progress};
 use crate::time::Time;
@@ -34,7 +35,25 @@ pub struct Polling {
     error: Option<Failure>,
 }
 
+/// The polls of an open wait, for those who look.
+#[derive(Clone, Debug)]
+pub struct PollReport {
+    /// The key of its entry.
+    pub key: EntryKey,
+    /// How many polls there were.
+    pub polls: u32,
+    /// When the next one is due, by the steady clock. `None`: it is due when its driver wakes.
+    pub due: Option<Duration>,
+    /// What the last one raised.
+    pub error: Option<Failure>,
+}
+
 impl Polling {
+    pub(super) fn report(&self, key: &EntryKey, due: Option<Duration>) -> PollReport {
+        let (key, polls, error) = (key.clone(), self.progress().polls(), self.error.clone());
+        PollReport { key, polls, due, error }
+    }
+
     /// Before the first poll.
     #[must_use]
     pub const fn new(policy: PollPolicy, deadline: Option<Time>) -> Self {

@@ -31,6 +31,11 @@ pub fn child_name(start: &EntryKey) -> Arc<str> {
     }
 }
 
+/// The key of the first wait for a child, by that of its start.
+pub(crate) fn child_wait(start: &EntryKey) -> EntryKey {
+    EntryKey { name: child_name(start), n: 1 }
+}
+
 /// Starts of children, in progress.
 #[derive(Debug)]
 pub(super) struct Starts {
@@ -38,6 +43,8 @@ pub(super) struct Starts {
     attempt: u32,
     starts: Vec<Start>,
     state: State,
+    /// The wait that the commit of the starts has opened.
+    opened: Option<EntryKey>,
 }
 
 /// One of them.
@@ -46,6 +53,8 @@ struct Start {
     /// Its key in the journal; `n` is 0 before it was looked up.
     key: EntryKey,
     lookup: Lookup,
+    /// As [`StartRequest::awaited`].
+    awaited: bool,
 }
 
 /// Where the call stands; see the table above.
@@ -61,11 +70,11 @@ enum State {
 
 impl Starts {
     pub(super) fn new(task: TaskRef, attempt: u32, starts: Vec<StartRequest>) -> Self {
-        let start = |StartRequest { name, arguments, keyed }: StartRequest| {
+        let start = |StartRequest { name, arguments, keyed, awaited }: StartRequest| {
             let lookup = if keyed { Lookup::KeyedStart } else { Lookup::Start(arguments) };
-            Start { key: EntryKey { name, n: 0 }, lookup }
+            Start { key: EntryKey { name, n: 0 }, lookup, awaited }
         };
-        Self { task, attempt, starts: starts.into_iter().map(start).collect(), state: State::Start }
+        Self { task, attempt, starts: starts.into_iter().map(start).collect(), state: State::Start, opened: None }
     }
 
     /// The name and the look-up of each start.
@@ -76,6 +85,11 @@ impl Starts {
     /// The keys of all starts, once they were looked up.
     pub(super) fn keys(&self) -> impl Iterator<Item = &EntryKey> {
         self.starts.iter().map(|start| &start.key)
+    }
+
+    /// The wait that was opened with a start, if it was. It is the next call.
+    pub(super) const fn take_opened(&mut self) -> Option<EntryKey> {
+        self.opened.take()
     }
 
     pub(super) const fn is_over(&self) -> bool {
@@ -90,7 +104,10 @@ impl Starts {
             (State::Start, Fed::Begin) => self.go(State::Lease, Action::CheckLease),
             (State::Lease, Fed::LeaseHeld) => self.go(State::Look, Action::Recall),
             (State::Look, Fed::RecalledParts(recalled)) => self.recalled(recalled, task),
-            (State::Starting, Fed::Committed { .. }) => self.end(Ok(Value::NONE)),
+            (State::Starting, Fed::Committed { .. }) => {
+                self.opened = self.starts.iter().find(|start| start.awaited).map(|start| child_wait(&start.key));
+                self.end(Ok(Value::NONE))
+            }
             (State::Pausing(why), Fed::Committed { .. }) => self.end(Err(CallError::Mismatch(why))),
             (state, fed) => unreachable!("a driver answered {fed:?} in {state:?}"),
         }
@@ -119,7 +136,10 @@ impl Starts {
                 }
                 // A key that was given twice is one child.
                 _ if start.key.is_keyed() && !keyed.insert(start.key.clone()) => {}
-                _ => new.push((at, ChildStart::new(start.key.clone(), start.lookup.proof().cloned()))),
+                _ => {
+                    let new_start = ChildStart::new(start.key.clone(), start.lookup.proof().cloned());
+                    new.push((at, ChildStart { awaited: start.awaited, ..new_start }));
+                }
             }
         }
         if new.is_empty() {

@@ -52,6 +52,7 @@ impl Graph {
             fail_fast,
             signals: None,
             timeout: None,
+            renamed: HashMap::new(),
             roots: without(&dependencies),
             leaves: without(&dependents),
             version: version(&tasks),

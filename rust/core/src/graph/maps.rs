@@ -187,14 +187,14 @@ impl Graph {
         if task.map == NO_MAP { Arc::clone(name) } else { format!("{name}[{}]", task.map).into() }
     }
 
-    /// The task or element of this name.
+    /// The task or element that has this name, or had it in an older version.
     #[must_use]
     pub fn find_element(&self, name: &str) -> Option<TaskRef> {
-        if let Some(ix) = self.find(name) {
+        if let Some(ix) = self.find_current(name) {
             return Some(TaskRef::plain(ix));
         }
         let (task, map) = split_element(name)?;
-        let ix = self.find(task).filter(|ix| self.is_mapped(*ix))?;
+        let ix = self.find_current(task).filter(|ix| self.is_mapped(*ix))?;
         Some(TaskRef { ix, map })
     }
 }

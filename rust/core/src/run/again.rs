@@ -21,17 +21,25 @@ use super::{Out, RunState};
 
 /// What is done again.
 #[derive(Default)]
-struct Again {
+pub(super) struct Again {
     /// Tasks as a whole.
-    whole: HashSet<TaskIx>,
+    pub(super) whole: HashSet<TaskIx>,
     /// Single elements of other mapped tasks.
-    elements: HashSet<TaskRef>,
+    pub(super) elements: HashSet<TaskRef>,
+}
+
+impl Again {
+    /// Whether a task or element is done again.
+    pub(super) fn has(&self, task: TaskRef) -> bool {
+        self.whole.contains(&task.ix) || self.elements.contains(&task)
+    }
 }
 
 impl RunState {
     /// Continues from the failed and cancelled tasks, or from this one. A run in which all have completed completes.
     pub(super) fn retry(&mut self, from: Option<&str>, fresh: bool, request: &Message, out: &mut Out<'_>) {
-        let again = self.done_again(from);
+        let named: Option<Vec<TaskRef>> = from.map(|name| self.graph.find_element(name).into_iter().collect());
+        let again = self.done_again(named.as_deref());
         let expanded: Vec<TaskIx> = again.elements.iter().map(|task| task.ix).collect();
         self.forget_cancel();
         self.ended_at = Time::default();
@@ -77,30 +85,35 @@ impl RunState {
         detail.interrupted.clear();
     }
 
-    /// The tasks and elements that are done again.
-    fn done_again(&self, from: Option<&str>) -> Again {
+    /// The tasks and elements that are done again: from these, or from all that have failed.
+    pub(super) fn done_again(&self, named: Option<&[TaskRef]>) -> Again {
         let mut again = Again::default();
-        let named = from.map(|name| self.graph.find_element(name));
         let is = |task: TaskRef, state: &super::Task| match named {
             // What was cancelled is done again in any case: the run is not cancelled any more.
-            Some(named) => named == Some(task) || state.status == TaskStatus::Cancelled,
+            Some(named) => named.contains(&task) || state.status == TaskStatus::Cancelled,
             // A task that was skipped for one that has failed need not depend on that.
             None => {
                 matches!(state.status, TaskStatus::Failed | TaskStatus::Cancelled)
                     || (state.status == TaskStatus::Skipped && state.failed)
             }
         };
-        let first: Vec<TaskRef> = self.all().filter(|(task, state)| is(*task, state)).map(|(task, _)| task).collect();
-        for task in first {
-            // An expanded task is done again by its elements.
-            if task.map != NO_MAP {
-                again.elements.insert(task);
-            } else if named.is_some() || !self.is_expanded(task) {
-                again.whole.insert(task.ix);
+        let mut first: Vec<TaskRef> =
+            self.all().filter(|(task, state)| is(*task, state)).map(|(task, _)| task).collect();
+        while !first.is_empty() {
+            for task in first {
+                // An expanded task is done again by its elements.
+                if task.map != NO_MAP {
+                    again.elements.insert(task);
+                } else if named.is_some() || !self.is_expanded(task) {
+                    again.whole.insert(task.ix);
+                }
             }
-        }
-        for &ix in self.graph.order() {
-            self.add_dependent(ix, &mut again);
+            for &ix in self.graph.order() {
+                self.add_dependent(ix, &mut again);
+            }
+            // `fail_fast` skips also what does not depend on the failed task.
+            let skipped_for = |task: TaskRef| self.skip_root(task).is_some_and(|root| again.has(root));
+            first = self.all().map(|(task, _)| task).filter(|task| !again.has(*task) && skipped_for(*task)).collect();
         }
         again.elements.retain(|task| !again.whole.contains(&task.ix));
         again

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::attempt::child_wait;
 use crate::entry::{Entry, EntryKey, Lookup, Operation};
 use crate::event::{ChildStart, Wait};
 use crate::failure::{Failure, FailureKind};
@@ -116,7 +117,9 @@ impl RunState {
     /// Children are started: the commit that creates them has their records. A record may replace that of a child which
     /// was not created.
     pub(super) fn children_started(&mut self, task: TaskRef, starts: Vec<ChildStart>, out: &mut Out<'_>) {
-        for ChildStart { key, proof, run } in starts {
+        let mut waits = Vec::new();
+        for ChildStart { key, proof, run, awaited } in starts {
+            let wait_key = awaited.then(|| child_wait(&key));
             let before = self.started_child(task, &key);
             let children = self.run_detail().children.get_or_insert_default();
             before.iter().for_each(|before| drop(children.0.remove(before)));
@@ -133,9 +136,20 @@ impl RunState {
                     entry,
                 });
             }
+            // A body may have given another wait this name.
+            let is_free = |key: &EntryKey| {
+                let entry = self.known_detail(task).and_then(|detail| detail.journal.get(key));
+                entry.is_none_or(|entry| before.is_some() && child_of(entry) == before)
+            };
+            if let Some(key) = wait_key.filter(is_free) {
+                waits.push(Wait { key, operation: Operation::Child { run }, timeout: None });
+            }
         }
         self.new_record(out);
         self.clear_suspicion(task, out);
+        if !waits.is_empty() {
+            self.opened(task, waits, out);
+        }
     }
 
     /// The child of a recorded start.
@@ -168,10 +182,21 @@ impl RunState {
         let Some(child) = self.child(run).filter(|child| child.end.is_none() && status.is_ended()) else { return };
         child.end = Some(status);
         for (task, key) in std::mem::take(&mut child.waits) {
-            if self.is_open(task, &key) && self.awaited_child(task, &key) == Some(run) {
+            if self.waits_in_body(task, &key) && self.awaited_child(task, &key) == Some(run) {
                 self.push_closed(task, &key, end_of(run, status), out);
             }
         }
+    }
+
+    /// Whether a body waits. An attempt that has failed, because its time was used up say, leaves its wait open.
+    fn waits_in_body(&self, task: TaskRef, key: &EntryKey) -> bool {
+        let state = self.task(task);
+        let can_wait = match state.status {
+            TaskStatus::Running => true,
+            TaskStatus::Ready => state.reenter,
+            _ => false,
+        };
+        can_wait && self.is_open(task, key)
     }
 
     fn awaited_child(&self, task: TaskRef, key: &EntryKey) -> Option<RunId> {
@@ -195,7 +220,7 @@ impl RunState {
         }
         waits.sort_unstable_by_key(|(task, seq, ..)| (*task, *seq));
         for (task, _, key, run) in waits {
-            if !self.is_open(task, &key) {
+            if !self.waits_in_body(task, &key) {
                 continue;
             }
             match self.take_child_end(run) {

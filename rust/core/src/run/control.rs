@@ -79,6 +79,8 @@ impl RunState {
             Ask::Satisfy { task, value } => self.satisfy(&task, &value, out),
             Ask::Extend { task, span } => self.extend(&task, span, out),
             Ask::PollNow { task } => self.poll_now(&task, out),
+            // These only tell.
+            Ask::ForkedFrom { .. } | Ask::ForkedTo { .. } | Ask::Edited { .. } | Ask::Adopt => {}
             Ask::Skip { task } => {
                 let who = who_and_why(by.as_deref(), reason.as_deref());
                 self.skip_on_request(&task, format!("skipped on request{who}").into(), out);
@@ -232,6 +234,7 @@ impl RunState {
             Recall::Satisfied(_) | Recall::Failed(_) | Recall::Begun { mode: StepMode::Once, .. } => None,
             Recall::Ask { .. }
             | Recall::Open { .. }
+            | Recall::Waits
             | Recall::Begun { .. }
             | Recall::Mismatch(_)
             | Recall::NoCallback => self.cancellation(),

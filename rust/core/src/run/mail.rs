@@ -1,12 +1,14 @@
 //! Messages: each closes the oldest open wait for its address in the commit that brings it, or is queued. And the
 //! answers to requests: given by the body that has taken one, else refused when nobody can give one any more.
 
+use std::sync::Arc;
+
 use crate::entry::{EntryKey, EntryState, Lookup, Operation};
 use crate::event::{Effect, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
-use crate::message::{Address, Mailbox, Message, MessageKind, StoredMessage, answered_value};
+use crate::message::{Address, Mailbox, Message, MessageKind, Queued, StoredMessage, answered_value};
 use crate::record::Write;
 use crate::shown::shown;
 use crate::status::{RunStatus, TaskStatus};
@@ -36,6 +38,19 @@ impl RunState {
         self.mail().forget(number);
     }
 
+    /// What a look into the store has found: whether all of it was sent from this process. Then the look has ended.
+    pub fn find_own(&mut self, messages: &[StoredMessage]) -> bool {
+        let mail = self.mail();
+        let own = messages.iter().all(|stored| mail.is_own(stored.message.number));
+        if own {
+            for stored in messages {
+                mail.receive(&stored.message, Some(stored.seq));
+            }
+            mail.end_look();
+        }
+        own
+    }
+
     fn mail(&mut self) -> &mut Mailbox {
         self.run_detail().mail.get_or_insert_default()
     }
@@ -45,14 +60,14 @@ impl RunState {
         let mail = self.mail();
         let is_answer = message.address.kind == MessageKind::Answer;
         if is_answer && let Some(first) = mail.take(&message.address) {
-            return Err(if message.repeats(&first) { Refused::Duplicate } else { Refused::Answered });
+            return Err(if message.repeats(&first.message) { Refused::Duplicate } else { Refused::Answered });
         }
         if message.id.as_ref().is_some_and(|id| mail.has_id(id)) {
             // An answer must not be taken for another message.
             return Err(if is_answer { Refused::IdTaken } else { Refused::Duplicate });
         }
         mail.receive(&message, None);
-        self.deliver(message, false, out);
+        self.deliver(message, None, out);
         Ok(())
     }
 
@@ -61,19 +76,19 @@ impl RunState {
         for StoredMessage { seq, message, consumed } in messages {
             let new = self.mail().receive(&message, Some(seq));
             if new && !consumed {
-                self.deliver(message, true, out);
+                self.deliver(message, Some(seq), out);
             }
         }
         self.mail().end_look();
     }
 
-    fn deliver(&mut self, message: Message, stored: bool, out: &mut Out<'_>) {
+    /// `stored`: where the store has it, as [`Queued::from`]; None: it has not.
+    fn deliver(&mut self, message: Message, stored: Option<i64>, out: &mut Out<'_>) {
         if message.address.kind == MessageKind::Control {
             let at = out.now;
-            if stored {
-                out.batch.push(Write::Applied { run: self.row(), number: message.number, at });
-            } else {
-                self.store_message(&message, true, out);
+            match stored {
+                Some(from) => out.batch.push(Write::Applied { run: self.row(), number: message.number, from, at }),
+                None => drop(self.store_message(&message, true, out)),
             }
             self.control(&message, out);
             return;
@@ -81,10 +96,9 @@ impl RunState {
         if message.address.kind == MessageKind::Withdrawal {
             let request = message.address.withdrawn().and_then(|number| self.mail().withdraw(number));
             request.into_iter().for_each(|request| self.withdrawn(&request, out));
-            if stored {
-                out.batch.push(Write::Consumed { run: self.row(), number: message.number, id: None });
-            } else {
-                self.mail().forget(message.number);
+            match stored {
+                Some(from) => self.push_consumed(message.number, None, from, out),
+                None => self.mail().forget(message.number),
             }
             return;
         }
@@ -92,11 +106,9 @@ impl RunState {
         let kept = message.address.kind == MessageKind::Answer;
         if kept {
             // Every wait for an answer gets it, those to come as well.
-            if !stored {
-                self.store_message(&message, false, out);
-            }
+            let from = stored.unwrap_or_else(|| self.store_message(&message, false, out));
             let (address, content) = (message.address.clone(), message.content.clone());
-            self.mail().queue(message);
+            self.mail().queue(message, from);
             while let Some((task, key)) = self.next_wait(&address) {
                 self.push_closed(task, &key, content.clone(), out);
             }
@@ -108,23 +120,27 @@ impl RunState {
                 self.push_closed(task, &key, message.delivered(), out);
             }
             None => {
-                if !stored {
-                    self.store_message(&message, false, out);
-                }
-                self.mail().queue(message);
+                let from = stored.unwrap_or_else(|| self.store_message(&message, false, out));
+                self.mail().queue(message, from);
             }
         }
     }
 
-    fn store_message(&self, message: &Message, consumed: bool, out: &mut Out<'_>) {
+    /// Returns the lowest `seq` that it can get.
+    fn store_message(&mut self, message: &Message, consumed: bool, out: &mut Out<'_>) -> i64 {
         out.batch.push(Write::Message { run: self.row(), message: Box::new(message.clone()), consumed });
+        self.mail().write()
     }
 
-    /// A wait has consumed a message; `stored`: the store has it.
-    fn consumed(&mut self, message: &Message, stored: bool, out: &mut Out<'_>) {
-        if stored {
+    fn push_consumed(&self, number: i64, id: Option<Arc<str>>, from: i64, out: &mut Out<'_>) {
+        out.batch.push(Write::Consumed { run: self.row(), number, id, from });
+    }
+
+    /// A wait has consumed a message; `stored` as in [`RunState::deliver`].
+    fn consumed(&mut self, message: &Message, stored: Option<i64>, out: &mut Out<'_>) {
+        if let Some(from) = stored {
             let (number, id) = (message.number, message.id.clone());
-            out.batch.push(Write::Consumed { run: self.row(), number, id });
+            self.push_consumed(number, id, from, out);
             if message.id.is_none() && self.mail().is_own(number) {
                 // A look into the store may still find it, until this is committed.
                 out.effects.push(Effect::Consumed { number });
@@ -138,9 +154,9 @@ impl RunState {
 
     /// The message that a wait finds when it is opened.
     pub(super) fn take_message(&mut self, address: &Address, out: &mut Out<'_>) -> Option<Result<Value, Failure>> {
-        let message = self.run_detail.as_mut()?.mail.as_mut()?.take(address)?;
+        let Queued { message, from } = self.run_detail.as_mut()?.mail.as_mut()?.take(address)?;
         if address.kind != MessageKind::Answer {
-            self.consumed(&message, true, out);
+            self.consumed(&message, Some(from), out);
         }
         Some(message.delivered())
     }
@@ -222,7 +238,7 @@ impl RunState {
     }
 
     /// Takes all messages that no wait has consumed, but for requests that were withdrawn.
-    pub(crate) fn take_queued(&mut self, out: &mut Out<'_>) -> Vec<Message> {
+    pub(crate) fn take_queued(&mut self, out: &mut Out<'_>) -> Vec<Queued> {
         let Some(mail) = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut()) else { return Vec::new() };
         for number in mail.withdrawn() {
             if let Some(request) = self.mail().withdraw(number) {
@@ -233,15 +249,15 @@ impl RunState {
     }
 
     /// Takes all control requests that came while nobody executed the run.
-    pub(crate) fn take_controls(&mut self) -> Vec<Message> {
+    pub(crate) fn take_controls(&mut self) -> Vec<Queued> {
         let mail = self.run_detail.as_mut().and_then(|detail| detail.mail.as_mut());
         mail.map_or_else(Vec::new, |mail| mail.take_controls())
     }
 
     /// Delivers stored messages, oldest first.
-    pub(crate) fn deliver_all(&mut self, messages: Vec<Message>, out: &mut Out<'_>) {
-        for message in messages {
-            self.deliver(message, true, out);
+    pub(crate) fn deliver_all(&mut self, messages: Vec<Queued>, out: &mut Out<'_>) {
+        for Queued { message, from } in messages {
+            self.deliver(message, Some(from), out);
         }
     }
 
@@ -265,9 +281,10 @@ impl RunState {
     }
 
     /// The sender of a request has given up, and nobody has taken it.
-    fn withdrawn(&self, request: &Message, out: &mut Out<'_>) {
-        out.batch.push(Write::Consumed { run: self.row(), number: request.number, id: None });
-        self.answer(request.number, Err(refused("its sender does not wait for the answer any more")), out);
+    fn withdrawn(&self, request: &Queued, out: &mut Out<'_>) {
+        let number = request.message.number;
+        self.push_consumed(number, None, request.from, out);
+        self.answer(number, Err(refused("its sender does not wait for the answer any more")), out);
     }
 
     /// A task loses its journal: refuses the requests that it has taken and not answered.
@@ -303,7 +320,7 @@ impl RunState {
     pub(crate) fn restore_mail(&mut self, messages: Vec<StoredMessage>) {
         for StoredMessage { seq, message, consumed } in messages {
             if self.mail().receive(&message, Some(seq)) && !consumed {
-                self.mail().queue(message);
+                self.mail().queue(message, seq);
             }
         }
     }

@@ -11,6 +11,7 @@
 //! marks and its count, because the run makes progress; from then on this process marks none of its bodies.
 
 use crate::emit::{NewEvents, ProgressRow};
+use crate::entry::Entry;
 use crate::event::Effect;
 use crate::id::{NO_MAP, TaskRef};
 use crate::outbox::Published;
@@ -97,6 +98,19 @@ impl RunState {
     /// The rows of all tasks as they stand, in declaration order, and after a mapped task those of its elements.
     pub fn rows(&self) -> impl Iterator<Item = (TaskRef, TaskRow)> {
         self.all().map(|(task, _)| (task, self.task_row(task)))
+    }
+
+    /// The open entries of tasks that have not ended, by task.
+    #[must_use]
+    pub fn all_open_entries(&self) -> Vec<(TaskRef, Entry)> {
+        let mut open = Vec::new();
+        for (task, state) in self.all().filter(|(_, state)| !state.status.is_ended()) {
+            let gate = self.bare_gate(task);
+            if let Some(detail) = state.detail.as_deref().or(gate.as_ref()) {
+                open.extend(detail.journal.open_entries().map(|entry| (task, entry.clone())));
+            }
+        }
+        open
     }
 
     /// Writes what bodies have shown.

@@ -150,6 +150,22 @@ impl RunState {
         }
     }
 
+    /// Writes what the condition of an open wait has raised last.
+    pub(super) fn poll_raised(
+        &mut self,
+        task: TaskRef,
+        key: &EntryKey,
+        error: Option<Failure>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Refused> {
+        if self.bare_gate(task).is_none() && self.known_detail(task).is_none() {
+            return Err(Refused::AttemptOver);
+        }
+        let entry = self.detail(task).journal.set_error(key, error).cloned().ok_or(Refused::AttemptOver)?;
+        self.write_entry(task, &entry, out);
+        Ok(())
+    }
+
     /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
     /// record: a condition that cannot be encoded is polled and recorded at each entry of the body.
     pub(super) fn recorded(&mut self, task: TaskRef, wait: Wait, result: Result<Value, Failure>, out: &mut Out<'_>) {

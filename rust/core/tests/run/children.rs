@@ -1,12 +1,13 @@
 //! Child runs: the start is a record, the end closes the waits for it, and neither is lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::attempt::{Attempt, Fed, Request, Standing, StartRequest};
+use bide_core::attempt::{Action, Attempt, Clocks, Fed, Request, Standing, StartRequest};
 use bide_core::event::{ChildStart, Wait};
 use bide_core::{
     EntryKey, EntryKind, EntryState, Event, Failure, FailureKind, Lookup, Operation, Recall, RetryPolicy, RunId,
-    RunStatus, StepArguments, SubStatus, TaskSpec, Uses, Value,
+    RunStatus, StepArguments, SubStatus, TaskSpec, Time, Uses, Value, Write,
 };
 
 use crate::script::{RETRY, Script, key, seconds, spec, wait};
@@ -34,7 +35,11 @@ fn record(script: &mut Script, wait: Wait, n: u16) {
 
 /// A body that has started a child; the store has created that with the record.
 fn started() -> Script {
-    let mut script = Script::new(vec![spec("a", &[])]);
+    started_in(vec![spec("a", &[])])
+}
+
+fn started_in(specs: Vec<TaskSpec>) -> Script {
+    let mut script = Script::new(specs);
     script.enter("a");
     record(&mut script, start(), 1);
     script.store.children.push((child(1), RunStatus::Running));
@@ -65,6 +70,21 @@ fn the_end_of_a_child_closes_the_wait_and_wakes_the_body() {
     assert!(script.woken("a"));
     ends(&mut script, 1, RunStatus::Completed);
     assert!(!script.woken("a"), "told twice");
+}
+
+#[test]
+fn the_end_of_a_child_changes_nothing_of_a_task_that_failed_while_it_waited() {
+    for dies in [false, true] {
+        let mut script = started_in(vec![spec("a", &[]), spec("b", &[])]);
+        script.open("a", end(1));
+        script.fail("a", None);
+        if dies {
+            script.die();
+        }
+        ends(&mut script, 1, RunStatus::Completed);
+        let writes = script.batch.iter().filter(|write| matches!(write, Write::Task(_) | Write::Entry { .. }));
+        assert_eq!(writes.count(), 0, "{:?}", script.batch);
+    }
 }
 
 #[test]
@@ -259,11 +279,103 @@ fn a_checkpoint_keeps_the_starts_with_a_key_and_no_body_replays_them() {
     script.die();
     script.enter("a");
     let (mut attempt, arguments) = (Attempt::new(task, "a".into(), 1), StepArguments::default());
-    let start = Request::Start(vec![StartRequest { name: Arc::clone(&name), arguments, keyed: true }]);
+    let start = Request::Start(vec![StartRequest { name: Arc::clone(&name), arguments, keyed: true, awaited: false }]);
     let call = attempt.begin(&name, start, Standing::default()).unwrap();
-    let Fed::RecalledParts(parts) = attempt.recall(&call, &script.state) else { panic!("not looked up") };
+    let Fed::RecalledParts(parts) = attempt.recall(&call, &mut script.state) else { panic!("not looked up") };
     assert_eq!(parts[0].recall, Recall::Satisfied(child(2).to_value()));
     assert!(attempt.is_replaying(&script.state), "the step is still to be read");
+}
+
+/// A body starts a child and waits for it, in one commit. Returns the key of that wait.
+fn record_awaited(script: &mut Script, n: u16) -> EntryKey {
+    let (task, attempt, Wait { key, operation, .. }) = (script.find("a"), script.attempt("a"), start());
+    let start = ChildStart { run: child(n), awaited: true, ..ChildStart::new(key, operation.proof().map(Into::into)) };
+    script.apply(Event::ChildrenStarted { task, attempt, starts: vec![start] }).unwrap();
+    script.store.children.push((child(n), RunStatus::Running));
+    EntryKey { name: "child inner".into(), n: 1 }
+}
+
+#[test]
+fn the_commit_of_a_start_opens_the_wait_that_the_body_makes_next() {
+    for dies in [false, true] {
+        let mut script = Script::new(vec![spec("a", &[])]);
+        script.enter("a");
+        let key = record_awaited(&mut script, 1);
+        assert_eq!(script.row("a").sub_status, Some(SubStatus::Deferred));
+        assert_eq!(script.store.entry(0, &key).unwrap().state, EntryState::Open);
+        let end = Wait { key, ..end(1) };
+        if dies {
+            script.die();
+            assert!(script.ready().is_empty(), "the body is entered only when its child ends");
+        }
+        ends(&mut script, 1, RunStatus::Completed);
+        if dies {
+            assert!(script.enter("a").reentry);
+            assert_eq!(script.recall("a", &start()), Recall::Satisfied(child(1).to_value()));
+        } else {
+            assert!(script.woken("a"));
+        }
+        assert_eq!(script.recall("a", &end), Recall::Satisfied(Value::NONE));
+    }
+}
+
+#[test]
+fn a_wait_of_the_same_name_is_not_taken_for_that_of_a_child() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.record("a", wait("child inner", EntryKind::Signal), Ok(Value::NONE));
+    let key = record_awaited(&mut script, 1);
+    let entry = script.store.entry(0, &key).unwrap();
+    assert_eq!(
+        (entry.kind(), entry.state),
+        (EntryKind::Signal, EntryState::Satisfied),
+        "the body opens its wait itself"
+    );
+}
+
+struct NoTime;
+
+impl Clocks for NoTime {
+    fn wall(&self) -> Time {
+        Time(0)
+    }
+
+    fn steady(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn random(&self) -> f64 {
+        0.0
+    }
+}
+
+#[test]
+fn the_wait_that_is_open_with_a_start_is_recalled_as_such_once() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    let clocks = &NoTime;
+    let mut attempt = Attempt::new(script.find("a"), "a".into(), 1);
+    let Wait { key, operation, .. } = start();
+    let arguments = StepArguments { proof: operation.proof().map(Into::into), ..StepArguments::default() };
+    let request = StartRequest { name: key.name, arguments, keyed: false, awaited: true };
+    let mut call = attempt.begin(&"inner".into(), Request::Start(vec![request]), Standing::default()).unwrap();
+    attempt.advance(&mut call, Fed::Begin, clocks);
+    attempt.advance(&mut call, Fed::LeaseHeld, clocks);
+    let recalled = attempt.recall(&call, &mut script.state);
+    let Action::StartChildren { event, .. } = attempt.advance(&mut call, recalled, clocks) else { panic!("no start") };
+    let Event::ChildrenStarted { starts, .. } = *event else { panic!("{event:?}") };
+    assert!(starts[0].awaited);
+    record_awaited(&mut script, 1);
+    attempt.advance(&mut call, Fed::Committed { deadline: None }, clocks);
+    let mut recall = |name: &str| {
+        let request = Request::Child { run: child(1), timeout: None };
+        let call = attempt.begin(&name.into(), request, Standing::default()).unwrap();
+        let recalled = attempt.recall(&call, &mut script.state);
+        attempt.abandon(&call);
+        recalled
+    };
+    assert!(matches!(recall("child inner"), Fed::Recalled(_, Recall::Waits)));
+    assert!(matches!(recall("other"), Fed::Recalled(_, Recall::Ask { .. })));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Cancel, pause and resume, and an operator's hand on single tasks.
 
+use bide_core::attempt::{Attempt, Fed, Request, Standing};
 use bide_core::event::Wait;
 use bide_core::{
-    Ask, Control, Effect, EntryKind, Event, Failure, FailureKind, Message, Operation, Outcome, Recall, RunIf,
-    RunStatus, SubStatus, TaskSpec, TaskStatus, Time, Value,
+    Ask, Control, Effect, EntryKind, Event, Failure, FailureKind, Message, Operation, Outcome, Recall, Refused, RunIf,
+    RunStatus, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Value,
 };
 
 use crate::script::{Script, key, seconds, spec, wait};
@@ -43,6 +44,36 @@ fn condition() -> Wait {
 
 fn child() -> bide_core::RunId {
     bide_core::RunId::new(2, 0, 9)
+}
+
+/// What a body gets that calls for a step with these arguments.
+fn calls(script: &mut Script, attempt: &mut Attempt, arguments: &[u8]) -> Fed {
+    let call = attempt.begin(&"step".into(), Request::step(Some(arguments.into())), Standing::default()).unwrap();
+    let fed = attempt.recall(&call, &mut script.state);
+    attempt.abandon(&call);
+    fed
+}
+
+#[test]
+fn a_record_stays_when_a_body_gets_its_cancellation_in_the_place_of_it() {
+    let (mut script, task) = (Script::new(vec![spec("a", &[])]), TaskRef::plain(0));
+    script.ready();
+    script.enter("a");
+    script.record(
+        "a",
+        Wait { operation: Operation::step(Some(b"one"[..].into())), ..wait("step", EntryKind::Step) },
+        Ok(Value::NONE),
+    );
+    script.die();
+    script.enter("a");
+    cancel(&mut script);
+    let mut attempt = Attempt::new(task, "a".into(), 1);
+    let fed = calls(&mut script, &mut attempt, b"other");
+    assert!(matches!(fed, Fed::Refused(Refused::Cancelled)), "{fed:?}");
+    let fed = calls(&mut script, &mut attempt, b"one");
+    assert!(matches!(fed, Fed::Recalled(_, Recall::Satisfied(_))), "{fed:?}");
+    let fed = calls(&mut script, &mut attempt, b"clean up");
+    assert!(matches!(fed, Fed::Recalled(_, Recall::Ask { .. })), "it is told once: {fed:?}");
 }
 
 #[test]
@@ -187,7 +218,8 @@ fn force_ends_the_run_at_once() {
 fn a_cancelled_run_cancels_its_children_in_the_same_commit() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.enter("a");
-    let starts = vec![bide_core::event::ChildStart { key: key("child"), proof: None, run: child() }];
+    let starts =
+        vec![bide_core::event::ChildStart { run: child(), ..bide_core::event::ChildStart::new(key("child"), None) }];
     let task = script.find("a");
     script.apply(Event::ChildrenStarted { task, attempt: 1, starts }).unwrap();
     cancel(&mut script);

@@ -274,7 +274,7 @@ impl World {
                 }
                 other => panic!("no timer is for {other:?}"),
             },
-            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } => {}
+            Effect::Cleared { .. } | Effect::Emitted | Effect::Woken { .. } | Effect::Happened(_) => {}
             Effect::Consumed { .. } | Effect::Answered { .. } => {}
             Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {
                 unreachable!("nobody asks for it")
@@ -365,6 +365,7 @@ impl World {
                 self.bodies[which].uses = uses;
                 return;
             }
+            Recall::Waits => unreachable!("only the start of a child opens a wait with it"),
             Recall::Open { due, .. } => operation = Operation::Time { due: due.unwrap() },
             Recall::Ask { .. } => {}
             Recall::Mismatch(why) => panic!("{why}"),

@@ -209,6 +209,7 @@ impl World<'_> {
                 | Effect::Cleared { .. }
                 | Effect::Answered { .. }
                 | Effect::Emitted
+                | Effect::Happened(_)
                 | Effect::Woken { .. } => {}
                 Effect::Gate { .. } => unreachable!("there are no gates"),
                 Effect::Grace { .. } | Effect::Interrupted { .. } | Effect::PollNow { .. } => {

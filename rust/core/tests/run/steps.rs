@@ -57,7 +57,7 @@ fn fail(script: &mut Script) {
 }
 
 /// What a body that has just been entered finds of these calls, in this order.
-fn look(script: &Script, calls: &[(&str, Option<&str>)]) -> Vec<(EntryKey, Recall)> {
+fn look(script: &mut Script, calls: &[(&str, Option<&str>)]) -> Vec<(EntryKey, Recall)> {
     let mut attempt = Attempt::new(A, "a".into(), script.attempt("a"));
     calls
         .iter()
@@ -66,7 +66,7 @@ fn look(script: &Script, calls: &[(&str, Option<&str>)]) -> Vec<(EntryKey, Recal
             let options = StepOptions { keyed: key.is_some(), ..StepOptions::PLAIN };
             let request = Request::Step { arguments: StepArguments::default(), options };
             let call = attempt.begin(&name, request, Standing::default()).unwrap();
-            let recalled = attempt.recall(&call, &script.state);
+            let recalled = attempt.recall(&call, &mut script.state);
             attempt.abandon(&call);
             let Fed::Recalled(key, recall) = recalled else { panic!("{recalled:?}") };
             (key, recall)
@@ -84,9 +84,9 @@ fn steps_with_keys_are_found_in_any_order_and_as_often_as_asked() {
     script.die();
     script.enter("a");
     let calls = [("fetch", Some("c")), ("fetch", Some("a")), ("fetch", None), ("fetch", Some("a"))];
-    let found: Vec<Recall> = look(&script, &calls).into_iter().map(|(_, recall)| recall).collect();
+    let found: Vec<Recall> = look(&mut script, &calls).into_iter().map(|(_, recall)| recall).collect();
     assert_eq!(found, [2, 0, 9, 0].map(|n| Recall::Satisfied(number(n))));
-    let missing = look(&script, &[("fetch", Some("d")), ("other", Some("a"))]);
+    let missing = look(&mut script, &[("fetch", Some("d")), ("other", Some("a"))]);
     assert!(missing.iter().all(|(_, recall)| *recall == Recall::Ask { deadline: None }), "{missing:?}");
 }
 
@@ -272,16 +272,16 @@ fn a_body_replays_until_it_has_come_to_the_end_of_its_records() {
     script.die();
     script.enter("a");
     let mut attempt = Attempt::new(A, "a".into(), 1);
-    let replays = |attempt: &mut Attempt, name: &str, key: Option<&str>| {
+    assert!(attempt.is_replaying(&script.state));
+    let mut replays = |attempt: &mut Attempt, name: &str, key: Option<&str>| {
         let name = key.map_or_else(|| name.into(), |key| EntryKey::keyed_name(name, key));
         let options = StepOptions { keyed: key.is_some(), ..StepOptions::PLAIN };
         let request = Request::Step { arguments: StepArguments::default(), options };
         let call = attempt.begin(&name, request, Standing::default()).unwrap();
-        attempt.recall(&call, &script.state);
+        attempt.recall(&call, &mut script.state);
         attempt.abandon(&call);
         attempt.is_replaying(&script.state)
     };
-    assert!(attempt.is_replaying(&script.state));
     assert!(replays(&mut attempt, "first", Some("x")));
     assert!(replays(&mut attempt, "first", Some("x")), "the same record is not read twice");
     let mut other = attempt.clone();

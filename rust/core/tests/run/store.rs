@@ -75,22 +75,25 @@ impl Store {
                 }
                 Write::Message { run, message, consumed } if run == self.run.id.row() => self.send(*message, consumed),
                 Write::Message { run, message, .. } => self.posted.push((run, *message)),
-                Write::Applied { number, .. } => {
+                Write::Applied { number, from, .. } => {
                     let is = |stored: &&mut StoredMessage| stored.message.number == number;
                     let stored = self.messages.iter_mut().find(is).expect("a request is applied that is not there");
+                    assert!(stored.seq >= from, "a request is looked for behind its place");
                     assert!(!std::mem::replace(&mut stored.consumed, true), "a request is applied twice");
                 }
+                Write::Forked { from, message, .. } => self.posted.push((from, *message)),
                 Write::DropElements { task, .. } => {
                     self.rows.retain(|(of, map), _| *of != task || *map == NO_MAP);
                     self.entries.retain(|(of, map, _), _| *of != task || *map == NO_MAP);
                 }
-                Write::Consumed { number, id, .. } => {
+                Write::Consumed { number, id, from, .. } => {
                     let is = |stored: &StoredMessage| match &id {
                         Some(id) => stored.message.id.as_ref() == Some(id),
                         None => stored.message.number == number,
                     };
                     let at = self.messages.iter().position(is).expect("a message is consumed that is not there");
                     assert!(!self.messages[at].consumed, "a message is consumed twice");
+                    assert!(self.messages[at].seq >= from, "a message is looked for behind its place");
                     match id {
                         Some(_) => self.messages[at].consumed = true,
                         None => drop(self.messages.remove(at)),

@@ -357,3 +357,32 @@ fn the_deadline_of_a_gate_ends_it_before_its_computed_time() {
     assert_eq!(script.row("a").status, TaskStatus::Failed);
     assert!(script.now < opened.after(seconds(70)), "at the deadline, not at its time");
 }
+
+#[test]
+fn what_a_condition_raises_is_written_while_its_wait_is_open() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.open("a", wait("file", EntryKind::Condition));
+    let raised = |error| Event::PollRaised { task: TaskRef::plain(0), attempt: 1, key: key("file"), error };
+    script.apply(raised(Some(failure("gone")))).unwrap();
+    let [Write::Entry { entry, .. }] = &script.batch[..] else { panic!("{:?}", script.batch) };
+    assert_eq!(entry.failure, Some(failure("gone")));
+    script.close("a", key("file"), Ok(Value::NONE)).unwrap();
+    let closed = script.batch.iter().find_map(|write| match write {
+        Write::Entry { entry, .. } => Some(entry.failure.clone()),
+        _ => None,
+    });
+    assert_eq!(closed, Some(None), "it has not failed");
+    assert_eq!(script.apply(raised(None)), Err(Refused::AttemptOver));
+}
+
+#[test]
+fn a_gate_that_has_raised_is_satisfied_all_the_same() {
+    let gate = gate("file", GateUntil::Condition);
+    let mut script = Script::new(gated(&gate, 1));
+    let error = Some(failure("gone"));
+    script.apply(Event::PollRaised { task: TaskRef::plain(0), attempt: 0, key: gate.key(), error }).unwrap();
+    script.die();
+    script.close("a", gate.key(), Ok(Value::NONE)).unwrap();
+    assert_eq!(script.ready(), ["a"]);
+}

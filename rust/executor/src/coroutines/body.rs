@@ -340,7 +340,7 @@ impl<H: Host> CoroutineBody<H> {
                 Action::Recall => {
                     let (recalled, is_pushed) = {
                         let call = call.call.lock();
-                        (self.attempt.lock().recall(&call, &self.run.state.lock()), call.is_pushed())
+                        (self.attempt.lock().recall(&call, &mut self.run.state.lock()), call.is_pushed())
                     };
                     if is_pushed && !self.is_committed().await { Fed::Stopped } else { recalled }
                 }

@@ -29,7 +29,7 @@ impl<H: Host> CoroutineBody<H> {
             return Err(CallError::Misuse(format!("task '{}': {why}", self.task_name())));
         }
         let name = workflow.graph.workflow();
-        let request = |identity: StartIdentity| identity.request::<H>(name);
+        let request = |identity: StartIdentity| identity.request::<H>(name, false);
         self.begin(name, Request::Start(identities.into_iter().map(request).collect()), within)
     }
 

@@ -6,15 +6,20 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{EventRange, Sent, Standing, Store, StoreError};
+use bide_store::{EventRange, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
+use crate::control::Observer;
 use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
 use crate::log::Level;
+use crate::runs::convert::NotAdopted;
+use crate::runs::explain::Explained;
 use crate::runs::follow::{self, Bell, Followed};
+use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
+use crate::runs::polls::Polls;
 use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
@@ -58,6 +63,32 @@ impl<H: Host> Engine<H> {
         requests: impl IntoIterator<Item = RunRequest<H>>,
     ) -> Result<Vec<Handle<H>>, SubmitError> {
         self.submitter.submit(workflow, requests)
+    }
+
+    /// Forks a run: creates the new one with all that it keeps, in one commit, and lets it begin. Blocks.
+    ///
+    /// # Errors
+    /// There is no new run then; see [`SubmitError`].
+    pub fn fork(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: ForkRequest<H>,
+    ) -> Result<Handle<H>, SubmitError> {
+        self.submitter.fork(workflow, request)
+    }
+
+    /// Has a run that nobody executes continue with this workflow, because a person vouches for the fit. Blocks.
+    ///
+    /// # Errors
+    /// From the store. The inner one: why it was not adopted.
+    pub fn adopt(
+        &self,
+        run: RunId,
+        workflow: &RegisteredWorkflow<H>,
+        by: Option<Arc<str>>,
+        reason: Option<Arc<str>>,
+    ) -> Result<Result<(), NotAdopted>, StoreError> {
+        self.recovery.adopt(run, workflow, by, reason, self.ids.message())
     }
 
     /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
@@ -221,8 +252,39 @@ impl<H: Host> Engine<H> {
 
     /// Why an unfinished run that no living runner has is not executed here. Blocks.
     #[must_use]
-    pub fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
-        self.recovery.why_not_here(run)
+    pub fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
+        self.recovery.why_not_here(id, run)
+    }
+
+    /// What holds a run. `None` if there is none. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn explain(&self, run: RunId) -> Result<Option<Explained>, StoreError> {
+        self.watch.explain(run)
+    }
+
+    /// A page of the open waits of all runs, the oldest first, each with its polls if it is executed here. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn open_waits(
+        &self,
+        after: Option<WaitPosition>,
+        most: usize,
+    ) -> Result<Vec<(OpenWait, Option<Polls>)>, StoreError> {
+        self.watch.open_waits(after, most)
+    }
+
+    /// Has this called with all that happens from here on, once it is committed. The first one counts.
+    pub fn observe(&self, observer: Observer<H>) {
+        let _ = self.control.observer.set(observer);
+    }
+
+    /// Whether it executes nothing.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        self.control.is_client()
     }
 
     /// The live run of this row number.

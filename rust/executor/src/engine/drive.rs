@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
-use bide_core::{Channel, Event, Origin, TaskRef, Time, Value};
+use bide_core::{Channel, Event, Origin, Progress, TaskRef, Time, Value};
 use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::{Control, Role};
 use crate::engine::Engine;
 use crate::host::{Host, Ready};
 pub use crate::ledger::Lost;
@@ -121,7 +121,7 @@ impl<H: Host> Driver<H> {
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
         let lease_state = LeaseState::since(clock.steady());
-        let control = Control::enroll(store, clock, dispatch, log, Arc::default())?;
+        let control = Control::enroll(Role::Runner, store, clock, dispatch, log, Arc::default())?;
         let engine = Engine::assemble(control, seed, retention);
         Ok(Self { engine, lease_state, sweep: Sweep::new(), timer: Sleep::default() })
     }
@@ -233,6 +233,11 @@ impl<H: Host> Driver<H> {
     /// See [`CallError`].
     pub fn emit(&self, run: &Arc<Run<H>>, channel: &Channel, origin: Origin, value: &Value) -> Result<(), CallError> {
         self.engine.emit(run, channel, origin, value).map(drop)
+    }
+
+    /// A body says how far it has come.
+    pub fn progress(&self, run: &Arc<Run<H>>, task: TaskRef, attempt: u32, progress: Progress) {
+        self.engine.progress(run, task, attempt, progress);
     }
 
     /// Queues an event for the committer.

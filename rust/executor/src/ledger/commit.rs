@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Event, Pending, Refused, RunStatus, Time};
+use bide_core::{Effect, Event, Pending, Refused, RunStatus, Time, observe};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -367,13 +367,13 @@ impl<H: Host> Ledger<H> {
         at: Time,
         lease: Lease,
     ) -> Result<(), Refused> {
-        let status = self.apply_one(pending, tagged, event, at)?;
+        let status = self.apply_one(engine, pending, tagged, event, at)?;
         if let Some(above) = tagged.0.parent.as_ref().filter(|_| status.is_ended())
             && let Some(parent) = engine.live(above.id.row()).filter(|parent| parent.lease == lease)
         {
             let event = Event::ChildEnded { run: tagged.0.id, status };
             // Refused if the parent is over.
-            let _ = self.apply_one(pending, &(parent, tagged.1), event, at);
+            let _ = self.apply_one(engine, pending, &(parent, tagged.1), event, at);
         }
         Ok(())
     }
@@ -383,6 +383,7 @@ impl<H: Host> Ledger<H> {
     #[inline]
     fn apply_one(
         &self,
+        engine: &impl Upcalls<H>,
         pending: &mut Pending<Tagged<H>>,
         tagged: &Tagged<H>,
         event: Event,
@@ -394,8 +395,21 @@ impl<H: Host> Ledger<H> {
             // Refused, if the run is over: then nobody is to see it.
             let _ = pending.apply(tagged, &mut state, shown, at);
         }
+        let before = pending.batch.len();
         pending.apply(tagged, &mut state, event, at)?;
+        if engine.is_observed() || pending.batch[before..].iter().any(observe::is_failed_attempt) {
+            observed(pending, tagged, before, at);
+        }
         Ok(state.status())
+    }
+}
+
+/// Adds what has happened with the writes from a position on, for those who observe.
+#[cold]
+fn observed<H: Host>(pending: &mut Pending<Tagged<H>>, run: &Tagged<H>, from: usize, at: Time) {
+    let happened = observe::happened(&pending.batch[from..], at);
+    if !happened.is_empty() {
+        pending.follow(run, Effect::Happened(happened.into()));
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::{Arc, Weak};
 
 use bide_core::attempt::polling::timed_out;
 use bide_core::event::Retry;
+use bide_core::observe::{Happened, What};
 use bide_core::record::RunRowId;
-use bide_core::{Effect, Event, RunStatus};
+use bide_core::{Effect, Event, RunStatus, TaskRef, TaskStatus};
 use bide_store::{Lease, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
@@ -40,6 +41,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn lease(&self) -> Lease {
         self.control.lease()
+    }
+
+    fn is_observed(&self) -> bool {
+        self.control.observer.get().is_some()
     }
 
     fn is_stopped(&self) -> bool {
@@ -123,12 +128,16 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             Effect::Consumed { number } => run.state.lock().forget_message(number),
             Effect::Cleared { task } => self.control.suspects().clear(&run, task),
             Effect::Emitted => self.control.followers.ring(run.id),
+            Effect::Happened(happened) => {
+                happened.iter().for_each(|one| self.log_failed_attempt(&run, one));
+                if let Some(observer) = self.control.observer.get() {
+                    observer(&run, &happened);
+                }
+            }
             Effect::Settled { status } => {
                 self.control.runs.remove(&run);
-                if status == RunStatus::Paused {
-                    let reason = run.state.lock().blocked_by().map_or("on request".to_owned(), ToString::to_string);
-                    let name = run.workflow.graph.workflow();
-                    self.control.warn(&format!("run {} of '{name}' is paused: {reason}", run.id));
+                if let Some(line) = bad_end(&run, status) {
+                    self.control.unobserved.add(&run, line, self.control.clock.steady());
                 }
                 if matches!(status, RunStatus::Completed | RunStatus::Failed) {
                     for conflict in run.unreported_conflicts() {
@@ -151,7 +160,40 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
     }
 }
 
+/// What the log says of a run that has failed or is paused, unless a caller gets to know it.
+fn bad_end<H: Host>(run: &Run<H>, status: RunStatus) -> Option<String> {
+    let (id, name) = (run.id, run.workflow.graph.workflow());
+    match status {
+        RunStatus::Paused => {
+            let reason = run.state.lock().blocked_by().map_or("on request".to_owned(), ToString::to_string);
+            Some(format!("run {id} of '{name}' is paused: {reason}"))
+        }
+        RunStatus::Failed => {
+            let failure = run.state.lock().failure().map(ToString::to_string).unwrap_or_default();
+            Some(format!("run {id} of '{name}' has failed: {failure}"))
+        }
+        _ => None,
+    }
+}
+
 impl<H: Host> CommitPath<H> {
+    fn log_failed_attempt(&self, run: &Run<H>, happened: &Happened) {
+        let Happened { what, task: Some((id, map)), attempt: Some(attempt), failure: Some(failure), .. } = happened
+        else {
+            return;
+        };
+        let next = match what {
+            What::Retried(at) => format!("it is tried again in {:?}", at.since(self.control.clock.now())),
+            What::TaskEnded(TaskStatus::Failed) => "it is not tried again".to_owned(),
+            _ => return,
+        };
+        let graph = &run.workflow.graph;
+        let Some(ix) = run.workflow.ids.iter().position(|known| known == id) else { return };
+        let (task, name, id) = (graph.name_of(TaskRef { ix: ix as u32, map: *map }), graph.workflow(), run.id);
+        self.control
+            .warn(&format!("task '{task}' of run {id} of '{name}': attempt {attempt} failed ({next}): {failure}"));
+    }
+
     pub(crate) fn new(control: &Arc<Control<H>>, timers: &Arc<Timers>, ids: &Arc<IdMaker>) -> Arc<Self> {
         let ledger = Ledger::new(Arc::clone(&control.clock), control.store().blocks());
         Arc::new(Self { ledger, control: Arc::clone(control), timers: Arc::clone(timers), ids: Arc::clone(ids) })

@@ -18,6 +18,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     /// The lease that batches are committed under.
     fn lease(&self) -> Lease;
 
+    /// Whether somebody observes what happens.
+    fn is_observed(&self) -> bool;
+
     /// Nothing is committed any more.
     fn is_stopped(&self) -> bool;
 

@@ -13,7 +13,7 @@ use crate::control::Control;
 use crate::host::Host;
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, Lost, QueuedEvent};
-use crate::runs::run::{BEGIN, ParentRun, RegisteredWorkflow, Run, RunRequest, packed};
+use crate::runs::run::{BEGIN, RegisteredWorkflow, Run, RunRequest, packed};
 
 /// How many runs may be above each other. A workflow that starts itself without end comes to this.
 pub(crate) const MAX_LEVELS: u32 = 100;
@@ -58,8 +58,7 @@ impl<H: Host> Children<H> {
         let mut rows = Vec::with_capacity(requests.len());
         for (start, request) in starts.iter_mut().zip(requests) {
             start.run = self.ids.next(now);
-            let request = RunRequest { parent: Some(Box::new(ParentRun { id: parent.id, depth })), ..request };
-            let request = request.with_deadline(&workflow.graph, now);
+            let request = request.below(parent).with_deadline(&workflow.graph, now);
             let child = Arc::new(Run::new(workflow, parent.lease, state(start.run), request, now));
             let above = Parent { run: parent.id, task: number, map, key: start.key.clone(), depth };
             let new = NewRun::new(start.run, workflow.number, workflow.version, now).with_parent(Some(Arc::new(above)));

@@ -83,6 +83,7 @@ impl<H: Host> LiveRuns<H> {
         run.settled.settle(settlement.clone());
         let watched = self.watched.lock().remove(&(run.id.row(), run.id));
         if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {
+            run.settled.observe();
             settled.settle(settlement.clone());
         }
     }

@@ -191,7 +191,7 @@ impl<H: Host> Mail<H> {
     /// Hands a run the messages that others have stored.
     fn fetch(&self, run: &Arc<Run<H>>) -> Result<(), StoreError> {
         let messages = self.read(run)?;
-        if !messages.is_empty() {
+        if !messages.is_empty() && !run.state.lock().find_own(&messages) {
             // A run that is over needs none.
             let _ = self.path.commit_own(None, run, Event::Mail { messages });
         }

@@ -2,10 +2,15 @@
 
 pub(crate) mod answers;
 pub(crate) mod children;
+pub(crate) mod convert;
+pub(crate) mod explain;
 pub(crate) mod follow;
+pub(crate) mod fork;
 pub(crate) mod live;
 pub(crate) mod live_output;
+pub(crate) mod looks;
 pub(crate) mod mail;
+pub(crate) mod polls;
 pub(crate) mod recover;
 pub(crate) mod registry;
 pub(crate) mod requests;
@@ -13,4 +18,5 @@ pub(crate) mod run;
 pub(crate) mod settled;
 pub(crate) mod submit;
 pub(crate) mod suspects;
+pub(crate) mod unobserved;
 pub(crate) mod watch;

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bide_core::event::Timer;
+use bide_core::fit::{self, Fit, Misfit};
 use bide_core::record::{NewTask, RunUpdate};
-use bide_core::{
-    BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef, recover,
-};
-use bide_store::{Lease, Standing, StoreError};
+use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
+use bide_store::{Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
 
 use crate::control::Control;
@@ -31,19 +30,24 @@ pub struct NotRegistered {
     pub wanted: String,
     /// The version that is registered, as messages show it, if any is.
     pub have: Option<String>,
+    /// Why the run cannot continue with that.
+    pub why: Option<Misfit>,
 }
 
 impl fmt::Display for NotRegistered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is not registered here", self.wanted)?;
-        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))
+        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))?;
+        self.why
+            .as_ref()
+            .map_or(Ok(()), |why| write!(f, ": {why}; runner.adopt(run, workflow) continues it all the same"))
     }
 }
 
 /// Recovers runs of registered workflows.
 pub(crate) struct Recovery<H: Host> {
     /// The store and the lease under which runs are claimed, and where they are kept from then on.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Commits that they begin again.
     path: Arc<CommitPath<H>>,
     /// Finds the ends of their children.
@@ -102,7 +106,9 @@ impl<H: Host> Recovery<H> {
             graph,
         });
         let before = self.workflows.write().insert(Arc::clone(&workflow));
-        if let Err(error) = self.recover_registered(&workflow) {
+        if !self.control.is_client()
+            && let Err(error) = self.recover_registered(&workflow)
+        {
             // As if it had not been registered: the next try recovers what is there.
             let mut workflows = self.workflows.write();
             match before {
@@ -130,7 +136,11 @@ impl<H: Host> Recovery<H> {
     /// Recovers the runs without an owner that fit this workflow, which is registered by now.
     pub(crate) fn recover_registered(&self, workflow: &Arc<RegisteredWorkflow<H>>) -> Result<(), StoreError> {
         let lease = self.control.lease();
-        match self.learn_versions(workflow).and_then(|versions| self.recover_versions(workflow, &versions)) {
+        let versions = self.learn_versions(workflow).and_then(|versions| {
+            self.convert_registered(workflow)?;
+            Ok(versions)
+        });
+        match versions.and_then(|versions| self.recover_versions(workflow, &versions)) {
             Err(StoreError::Fenced { .. }) => {
                 self.control.fenced(lease);
                 self.recover_unowned()
@@ -151,8 +161,11 @@ impl<H: Host> Recovery<H> {
             let Some(workflow) = workflow else { continue };
             let mut versions = Vec::with_capacity(of_workflow.len());
             for (_, version) in of_workflow {
-                if self.fits(&workflow, *version)? {
-                    versions.push(*version);
+                match self.fit(&workflow, *version)? {
+                    Fit::Every => versions.push(*version),
+                    // Converted ones have this version then.
+                    Fit::Some if self.convert_runs(&workflow, *version)? => versions.push(workflow.version),
+                    Fit::Some | Fit::None => {}
                 }
             }
             if !versions.is_empty() {
@@ -163,23 +176,27 @@ impl<H: Host> Recovery<H> {
     }
 
     /// Whether runs of a recorded version can continue with this one.
-    fn fits(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<bool, StoreError> {
+    fn fit(&self, workflow: &RegisteredWorkflow<H>, version: i64) -> Result<Fit, StoreError> {
         let known = workflow.fits.lock().get(&version).copied();
         match known {
-            Some(fits) => Ok(fits),
-            None => Ok(self.learn_versions(workflow)?.contains(&version)),
+            Some(fit) => Ok(fit),
+            None => {
+                self.learn_versions(workflow)?;
+                Ok(workflow.fits.lock().get(&version).copied().unwrap_or(Fit::None))
+            }
         }
     }
 
-    /// The recorded versions whose runs can continue with this one.
+    /// Learns which recorded versions have runs that can continue with this one. Returns those of which every run can.
     fn learn_versions(&self, workflow: &RegisteredWorkflow<H>) -> Result<Vec<i64>, StoreError> {
         let recorded = self.control.store().versions(workflow.number)?;
         let mut known = workflow.fits.lock();
         for stored in recorded {
-            let fits = *stored.hash == *workflow.graph.version() || recover::fits(&workflow.graph, &stored.tasks);
-            known.insert(stored.version, fits);
+            let same = *stored.hash == *workflow.graph.version();
+            let fit = if same { Fit::Every } else { fit::of_version(&workflow.graph, &stored.tasks) };
+            known.insert(stored.version, fit);
         }
-        Ok(known.iter().filter(|(_, fits)| **fits).map(|(version, _)| *version).collect())
+        Ok(known.iter().filter(|(_, fit)| **fit == Fit::Every).map(|(version, _)| *version).collect())
     }
 
     /// Recovers the runs of these versions that have no owner.
@@ -252,7 +269,7 @@ impl<H: Host> Recovery<H> {
     fn any_is_stranded(&self, children: &[RunId]) -> Result<bool, StoreError> {
         for child in children.iter().filter(|child| !self.control.runs.has(child.row())) {
             if let Some(standing) = self.control.store().standing(*child)?
-                && self.why_not_here(&standing).is_some()
+                && self.why_not_here(*child, &standing).is_some()
             {
                 return Ok(true);
             }
@@ -303,26 +320,49 @@ impl<H: Host> Recovery<H> {
         self.path.ledger.update(&*self.path, lease, update)
     }
 
-    /// Why an unfinished run that no living runner has is not executed here. Blocks.
+    /// Logs which unfinished runs nobody has and this runner does not continue, in one line.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn report_stranded(&self) -> Result<(), StoreError> {
+        let mut groups = Vec::new();
+        for UnownedRuns { workflow, version, count, example } in self.control.store().unowned_runs()? {
+            let standing = Standing { status: RunStatus::Running, workflow, version, runner: None, held: false };
+            if let Some(why) = self.why_not_here(example, &standing) {
+                let runs =
+                    if count == 1 { format!("run {example}") } else { format!("{count} runs, such as {example}") };
+                groups.push(format!("{runs}: {why}"));
+            }
+        }
+        if !groups.is_empty() {
+            let groups = groups.join("; ");
+            self.control.warn(&format!("unfinished runs that no runner has and this one cannot continue: {groups}"));
+        }
+        Ok(())
+    }
+
+    /// Why an unfinished run that no living runner has is not executed here. A client executes none. Blocks.
     #[must_use]
-    pub(crate) fn why_not_here(&self, run: &Standing) -> Option<NotRegistered> {
+    pub(crate) fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
         let alive = |runner| self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true);
-        if run.status.is_ended() || run.runner.is_some_and(alive) {
+        if self.control.is_client() || run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
         }
         let (workflow, version) = (&*run.workflow, &*run.version);
         let wanted = bide_core::graph::title(workflow, version);
         match self.workflows.read().get(workflow) {
-            None => Some(NotRegistered { wanted, have: None }),
+            None => Some(NotRegistered { wanted, have: None, why: None }),
             Some(workflow) if workflow.graph.version() == version => None,
             Some(workflow) => {
                 let versions = self.control.store().versions(workflow.number).unwrap_or_default();
-                let recorded = versions.iter().find(|stored| *stored.hash == *version);
-                if recorded.is_some_and(|stored| recover::fits(&workflow.graph, &stored.tasks)) {
+                let recorded = versions.iter().find(|stored| *stored.hash == *version)?;
+                if fit::of_version(&workflow.graph, &recorded.tasks) == Fit::Every {
                     return None;
                 }
-                let have = bide_core::graph::short_version(workflow.graph.version());
-                Some(NotRegistered { wanted, have: Some(have) })
+                let stored = self.control.store().load(id).ok().flatten()?;
+                let why = Some(fit::of_run(&workflow.graph, &stored)?);
+                let have = Some(bide_core::graph::short_version(workflow.graph.version()));
+                Some(NotRegistered { wanted, have, why })
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
+use bide_core::fit::Fit;
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
     DecodeError, EntryKey, Failure, Graph, Progress, ProgressRow, RunId, RunOptions, RunState, TaskId, TaskIx, TaskRef,
@@ -17,6 +18,7 @@ use bide_sync::Mutex;
 
 use crate::host::{Arg, Args, Host, Ready, Source};
 use crate::runs::live_output::LiveOutput;
+use crate::runs::polls::Noted;
 use crate::runs::settled::{Settled, Settlement};
 use crate::services::timers::Key;
 
@@ -39,7 +41,7 @@ pub struct RegisteredWorkflow<H: Host> {
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
     /// Whether runs of other recorded versions can continue with this one: what is known so far. It never changes.
-    pub(crate) fits: Mutex<HashMap<i64, bool>>,
+    pub(crate) fits: Mutex<HashMap<i64, Fit>>,
     /// Tasks without a handle whose bodies have got one while they executed: from then on they count as ones that may
     /// park.
     pub(crate) late_handles: Box<[AtomicBool]>,
@@ -104,6 +106,17 @@ impl<H: Host> RunRequest<H> {
         Self { options: (!options.is_default()).then(|| Box::new(options)), ..self }
     }
 
+    /// The same request as a child of this run, whose tags and priority it has unless something else is said.
+    pub(crate) fn below(self, parent: &Run<H>) -> Self {
+        let of_parent = || {
+            let RunOptions { tags, priority, .. } = parent.options.as_deref()?.clone();
+            let inherited = RunOptions { tags, priority, ..RunOptions::default() };
+            (!inherited.is_default()).then(|| Box::new(inherited))
+        };
+        let options = self.options.or_else(of_parent);
+        Self { options, parent: Some(Box::new(ParentRun { id: parent.id, depth: parent.depth() + 1 })), ..self }
+    }
+
     /// The same request with the deadline that the workflow's timeout makes: counted from when the run begins.
     pub(crate) fn with_deadline(mut self, graph: &Graph, now: Time) -> Self {
         if let Some(timeout) = graph.timeout() {
@@ -158,6 +171,8 @@ pub(crate) struct Rare<H: Host> {
     pub(crate) overdue: HashMap<TaskRef, Option<Ready<H>>>,
     /// What tasks are blocked by, as far as no row shows it: the last error of a condition, the cap of parked bodies.
     notes: HashMap<TaskRef, Arc<str>>,
+    /// The polls of open waits.
+    pub(crate) polls: Noted,
     /// Conflicts of the context that this process has logged.
     reported: HashSet<Conflict>,
     /// What wakes the bodies that sleep until the run machine has closed their wait, with its ticket.
@@ -171,6 +186,7 @@ impl<H: Host> Default for Rare<H> {
         Self {
             overdue: HashMap::new(),
             notes: HashMap::new(),
+            polls: HashMap::new(),
             reported: HashSet::new(),
             alarms: HashMap::new(),
             deadline: None,

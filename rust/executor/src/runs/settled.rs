@@ -36,6 +36,8 @@ pub struct Settled {
     changed: Condvar,
     /// The settlement is set: for a look without the lock.
     is_set: AtomicBool,
+    /// A caller has got it, or is called back with it.
+    observed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -84,6 +86,16 @@ impl Settled {
         self.state.lock().settlement.clone()
     }
 
+    /// A caller gets it.
+    pub fn observe(&self) {
+        self.observed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a caller has got it, or is called back with it.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
+    }
+
     /// Waits for it, at most for a span. Blocks.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
@@ -100,11 +112,15 @@ impl Settled {
                 MutexGuard::unlocked(&mut state, || spin::until(|| self.is_set.load(Ordering::Acquire)));
             }
         }
+        if state.settlement.is_some() {
+            self.observe();
+        }
         state.settlement.clone()
     }
 
     /// Calls back once it is reported: at once, if it was. The callback must not block.
     pub fn on_settled(&self, callback: Box<dyn FnOnce() + Send>) {
+        self.observe();
         let mut state = self.state.lock();
         if state.settlement.is_some() {
             drop(state);

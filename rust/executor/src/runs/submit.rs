@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::record::{NewRun, RunRow};
-use bide_core::{Event, RunId, RunState, Value, pack};
+use bide_core::{DefinitionError, Event, RunId, RunState, Value, pack};
 use bide_store::{Creation, StoreError};
 
 use crate::control::Control;
@@ -32,6 +32,8 @@ pub enum SubmitError {
         /// The inputs that differ.
         inputs: Vec<Arc<str>>,
     },
+    /// The run cannot be forked so.
+    Refused(DefinitionError),
     /// The store refused.
     Store(StoreError),
 }
@@ -55,11 +57,11 @@ impl<H: Host> Drop for Coming<'_, H> {
 /// Takes runs in.
 pub(crate) struct Submitter<H: Host> {
     /// Whether runs may be created, and where they are kept from then on.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Commits that they begin.
-    path: Arc<CommitPath<H>>,
+    pub(super) path: Arc<CommitPath<H>>,
     /// Makes their ids.
-    ids: Arc<IdMaker>,
+    pub(super) ids: Arc<IdMaker>,
     /// Where to wait for those that are executed elsewhere.
     watch: Arc<Watch<H>>,
 }
@@ -89,6 +91,9 @@ impl<H: Host> Submitter<H> {
         }
         if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
+        }
+        if self.control.is_client() {
+            return self.submit_unowned(workflow, requests);
         }
         let now = self.control.clock.now();
         let lease = self.control.lease();
@@ -158,6 +163,53 @@ impl<H: Host> Submitter<H> {
                 Err(existing) => self.watch.handle(existing.id).map_err(SubmitError::Store),
             })
             .collect()
+    }
+}
+
+impl<H: Host> Submitter<H> {
+    /// As [`Submitter::submit`], of runs that belong to nobody: a runner that has their workflow claims them.
+    fn submit_unowned(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        requests: impl IntoIterator<Item = RunRequest<H>>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
+        let now = self.control.clock.now();
+        let new = |request: RunRequest<H>| {
+            let request = request.with_deadline(&workflow.graph, now);
+            let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
+            new.with_key(request.key).with_inputs(packed(&request.inputs)).with_options(request.options)
+        };
+        let mut rows: Vec<NewRun> = requests.into_iter().map(new).collect();
+        let creations = loop {
+            let creations = self.create_unowned(&rows).map_err(SubmitError::Store)?;
+            if !creations.iter().any(Creation::prevents_all) {
+                break creations;
+            }
+            for (index, creation) in creations.iter().enumerate() {
+                match creation {
+                    Creation::OtherInputs(existing) => return Err(other_inputs(&rows, index, existing)),
+                    // Another process has taken the number in the same millisecond.
+                    Creation::NumberTaken => rows[index].id = self.ids.next(now),
+                    Creation::Created | Creation::Exists(_) => {}
+                }
+            }
+        };
+        let ids = rows.iter().zip(creations).map(|(row, creation)| match creation {
+            Creation::Exists(existing) => existing.id,
+            _ => row.id,
+        });
+        ids.map(|id| self.watch.handle(id).map_err(SubmitError::Store)).collect()
+    }
+
+    fn create_unowned(&self, rows: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let store = self.control.store();
+        match store.create_unowned(rows) {
+            // The same ids again show whether they were created.
+            Err(StoreError::Unknown(why)) if !store.may_repeat() => {
+                store.create_unowned(rows).map_err(|error| StoreError::Unknown(format!("{why}; then {error}")))
+            }
+            outcome => outcome,
+        }
     }
 }
 

@@ -66,11 +66,11 @@ impl<H: Host> Handle<H> {
 /// Looks at runs for their callers.
 pub(crate) struct Watch<H: Host> {
     /// The store, and the runs that are executed here.
-    control: Arc<Control<H>>,
+    pub(super) control: Arc<Control<H>>,
     /// Keeps commits away while a run is shown.
     path: Arc<CommitPath<H>>,
     /// Says why a run is not executed here.
-    recovery: Arc<Recovery<H>>,
+    pub(super) recovery: Arc<Recovery<H>>,
 }
 
 impl<H: Host> Watch<H> {
@@ -146,7 +146,7 @@ impl<H: Host> Watch<H> {
         };
         if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) {
             settled.settle(Settlement::Run(run.status));
-        } else if let Some(why) = self.recovery.why_not_here(&run) {
+        } else if let Some(why) = self.recovery.why_not_here(id, &run) {
             settled.settle(Settlement::NotHere(why.to_string()));
         }
         Ok(())
@@ -158,7 +158,19 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
-        let mut stored = self.read_committed(run)?;
+        self.committed_as(run, Run::snapshot)
+    }
+
+    /// As [`Watch::committed`], with another reading of what is in memory.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(super) fn committed_as(
+        &self,
+        run: &Run<H>,
+        snapshot: impl Fn(&Run<H>) -> StoredRun,
+    ) -> Result<StoredRun, StoreError> {
+        let mut stored = self.read_committed(run, snapshot)?;
         self.explain_children(run, &mut stored);
         Ok(stored)
     }
@@ -174,7 +186,7 @@ impl<H: Host> Watch<H> {
             let Ok(Some(standing)) = self.control.store().standing(child) else { continue };
             let why = match standing.status {
                 RunStatus::Paused => Some(format!("run {child} is paused")),
-                _ => self.recovery.why_not_here(&standing).map(|why| why.to_string()),
+                _ => self.recovery.why_not_here(child, &standing).map(|why| why.to_string()),
             };
             let number = run.workflow.ids[task.ix as usize];
             let row = stored.rows.iter_mut().find(|row| row.task == number && row.map == task.map);
@@ -185,10 +197,10 @@ impl<H: Host> Watch<H> {
         }
     }
 
-    fn read_committed(&self, run: &Run<H>) -> Result<StoredRun, StoreError> {
+    fn read_committed(&self, run: &Run<H>, snapshot: impl Fn(&Run<H>) -> StoredRun) -> Result<StoredRun, StoreError> {
         match run.settled.get() {
             // It was committed before this was reported.
-            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(run.snapshot()),
+            Some(Settlement::Run(_) | Settlement::Closed) => return Ok(snapshot(run)),
             // What was being committed is in memory and perhaps nowhere else.
             Some(Settlement::Broken(why)) => return self.control.store().load(run.id)?.ok_or(*why),
             Some(Settlement::Panicked(_) | Settlement::Elsewhere | Settlement::NotHere(_)) | None => {}
@@ -199,8 +211,8 @@ impl<H: Host> Watch<H> {
             && run.settled.get().is_none()
         {
             // A commit holds the commit lock: what is in memory now is in the store.
-            return Ok(run.snapshot());
+            return Ok(snapshot(run));
         }
-        self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| run.snapshot()))
+        self.control.store().load(run.id).map(|stored| stored.unwrap_or_else(|| snapshot(run)))
     }
 }

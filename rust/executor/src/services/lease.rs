@@ -1,5 +1,5 @@
 //! The lease thread: renews the runner's lease, polls the store for changes by other processes, recovers runs without
-//! an owner, and checks the runs that callers here watch.
+//! an owner, and checks the runs that callers here watch. Of a client it only polls and checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How often the lease is renewed; it runs out after three times as long.
 const RENEW: Duration = Duration::from_secs(5);
+
+/// How long after its start a runner reports the runs that it cannot continue: by then its workflows are registered.
+const STRANDED: Duration = Duration::from_secs(1);
 
 /// What the thread works with.
 pub(crate) struct LeaseService<H: Host> {
@@ -47,12 +50,14 @@ pub(crate) struct LeaseState {
     seen: Seen,
     /// The number of the last message that was handed out.
     mail: i64,
+    /// When the runs are reported that this runner cannot continue; none once that is done.
+    report: Option<Duration>,
 }
 
 impl LeaseState {
     /// The lease was taken at this steady time.
     pub(crate) fn since(renewed: Duration) -> Self {
-        Self { renewed, looked: None, seen: Seen::default(), mail: 0 }
+        Self { renewed, looked: None, seen: Seen::default(), mail: 0, report: Some(renewed + STRANDED) }
     }
 }
 
@@ -120,7 +125,8 @@ impl<H: Host> LeaseService<H> {
             return waited;
         }
         let now = control.clock.steady();
-        let renews = now.saturating_sub(state.renewed) >= RENEW || !control.lease_holds();
+        let is_due = now.saturating_sub(state.renewed) >= RENEW || !control.lease_holds();
+        let renews = is_due && !control.is_client();
         let mut outcome = Ok(());
         if renews {
             state.renewed = now;
@@ -140,8 +146,12 @@ impl<H: Host> LeaseService<H> {
     }
 
     fn handle(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
-        if changes.unowned {
+        if changes.unowned && !self.control.is_client() {
             self.recovery.recover()?;
+        }
+        if !self.control.is_client() && state.report.is_some_and(|at| self.control.clock.steady() >= at) {
+            state.report = None;
+            self.recovery.report_stranded()?;
         }
         self.mail.look(changes, &mut state.mail)?;
         self.children.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
@@ -154,6 +164,7 @@ impl<H: Host> LeaseService<H> {
             if let Some(warning) = self.control.store().warning() {
                 self.control.warn(&warning);
             }
+            self.control.report_unobserved(Some(now));
             self.control.dispatch.look();
         }
         // Whether a runner is late with its lease shows without a change.

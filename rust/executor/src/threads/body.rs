@@ -200,7 +200,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 }
                 Action::CheckLease => Fed::LeaseLost,
                 Action::Recall => {
-                    let recalled = self.attempt.lock().recall(call, &self.run.state.lock());
+                    let recalled = self.attempt.lock().recall(call, &mut self.run.state.lock());
                     if call.is_pushed() && !self.is_committed(at) { Fed::Stopped } else { recalled }
                 }
                 Action::Commit(event) => self.commit(at, call, *event),

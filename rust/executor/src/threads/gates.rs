@@ -20,6 +20,7 @@ use crate::engine::api::At;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
 use crate::log::Level;
+use crate::runs::polls::GatePolls;
 use crate::runs::run::Run;
 use crate::threads::pool::Pool;
 
@@ -161,6 +162,20 @@ impl<H: Host> Gates<H> {
         if self.state.lock().put(item, false) {
             self.changed.notify_all();
         }
+    }
+
+    /// The gates between two polls, of those that are wanted.
+    pub(crate) fn polls(&self, is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        let state = self.state.lock();
+        let items = state.quick.iter().chain(state.slow.iter()).filter(|item| is_wanted(&item.gate));
+        let shown = |item: &Item<H>| GatePolls {
+            run: item.gate.run.id.row(),
+            task: item.gate.task,
+            part: item.gate.part,
+            count: item.progress.polls(),
+            due: Duration::from_nanos(item.due),
+        };
+        items.map(shown).collect()
     }
 
     /// Has the gate of a task asked now. Takes time for each gate: nobody asks for it often.
@@ -400,6 +415,10 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let clocks = At { engine: self, steady: *now };
         let result = polling.judge(polled, &clocks, || gate.timed_out());
         gate.run.note_error(gate.task, polling.error());
+        let noted = (gate.task, gate.attempt);
+        if let Some(event) = gate.run.note_gate_error(noted, || gate.spec().map(GateSpec::key), polling.error(), *now) {
+            self.enqueue(Arc::clone(&gate.run), event);
+        }
         let Some(result) = result else {
             item.due = nanos(*now + polling.next(&clocks));
             item.progress = polling.progress();

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::Group;
 use crate::log::Level;
+use crate::runs::polls::GatePolls;
 use crate::runs::run::Run;
 use crate::services::timers::Alarm;
 use crate::threads::gates::Gates;
@@ -154,6 +155,10 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         if let Some(coroutines) = &self.coroutines {
             coroutines.interrupt(run, task);
         }
+    }
+
+    fn polls(&self, is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        self.gates.polls(is_wanted)
     }
 
     fn close(&self) {

@@ -176,7 +176,7 @@ impl BodyState {
                     if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
                 }
                 Action::Recall => {
-                    let recalled = self.attempt.lock().recall(call, &self.run.state.lock());
+                    let recalled = self.attempt.lock().recall(call, &mut self.run.state.lock());
                     if call.is_pushed() && !self.is_committed().await { Fed::Stopped } else { recalled }
                 }
                 Action::Commit(event) => self.commit(call, *event).await,

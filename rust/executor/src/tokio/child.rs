@@ -221,7 +221,7 @@ impl BodyState {
     ) -> Result<ChildRun, CallError> {
         let of = workflow.graph.workflow();
         let identity = key.map_or_else(|| StartIdentity::Inputs(packed(&inputs)), StartIdentity::Key);
-        let mut call = self.begin(of, Request::Start(vec![identity.request::<Closures>(of)]))?;
+        let mut call = self.begin(of, Request::Start(vec![identity.request::<Closures>(of, false)]))?;
         let mut request = Some(RunRequest::new(inputs));
         let (mut new, mut fed) = (None, Fed::Begin);
         loop {

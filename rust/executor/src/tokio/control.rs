@@ -3,6 +3,8 @@
 use std::future::IntoFuture;
 use std::sync::Arc;
 
+use bide_core::graph::split_element;
+use bide_core::nearest::did_you_mean;
 use bide_core::{Ask, Control, RunId, RunStatus};
 use bide_store::Sent;
 
@@ -23,6 +25,8 @@ pub struct Asking {
     run: RunId,
     /// What.
     control: Control,
+    /// Why it is not asked.
+    refused: Option<Error>,
 }
 
 impl Asking {
@@ -35,6 +39,15 @@ impl Asking {
     /// Why. Kept in the history of the run.
     pub fn reason(mut self, why: impl Into<Arc<str>>) -> Self {
         self.control.reason = Some(why.into());
+        self
+    }
+
+    /// Of a retry: goes back to this task or element, even if it has completed, and also in a run that was paused
+    /// because a record does not match.
+    pub fn from_task(mut self, task: impl Into<Arc<str>>) -> Self {
+        if let Ask::Retry { from, .. } = &mut self.control.ask {
+            *from = Some(task.into());
+        }
         self
     }
 
@@ -55,7 +68,8 @@ impl IntoFuture for Asking {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self { engine, run, control } = self;
+            let Self { engine, run, control, refused } = self;
+            refused.map_or(Ok(()), Err)?;
             if let Some(why) = engine.stopped() {
                 return Err(Error::settled(why.clone()));
             }
@@ -65,7 +79,11 @@ impl IntoFuture for Asking {
             let status = standing.ok_or_else(|| Error::unknown_run(run))?.status;
             let too_late =
                 |status| Err(Error::TooLate(format!("run {run} has ended ({status}): {what} comes too late")));
+            if let Some(task) = control.ask.task() {
+                check_task(&engine, run, task).await?;
+            }
             match status {
+                RunStatus::Paused if matches!(control.ask, Ask::Retry { from: Some(_), .. }) => {}
                 RunStatus::Cancelled if what == "cancel" => return Ok(()),
                 RunStatus::Failed | RunStatus::Cancelled if is_retry => {}
                 _ if is_retry => {
@@ -85,8 +103,29 @@ impl IntoFuture for Asking {
     }
 }
 
-fn asking(engine: &Arc<Engine<Closures>>, run: RunId, ask: Ask) -> Asking {
-    Asking { engine: Arc::clone(engine), run, control: Control::new(ask) }
+/// Refuses a task that a run does not have.
+async fn check_task(engine: &Arc<Engine<Closures>>, run: RunId, task: &str) -> Result<(), Error> {
+    let stored = blocking(engine, move |engine| engine.store().load(run)).await??;
+    let stored = stored.ok_or_else(|| Error::unknown_run(run))?;
+    let known = |name: &str| stored.tasks.iter().find(|known| *known.name == *name);
+    let element = || {
+        let (of, map) = split_element(task)?;
+        let id = known(of)?.id;
+        stored.rows.iter().find(|row| row.task == id && row.map == map)
+    };
+    if known(task).is_some() || element().is_some() {
+        return Ok(());
+    }
+    let hint = did_you_mean(task, stored.tasks.iter().map(|known| &*known.name));
+    Err(Error::Unknown(format!("run {run} of '{}' has no task '{task}'{hint}", stored.run.workflow)))
+}
+
+pub(super) fn asking(engine: &Arc<Engine<Closures>>, run: RunId, ask: Ask) -> Asking {
+    Asking { engine: Arc::clone(engine), run, control: Control::new(ask), refused: None }
+}
+
+pub(super) fn refused(engine: &Arc<Engine<Closures>>, run: RunId, why: Error) -> Asking {
+    Asking { refused: Some(why), ..asking(engine, run, Ask::Pause) }
 }
 
 impl Runner {

@@ -89,6 +89,7 @@ impl From<SubmitError> for Error {
         match error {
             SubmitError::Stopped(settlement) => Self::settled(settlement),
             SubmitError::Store(error) => Self::from(error),
+            SubmitError::Refused(why) => Self::Definition(why),
             SubmitError::OtherInputs { run, key, inputs, .. } => Self::Definition(DefinitionError(format!(
                 "the key '{key}' belongs to run {run}, which has other inputs (they differ in {}); take another key",
                 inputs.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")

@@ -1,6 +1,6 @@
 //! The state of a run, or its result.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +21,10 @@ pub struct RunResult {
     pub workflow: Arc<str>,
     /// The caller's key.
     pub key: Option<Arc<str>>,
+    /// The texts by which it is found.
+    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+    /// Of what is ready the tasks of runs with a higher one go first.
+    pub priority: i32,
     /// Where it stands.
     pub status: RunStatus,
     /// The first committed failure.
@@ -86,6 +90,8 @@ impl RunResult {
             id: run.id,
             workflow: run.workflow,
             key: run.key,
+            tags: run.options.tags,
+            priority: run.options.priority,
             status: run.status,
             error: run.failure,
             blocked_by: match (run.blocked_by, run.cancel) {

@@ -114,7 +114,7 @@ impl RunHandle {
     async fn check_recoverable(&self, id: RunId) -> Result<(), Error> {
         let standing = blocking(&self.engine, move |engine| engine.store().standing(id)).await??;
         let run = standing.ok_or_else(|| Error::unknown_run(id))?;
-        match blocking(&self.engine, move |engine| engine.why_not_here(&run)).await? {
+        match blocking(&self.engine, move |engine| engine.why_not_here(id, &run)).await? {
             Some(why) => Err(Error::Blocked(format!("no runner continues run {id}: {why}"))),
             None => Ok(()),
         }

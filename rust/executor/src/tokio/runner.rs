@@ -1,6 +1,5 @@
 //! The runner of closures: opens an engine on a store, takes runs in, and ends it all safely.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +9,12 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::blocking::blocking;
-use super::closures::{BoxFuture, Closures};
+use super::closures::Closures;
 use super::dispatch::OnTokio;
 use super::error::Error;
 use super::result::RunResult;
 use super::run_handle::RunHandle;
+use super::submit::{Submit, SubmitAndWait};
 use super::workflow::Workflow;
 use super::{codec, gate_watch, work};
 use crate::clock::{Clock, SystemClock};
@@ -23,7 +23,7 @@ use crate::control::{CANCEL_GRACE, CANCEL_LIMIT};
 use crate::drive::Driver;
 use crate::engine::{Engine, default_slots};
 use crate::log::{Level, Log};
-use crate::runs::run::{Inputs, RegisteredWorkflow, RunRequest};
+use crate::runs::run::{RegisteredWorkflow, RunRequest};
 use crate::services::retention::RETENTION;
 
 /// How long bodies may keep executing when the runner closes.
@@ -157,17 +157,12 @@ impl Runner {
     /// A run of a workflow: awaiting it gives a handle once the run is committed. Inputs are any value that serialises
     /// to named values: a struct, a map, an array of pairs, or `()`.
     pub fn submit<T: Serialize + ?Sized>(&self, workflow: &Workflow, inputs: &T) -> Submit {
-        Submit {
-            engine: Arc::clone(&self.engine),
-            workflow: workflow.clone(),
-            inputs: codec::inputs(inputs),
-            key: None,
-        }
+        Submit::new(&self.engine, workflow, codec::inputs(inputs))
     }
 
     /// As [`submit`](Self::submit), and waits for the result.
     pub fn run<T: Serialize>(&self, workflow: &Workflow, inputs: T) -> SubmitAndWait {
-        SubmitAndWait(self.submit(workflow, &inputs))
+        self.submit(workflow, &inputs).and_wait()
     }
 
     /// Many runs in one commit, in the order of the inputs.
@@ -180,7 +175,7 @@ impl Runner {
         inputs: impl IntoIterator<Item = T>,
     ) -> Result<Vec<RunHandle>, Error> {
         let requests: Result<Vec<_>, DefinitionError> =
-            inputs.into_iter().map(|inputs| Ok(request(codec::inputs(&inputs)?, None))).collect();
+            inputs.into_iter().map(|inputs| Ok(RunRequest::new(codec::inputs(&inputs)?))).collect();
         submit(&self.engine, workflow.clone(), requests?).await
     }
 
@@ -253,63 +248,6 @@ impl Drop for Runner {
     }
 }
 
-/// A run to be submitted, by awaiting it.
-#[must_use = "a run is submitted when this is awaited"]
-pub struct Submit {
-    /// The engine that executes the run.
-    engine: Arc<Engine<Closures>>,
-    /// The workflow of the run.
-    workflow: Workflow,
-    /// Its inputs, or why they are refused.
-    inputs: Result<Inputs, DefinitionError>,
-    /// Its key, if it has one.
-    key: Option<Arc<str>>,
-}
-
-impl Submit {
-    /// Attaches to the workflow's run of this key if there is one, whether it has ended or not.
-    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
-        self.key = Some(key.into());
-        self
-    }
-}
-
-impl IntoFuture for Submit {
-    type Output = Result<RunHandle, Error>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let mut handles = submit(&self.engine, self.workflow, vec![request(self.inputs?, self.key)]).await?;
-            handles.pop().ok_or(Error::Closed)
-        })
-    }
-}
-
-/// A run to be submitted and waited for, by awaiting it.
-#[must_use = "a run is submitted when this is awaited"]
-pub struct SubmitAndWait(Submit);
-
-impl SubmitAndWait {
-    /// As [`Submit::key`].
-    pub fn key(self, key: impl Into<Arc<str>>) -> Self {
-        Self(self.0.key(key))
-    }
-}
-
-impl IntoFuture for SubmitAndWait {
-    type Output = Result<RunResult, Error>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.0.await?.result().await })
-    }
-}
-
-fn request(inputs: Inputs, key: Option<Arc<str>>) -> RunRequest<Closures> {
-    RunRequest::new(inputs).with_key(key)
-}
-
 pub(super) fn register(
     engine: &Arc<Engine<Closures>>,
     workflow: &Workflow,
@@ -320,7 +258,7 @@ pub(super) fn register(
     Ok(engine.register(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))?)
 }
 
-async fn submit(
+pub(super) async fn submit(
     engine: &Arc<Engine<Closures>>,
     workflow: Workflow,
     requests: Vec<RunRequest<Closures>>,

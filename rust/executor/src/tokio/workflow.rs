@@ -74,6 +74,8 @@ impl Workflow {
             bodies: Vec::new(),
             fail_fast: false,
             signals: None,
+            run_timeout: None,
+            renamed: Vec::new(),
             refused: None,
         }
     }
@@ -109,6 +111,10 @@ pub struct WorkflowBuilder {
     fail_fast: bool,
     /// The signals that its runs understand; `None`: any.
     signals: Option<Vec<String>>,
+    /// How long after it begins a run must have ended.
+    run_timeout: Option<Duration>,
+    /// The names that tasks had before, with the new ones.
+    renamed: Vec<(String, String)>,
     /// The first thing that cannot work, returned by [`build`](Self::build).
     refused: Option<DefinitionError>,
 }
@@ -209,6 +215,23 @@ impl WorkflowBuilder {
         self
     }
 
+    /// How long after it begins a run must have ended: what has not by then fails, waits included.
+    #[must_use]
+    pub fn run_timeout(mut self, timeout: Duration) -> Self {
+        if timeout.is_zero() {
+            self.refuse("run_timeout must be more than zero".to_owned());
+        }
+        self.run_timeout = Some(timeout);
+        self
+    }
+
+    /// A task was called otherwise before: unfinished runs of older code continue with what they have recorded of it.
+    #[must_use]
+    pub fn renamed(mut self, old: impl Into<String>, new: impl Into<String>) -> Self {
+        self.renamed.push((old.into(), new.into()));
+        self
+    }
+
     /// The first failure skips what has not started.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
@@ -226,6 +249,7 @@ impl WorkflowBuilder {
             return Err(refused);
         }
         let graph = Graph::build(&self.name, self.specs, self.fail_fast)?.with_signals(self.signals)?;
+        let graph = graph.with_renamed(self.renamed)?.with_timeout(self.run_timeout);
         Ok(Workflow { graph: Arc::new(graph), bodies: self.bodies.into() })
     }
 }

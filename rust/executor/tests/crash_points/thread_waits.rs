@@ -105,7 +105,7 @@ impl Body<'_> {
     fn start(&mut self, name: &'static str, child: Function, keys: &[&str]) -> Result<Vec<RunId>, CallError> {
         let workflow = self.registered(name, child)?;
         let start = |key: &&str| (StartIdentity::Key((*key).into()), RunRequest::new(Box::default()));
-        let started = self.cx.start_children(self.thread, &workflow, keys.iter().map(start).collect())?;
+        let started = self.cx.start_children(self.thread, &workflow, keys.iter().map(start).collect(), false)?;
         Ok(started.into_iter().map(|child| child.id).collect())
     }
 

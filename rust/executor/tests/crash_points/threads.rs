@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bide_executor::core::attempt::{Part, PartRequest};
+use bide_executor::core::attempt::{Part, PartRequest, child_name};
 use bide_executor::core::event::Retry;
 use bide_executor::core::{
     Failure, FailureKind, GateTime, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
@@ -190,8 +190,8 @@ impl Body<'_> {
     pub(crate) fn child(&mut self) -> Result<(), CallError> {
         let workflow = self.registered("inner", |body| body.step("inner step", 3))?;
         let start = (StartIdentity::Inputs([].into()), RunRequest::new(Box::default()));
-        let started = self.cx.start_children(self.thread, &workflow, vec![start])?;
-        let part = PartRequest { name: "child".into(), part: Part::Child(started[0].id), timeout: None };
+        let started = self.cx.start_children(self.thread, &workflow, vec![start], true)?;
+        let part = PartRequest { name: child_name(&started[0].key), part: Part::Child(started[0].id), timeout: None };
         self.cx.wait_parts(self.thread, vec![part], &mut || Polled::False).0?;
         if let Ok(children) = self.cx.engine().store().children(self.cx.run().id) {
             assert_eq!(children, [(started[0].id, RunStatus::Completed)]);

@@ -75,6 +75,19 @@ impl Live {
             .collect()
     }
 
+    /// The tasks of a run have other numbers from now on; what has none is forgotten.
+    pub(super) fn renumber(&mut self, run: RunRowId, new: impl Fn(TaskId) -> Option<TaskId>) {
+        let rows = self.progress(run);
+        for row in &rows {
+            self.progress.remove(&(row.run, row.task, row.map));
+        }
+        for row in rows {
+            if let Some(task) = new(row.task) {
+                self.set_progress(ProgressRow { task, ..row });
+            }
+        }
+    }
+
     /// Forgets what belongs to a run.
     pub(super) fn forget(&mut self, run: RunRowId) {
         let channels = self.events.range((run, Arc::from(""))..).take_while(|((of, _), _)| *of == run);

@@ -88,19 +88,20 @@ impl Messages {
     }
 
     /// A wait has consumed a message.
-    pub(super) fn consume(&mut self, run: RunRowId, number: i64, id: Option<&str>) {
+    pub(super) fn consume(&mut self, run: RunRowId, number: i64, id: Option<&str>, from: i64) {
         if let Some(id) = id {
             self.consume_id(run, id, true);
             return;
         }
-        let found = self.of_run(run, 0).find(|stored| stored.message.number == number).map(|stored| stored.seq);
+        let of_number = |stored: &&StoredMessage| stored.message.number == number;
+        let found = self.of_run(run, from.saturating_sub(1)).find(of_number).map(|stored| stored.seq);
         found.and_then(|seq| self.by_run.remove(&(run, seq)));
     }
 
     /// The run has acted on a control request, which stays.
-    pub(super) fn apply(&mut self, run: RunRowId, number: i64) {
-        let mut of_run = self.by_run.range_mut((run, 0)..=(run, i64::MAX)).map(|(_, stored)| stored);
-        of_run.find(|stored| stored.message.number == number).into_iter().for_each(|stored| stored.consumed = true);
+    pub(super) fn apply(&mut self, run: RunRowId, number: i64, from: i64) {
+        let mut later = self.by_run.range_mut((run, from)..=(run, i64::MAX)).map(|(_, stored)| stored);
+        later.find(|stored| stored.message.number == number).into_iter().for_each(|stored| stored.consumed = true);
     }
 
     /// Forgets what belongs to a run.

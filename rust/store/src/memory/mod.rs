@@ -3,7 +3,9 @@
 //! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
+mod convert;
 mod live;
+mod look;
 mod messages;
 mod run;
 mod state;
@@ -12,7 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewTask, RunRowId, StoredRun, Write};
+use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun, Write};
 use bide_core::{
     Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
 };
@@ -20,8 +22,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, EventRange, LEASE, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
@@ -74,7 +76,7 @@ impl Store for MemoryStore {
         let state = &mut *self.state.lock();
         state.last_runner += 1;
         let expires = Some(now.after(LEASE).micros());
-        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires });
+        state.runners.insert(state.last_runner, MemRunner { epoch: 1, died: false, expires, started_at: now.wall });
         Ok(Lease { runner: state.last_runner, epoch: 1 })
     }
 
@@ -200,6 +202,14 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(Written { committed: Committed::by_store(), creations })
+    }
+
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let created = self.state.lock().create_unowned(runs)?;
+        if created.contains(&Creation::Created) {
+            self.changes.unowned();
+        }
+        Ok(created)
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
@@ -380,6 +390,21 @@ impl Store for MemoryStore {
             self.changes.mail();
         }
         Ok(sent)
+    }
+
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        let state = &*self.state.lock();
+        let runs = state.unowned.iter().map(|row| &state.runs[row]);
+        Ok(runs.filter(|run| !run.stands() && run.version == version).map(|run| run.id).collect())
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        let converted = self.state.lock().convert(run, conversion);
+        if converted == Converted::Done {
+            self.changes.lock().run(run.row());
+            self.changes.unowned();
+        }
+        Ok(converted)
     }
 
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {

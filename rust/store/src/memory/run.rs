@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKey, EntryKind, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId, TaskRow,
-    TaskStatus, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId,
+    TaskRow, TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;
@@ -72,11 +72,22 @@ impl Journals {
         entries
     }
 
+    /// The open entries of all runs.
+    pub(super) fn open(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
+        let open = self.0.iter().filter(|(_, entry)| entry.state == EntryState::Open);
+        open.map(|((run, task, map, _), entry)| (*run, *task, *map, &**entry))
+    }
+
     /// Whether a run has made the callback with this secret.
     pub(super) fn has_callback(&self, run: &MemRun, secret: &str) -> bool {
         let secret = Value::tagged(b's', secret.as_bytes());
         let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
         run.has_journal && self.of(run.id.row()).any(|(_, entry)| made(entry))
+    }
+
+    /// Puts an entry of a run in.
+    pub(super) fn insert(&mut self, run: RunRowId, task: TaskId, map: i32, entry: Entry) {
+        self.0.insert((run, task, map, entry.key.clone()), Box::new(entry));
     }
 
     /// Forgets what belongs to a run.
@@ -118,13 +129,13 @@ impl Row {
 }
 
 impl MemRun {
-    pub(super) fn new(new: &NewRun, runner: i64) -> Self {
+    pub(super) fn new(new: &NewRun, runner: Option<i64>) -> Self {
         Self {
             id: new.id,
             workflow: new.workflow,
             version: new.version,
             key: new.key.clone(),
-            status: RunStatus::Running,
+            status: if runner.is_some() { RunStatus::Running } else { RunStatus::Pending },
             inputs: new.inputs.clone(),
             failure: None,
             created_at: new.created_at,
@@ -132,7 +143,7 @@ impl MemRun {
             blocked_by: None,
             crashes: 0,
             cancel: None,
-            runner: Some(runner),
+            runner,
             parent: new.parent.clone(),
             options: new.options.clone(),
             plain: Vec::new(),
@@ -148,6 +159,21 @@ impl MemRun {
             let (block, at) = place(map);
             let row = self.mapped.get(&(task, block)).and_then(|rows| rows.get(at));
             row.is_some_and(|row| !matches!(row, Row::None))
+        }
+    }
+
+    /// Where a task stands, if that is recorded.
+    pub(super) fn task_status(&self, task: TaskId, map: i32) -> Option<TaskStatus> {
+        let row = if map == NO_MAP {
+            self.plain.get(usize::try_from(task).ok()?)?
+        } else {
+            let (block, at) = place(map);
+            self.mapped.get(&(task, block))?.get(at)?
+        };
+        match row {
+            Row::None => None,
+            Row::Done(_) => Some(TaskStatus::Completed),
+            Row::Whole(row) => Some(row.status),
         }
     }
 
@@ -194,6 +220,17 @@ impl MemRun {
                     rows.resize_with(at + 1, Row::default);
                 }
                 rows[at] = row;
+            }
+        }
+    }
+
+    /// Its tasks have other numbers from now on; what has none is forgotten.
+    pub(super) fn renumber(&mut self, new: impl Fn(TaskId) -> Option<TaskId>) {
+        let rows = self.task_rows();
+        (self.plain, self.mapped) = Default::default();
+        for row in rows {
+            if let Some(task) = new(row.task) {
+                self.put(task, row.map, Row::Whole(Box::new(TaskRow { task, ..row })));
             }
         }
     }
@@ -257,8 +294,13 @@ pub(super) fn apply(
             }
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
-        Write::Consumed { run, number, id } => messages.consume(run, number, id.as_deref()),
-        Write::Applied { run, number, .. } => messages.apply(run, number),
+        Write::Consumed { run, number, id, from } => messages.consume(run, number, id.as_deref(), from),
+        Write::Applied { run, number, from, .. } => messages.apply(run, number, from),
+        Write::Forked { from, message, .. } => {
+            if runs.contains_key(&from) {
+                messages.insert(from, *message, true);
+            }
+        }
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
             let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
-use bide_core::{NewEvents, RunId, RunStatus, TaskId};
+use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
 use super::live::Live;
 use super::messages::Messages;
@@ -72,6 +72,8 @@ pub(super) struct MemRunner {
     pub(super) died: bool,
     /// When its lease runs out ([`LeaseTime::micros`]: all runners are of one process). `None`: it was fenced.
     pub(super) expires: Option<i64>,
+    /// When it was started.
+    pub(super) started_at: Time,
 }
 
 /// A run that cannot be read or written.
@@ -263,7 +265,7 @@ impl State {
         for runs in requests {
             let before = inserted.len();
             inserted.reserve(runs.len());
-            let made: Vec<Creation> = runs.iter().map(|new| self.create(lease, new, inserted)).collect();
+            let made: Vec<Creation> = runs.iter().map(|new| self.create(Some(lease.runner), new, inserted)).collect();
             if made.iter().any(Creation::prevents_all) {
                 for row in inserted.drain(before..) {
                     self.forget(row);
@@ -274,14 +276,32 @@ impl State {
         Ok(creations)
     }
 
+    /// Creates runs that belong to nobody, or none of them.
+    pub(super) fn create_unowned(&mut self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        if let Some(stray) = runs.iter().find(|new| !self.is_registered(new)) {
+            return Err(corrupt(stray.id.row(), "its workflow version is not registered"));
+        }
+        let mut inserted = Vec::with_capacity(runs.len());
+        let made: Vec<Creation> = runs.iter().map(|new| self.create(None, new, &mut inserted)).collect();
+        let is_refused = made.iter().any(Creation::prevents_all);
+        for row in inserted {
+            if is_refused {
+                self.forget(row);
+            } else {
+                self.unowned.insert(row);
+            }
+        }
+        Ok(made)
+    }
+
     /// Creates one run. `inserted` gets it if it is new.
-    fn create(&mut self, lease: Lease, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
+    fn create(&mut self, runner: Option<i64>, new: &NewRun, inserted: &mut Vec<RunRowId>) -> Creation {
         let row = new.id.row();
         let keyed = new.key.as_ref().and_then(|key| self.keys.get(&(new.workflow, key.clone())));
         if let Some(old) = self.runs.get(keyed.unwrap_or(&row)) {
             return if keyed.is_none() && old.id != new.id {
                 Creation::NumberTaken
-            } else if old.id == new.id && old.runner == Some(lease.runner) {
+            } else if old.id == new.id && old.runner == runner {
                 Creation::Created
             } else if old.inputs == new.inputs {
                 Creation::Exists(Box::new(self.row(old)))
@@ -295,7 +315,7 @@ impl State {
         if let Some(parent) = &new.parent {
             self.children.entry(parent.run.row()).or_default().push(row);
         }
-        self.runs.insert(row, MemRun::new(new, lease.runner));
+        self.runs.insert(row, MemRun::new(new, runner));
         inserted.push(row);
         Creation::Created
     }

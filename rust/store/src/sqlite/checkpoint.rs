@@ -208,7 +208,7 @@ fn checkpoint(debt: &Debt, connection: &Connection, writer: &Mutex<Writer>) {
 }
 
 /// About how many bytes a page has in the log.
-const FRAME: u64 = super::PAGE_SIZE as u64 + 24;
+const FRAME: u64 = super::options::PAGE_SIZE as u64 + 24;
 
 /// What a checkpoint found.
 struct Log {

@@ -13,12 +13,18 @@ use super::workflow::parse_signals;
 use crate::{Sent, StoreError};
 
 /// A run has one message with an id. A consumed one that is there already, sent from elsewhere, is consumed too.
-pub(super) const MESSAGE: &str = "INSERT INTO message (run, number, kind, name, id, value, failure, sent_at, applied_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (run, id) WHERE id IS NOT NULL \
+/// Its `seq` is higher than any before, also than those of rows that are gone.
+pub(super) const MESSAGE: &str = "INSERT INTO message \
+     (seq, run, number, kind, name, id, value, failure, sent_at, applied_at) \
+     VALUES (1 + max((SELECT coalesce(max(seq), 0) FROM message), (SELECT seq FROM message_gone WHERE id = 0)), \
+     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (run, id) WHERE id IS NOT NULL \
      DO UPDATE SET value = NULL, failure = NULL WHERE ?6 IS NULL AND ?7 IS NULL";
-pub(super) const CONSUMED: &str = "DELETE FROM message WHERE number = ?1 AND run = ?2";
+/// By its place among the messages of its run: an index of `number` would be one more page for each message that is sent.
+pub(super) const CONSUMED: &str = "DELETE FROM message WHERE seq = \
+     (SELECT seq FROM message WHERE run = ?1 AND seq >= ?2 AND number = ?3 ORDER BY seq LIMIT 1)";
 /// The run has acted on a control request.
-pub(super) const APPLIED: &str = "UPDATE message SET applied_at = ?3 WHERE number = ?1 AND run = ?2";
+pub(super) const APPLIED: &str = "UPDATE message SET applied_at = ?4 WHERE seq = \
+     (SELECT seq FROM message WHERE run = ?1 AND seq >= ?2 AND number = ?3 ORDER BY seq LIMIT 1)";
 const CONSUMED_ID: &str = "UPDATE message SET value = NULL, failure = NULL WHERE run = ?1 AND id = ?2";
 const MESSAGES: &str = "SELECT seq, number, kind, name, id, value, failure, sent_at, applied_at FROM message \
      WHERE run = ?1 AND seq > ?2 ORDER BY seq";
@@ -117,6 +123,11 @@ fn reopen(connection: &Connection, run: RunRowId) -> rusqlite::Result<()> {
     connection.prepare_cached(REOPEN)?.execute([run]).map(drop)
 }
 
+/// Whether a run was not deleted.
+pub(super) fn is_there(connection: &Connection, run: RunRowId) -> rusqlite::Result<bool> {
+    connection.prepare_cached(STATUS)?.exists([run])
+}
+
 /// As `reopen`, if this request asks for it.
 pub(super) fn reopen_row(connection: &Connection, run: RunRowId, request: &str) -> rusqlite::Result<()> {
     let mut standing = connection.prepare_cached(STATUS)?;
@@ -128,9 +139,15 @@ pub(super) fn reopen_row(connection: &Connection, run: RunRowId, request: &str) 
 }
 
 /// A wait has consumed a message.
-pub(super) fn consume(connection: &Connection, run: RunRowId, number: i64, id: Option<&str>) -> rusqlite::Result<()> {
+pub(super) fn consume(
+    connection: &Connection,
+    run: RunRowId,
+    number: i64,
+    id: Option<&str>,
+    from: i64,
+) -> rusqlite::Result<()> {
     match id {
-        None => connection.prepare_cached(CONSUMED)?.execute(params![number, run])?,
+        None => connection.prepare_cached(CONSUMED)?.execute(params![run, from, number])?,
         Some(id) => connection.prepare_cached(CONSUMED_ID)?.execute(params![run, id])?,
     };
     Ok(())
@@ -291,5 +308,65 @@ impl SqliteStore {
             }
         }
         Ok(sent)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::error::Identity;
+    use super::super::schema::{MIGRATIONS, migrate};
+    use super::*;
+
+    fn to(connection: &Connection, migrations: &[&str]) {
+        let identity = Identity { name: "test.db".into(), busy_timeout: Duration::from_secs(1) };
+        migrate(connection, &identity, migrations).unwrap();
+    }
+
+    /// Sends a message to run 1, and returns its `seq`.
+    fn send(connection: &Connection, number: i64) -> i64 {
+        let message =
+            Message { number, address: Address::signal("go"), id: None, content: Ok(Value::NONE), sent_at: Time(1) };
+        insert(&mut connection.prepare(MESSAGE).unwrap(), 1, &message, false).unwrap();
+        connection.last_insert_rowid()
+    }
+
+    #[test]
+    fn no_connection_gives_the_number_of_a_message_that_another_has_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let connections = [(); 2].map(|()| Connection::open(directory.path().join("bide.db")).unwrap());
+        to(&connections[0], MIGRATIONS);
+        let mut newest = 0;
+        for number in 0..20 {
+            let [sender, receiver] = if number % 3 == 0 { [0, 1] } else { [1, 0] };
+            for number in [number, -number] {
+                let seq = send(&connections[sender], number);
+                assert!(seq > newest, "{seq} after {newest}");
+                newest = seq;
+            }
+            // The newest, or both: then the table is empty.
+            for number in [-number, number].into_iter().take(1 + number as usize % 2) {
+                consume(&connections[receiver], 1, number, None, 0).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_go_on_after_those_of_an_older_schema() {
+        let connection = Connection::open_in_memory().unwrap();
+        to(&connection, &MIGRATIONS[..3]);
+        let insert = "INSERT INTO message (run, number, kind, name, id, sent_at) VALUES (1, ?1, 0, 'go', ?1, 1)";
+        for number in 1..=9 {
+            connection.execute(insert, [number]).unwrap();
+        }
+        connection.execute("DELETE FROM message WHERE seq > 4", []).unwrap();
+        to(&connection, MIGRATIONS);
+        let mut kept = connection.prepare("SELECT seq, number, id FROM message ORDER BY seq").unwrap();
+        let kept = kept.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        let kept: Vec<(i64, i64, String)> = kept.unwrap().map(Result::unwrap).collect();
+        assert_eq!(kept, [1, 2, 3, 4].map(|number| (number, number, number.to_string())));
+        assert_eq!(send(&connection, 10), 10);
     }
 }

@@ -11,6 +11,7 @@ mod busy;
 mod changes;
 mod checkpoint;
 mod connection;
+mod convert;
 mod error;
 mod events;
 mod fields;
@@ -22,8 +23,10 @@ mod lease;
 mod listen;
 mod listing;
 mod lock;
+mod look;
 mod messages;
 mod names;
+mod options;
 #[cfg(target_os = "linux")]
 mod peers;
 #[cfg(test)]
@@ -52,51 +55,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Commit, CommitId, Durability, EventRange, Lease, LeaseTime, Maintenance, Purged, RunFilter, Seen, Sent,
-    Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, Durability, EventRange, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
 use error::Identity;
 use lock::LockFile;
+pub use options::Options;
 use surroundings::{FileId, Files};
 use wake::Wake;
 use writer::Writer;
-
-/// How to open a store.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How safe "committed" is. Of two runners on one file in one process the stronger wins.
-    pub durability: Durability,
-    /// Whether a network file system is accepted. SQLite's locks do not hold on most of them.
-    pub network: bool,
-    /// How long a file that another process has locked is tried before [`StoreError::Busy`].
-    pub busy_timeout: Duration,
-    /// The page size of a new file; an old one keeps its own.
-    pub page_size: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            durability: Durability::Normal,
-            network: false,
-            busy_timeout: Duration::from_secs(10),
-            page_size: PAGE_SIZE,
-        }
-    }
-}
-
-/// Chosen by the store's bench (see `benches/store.rs`). Beside pages of 1 KiB a hop costs the same, a single run 8 %
-/// more, tasks and runs in groups 15 to 20 % less, a value of 1 MiB a third less. With 4 KiB a run costs 20 % more.
-const PAGE_SIZE: u32 = 2048;
 
 /// Runs in one SQLite file. All runners of a process on one file share one of these.
 pub struct SqliteStore {
@@ -163,6 +139,11 @@ impl SqliteStore {
         registry::get_or_open(&full, &identity, options, || {
             surroundings::check(&full, &identity, options.network)?;
             names::check(&full, &identity)?;
+            if !options.create && !full.exists() {
+                return Err(identity.unavailable(
+                    "there is no such file, and a Client makes none: open a Runner on it first, or name another path",
+                ));
+            }
             let open_to_others = surroundings::open_to_others(&full, &identity);
             let file = surroundings::create(&full, &identity)?;
             let store = Self::open_file(full.clone(), file, identity.clone(), options)?;
@@ -303,6 +284,10 @@ impl Store for SqliteStore {
         self.write_commit(lease, commit)
     }
 
+    fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.create_free(runs)
+    }
+
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
         self.read_versions(workflow)
     }
@@ -354,6 +339,14 @@ impl Store for SqliteStore {
         self.delete_one(run)
     }
 
+    fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
+        self.read_unowned_of(version)
+    }
+
+    fn convert(&self, run: RunId, conversion: &Conversion) -> Result<Converted, StoreError> {
+        self.convert_run(run, conversion)
+    }
+
     fn end_unowned(&self, run: RunId, cancel: &Cancel, force: &Message) -> Result<bool, StoreError> {
         self.end_cancelled(run, cancel, force)
     }
@@ -403,11 +396,11 @@ impl Maintenance for SqliteStore {
 mod tests {
     use std::time::Instant;
 
-    use bide_core::record::{Batch, DoneRow, NewRun};
+    use bide_core::record::{Batch, DoneRow};
     use bide_core::{Value, Write};
 
+    use super::options::PAGE_SIZE;
     use super::*;
-    use crate::Creation;
 
     fn open(directory: &Path, durability: Durability) -> Arc<SqliteStore> {
         SqliteStore::open(&directory.join("bide.db"), durability).unwrap()

@@ -12,7 +12,7 @@ use rusqlite::{Connection, StatementStatus};
 
 use super::connection::keep_plans;
 use super::error::Identity;
-use super::{events, lease, listing, messages, purge, read, schema, write};
+use super::{convert, events, lease, listing, look, messages, purge, read, schema, write};
 use crate::RunFilter;
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -157,7 +157,17 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
 #[test]
 fn no_hot_statement_walks_a_table() {
     let connection = database();
-    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    let all = [
+        lease::HOT,
+        write::HOT,
+        read::HOT,
+        events::HOT,
+        look::HOT,
+        purge::HOT,
+        purge::HOT_REST,
+        messages::HOT,
+        &convert::hot(),
+    ];
     for sql in all.concat() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
@@ -166,9 +176,28 @@ fn no_hot_statement_walks_a_table() {
 }
 
 #[test]
+fn a_page_of_open_waits_begins_at_its_place_and_is_not_sorted() {
+    let plan = plan(&database(), look::PAGE);
+    assert!(plan[0].starts_with("SEARCH j USING INDEX journal_open ((opened_at,run,task,map,seq)>"), "{plan:?}");
+    for step in &plan[1..] {
+        assert!(step.starts_with("SEARCH") && !step.contains("TEMP B-TREE"), "{plan:?}");
+    }
+}
+
+#[test]
 fn no_statement_is_prepared_again_for_other_values() {
     let connection = database();
-    let all = [lease::HOT, write::HOT, read::HOT, events::HOT, purge::HOT, purge::HOT_REST, messages::HOT];
+    let all = [
+        lease::HOT,
+        write::HOT,
+        read::HOT,
+        events::HOT,
+        look::HOT,
+        purge::HOT,
+        purge::HOT_REST,
+        messages::HOT,
+        &convert::hot(),
+    ];
     for sql in all.concat() {
         let mut statement = connection.prepare(sql).expect(sql);
         if !statement.readonly() {

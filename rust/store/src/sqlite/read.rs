@@ -355,7 +355,7 @@ fn task_row(fields: &Fields<'_>) -> Result<TaskRow, StoreError> {
     })
 }
 
-fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
+pub(super) fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreError> {
     let kind = fields.code(5, "kind", EntryKind::from_code)?;
     let operation = Operation::from_stored(kind, fields.blob(11, "proof")?, fields.time(9, "due")?);
     let entry = Entry {

@@ -9,12 +9,13 @@ use super::error::is_conflict;
 use super::events;
 use super::lease::fence;
 use super::messages;
+use super::transaction::Transaction;
 use crate::{Commit, Creation, Lease, StoreError, Written};
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
-     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9)";
+     VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9)";
 const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
-     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
+     VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
 const CREATE_CHILD: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs, parent, \
      parent_task, parent_map, parent_name, parent_n, depth) \
      VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
@@ -79,7 +80,7 @@ impl SqliteStore {
         // About three pages of the log for the commit, and the rows.
         let mut bytes = 3072;
         for runs in commit.requests {
-            creations.push(self.insert_runs(connection, lease, runs, &mut bytes)?);
+            creations.push(self.insert_runs(connection, Some(lease), runs, &mut bytes)?);
         }
         let skipped = commit.not_created(&creations);
         for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
@@ -94,6 +95,24 @@ impl SqliteStore {
             self.log_changed_runs(commit.batch);
         }
         Ok(Written { committed: Committed::by_store(), creations })
+    }
+
+    /// Creates runs that belong to nobody, and has all runners of the file look for them.
+    pub(super) fn create_free(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        let writer = self.writer()?;
+        let connection = writer.fresh();
+        let transaction = Transaction::begin(connection, &self.identity)?;
+        let mut bytes = 3072;
+        let creations = self.insert_runs(connection, None, runs, &mut bytes)?;
+        if !creations.contains(&Creation::Created) || creations.iter().any(Creation::prevents_all) {
+            return Ok(creations);
+        }
+        transaction.commit()?;
+        drop(writer);
+        self.debt.add(bytes);
+        self.changes.unowned();
+        self.live()?.wake.poll_others();
+        Ok(creations)
     }
 
     fn log_changed_runs(&self, batch: &[Write]) {
@@ -168,16 +187,21 @@ impl SqliteStore {
                         messages::reopen_row(writer, *run, &message.address.name).map_err(explain)?;
                     }
                 }
-                Write::Applied { run, number, at } => {
-                    statement.execute(params![number, run, at.0]).map_err(explain)?;
+                Write::Applied { run, number, from, at } => {
+                    statement.execute(params![run, from, number, at.0]).map_err(explain)?;
+                }
+                Write::Forked { from, message, .. } => {
+                    if messages::is_there(writer, *from).map_err(explain)? {
+                        bytes += messages::insert(&mut statement, *from, message, true).map_err(explain)?;
+                    }
                 }
                 Write::DropElements { run, task } => {
                     statement.execute(params![run, task]).map_err(explain)?;
                     let entries = writer.prepare_cached(DROP_ELEMENT_ENTRIES);
                     entries.and_then(|mut entries| entries.execute(params![run, task])).map_err(explain)?;
                 }
-                Write::Consumed { run, number, id } => {
-                    messages::consume(writer, *run, *number, id.as_deref()).map_err(explain)?;
+                Write::Consumed { run, number, id, from } => {
+                    messages::consume(writer, *run, *number, id.as_deref(), *from).map_err(explain)?;
                 }
                 Write::Events(new) => {
                     bytes += new.packed.len();
@@ -214,7 +238,7 @@ impl SqliteStore {
     fn insert_runs(
         &self,
         writer: &Connection,
-        lease: Lease,
+        lease: Option<Lease>,
         runs: &[NewRun],
         bytes: &mut u64,
     ) -> Result<Vec<Creation>, StoreError> {
@@ -245,7 +269,13 @@ impl SqliteStore {
     }
 
     /// The run that has the key or the id already.
-    fn existing(&self, writer: &Connection, lease: Lease, new: &NewRun, uuid: Vec<u8>) -> Result<Creation, StoreError> {
+    fn existing(
+        &self,
+        writer: &Connection,
+        lease: Option<Lease>,
+        new: &NewRun,
+        uuid: Vec<u8>,
+    ) -> Result<Creation, StoreError> {
         let id = self.uuid(&uuid)?;
         let Some((row, _)) = self.run_row(writer, id)? else {
             // The write lock is held, so the row was not deleted: another try would find the same.
@@ -255,7 +285,7 @@ impl SqliteStore {
                  hands or is damaged"
             )));
         };
-        if id == new.id && row.runner == Some(lease.runner) {
+        if id == new.id && row.runner == lease.map(|lease| lease.runner) {
             return Ok(Creation::Created);
         }
         let row = Box::new(row);
@@ -269,7 +299,7 @@ fn statement_of(write: &Write) -> &'static str {
         Write::Task(_) => TASK,
         Write::Entry { .. } => ENTRY,
         Write::DropEntries { .. } => DROP_ENTRY,
-        Write::Message { .. } => messages::MESSAGE,
+        Write::Message { .. } | Write::Forked { .. } => messages::MESSAGE,
         Write::Consumed { .. } => messages::CONSUMED,
         Write::Applied { .. } => messages::APPLIED,
         Write::DropElements { .. } => DROP_ELEMENTS,
@@ -363,14 +393,14 @@ enum Inserted {
     Not(Option<Vec<u8>>),
 }
 
-fn insert_child(writer: &Connection, lease: Lease, new: &NewRun, parent: &Parent) -> rusqlite::Result<usize> {
+fn insert_child(writer: &Connection, lease: Option<Lease>, new: &NewRun, parent: &Parent) -> rusqlite::Result<usize> {
     writer.prepare_cached(CREATE_CHILD)?.execute(params![
         new.id.row(),
         &new.id.0.to_be_bytes()[..],
         new.workflow,
         new.version,
-        lease.runner,
-        lease.epoch,
+        lease.map(|lease| lease.runner),
+        lease.map(|lease| lease.epoch),
         new.created_at.0,
         new.key.as_deref(),
         &*new.inputs,
@@ -383,7 +413,7 @@ fn insert_child(writer: &Connection, lease: Lease, new: &NewRun, parent: &Parent
     ])
 }
 
-fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Result<Inserted> {
+fn insert_run(writer: &Connection, lease: Option<Lease>, new: &NewRun) -> rusqlite::Result<Inserted> {
     let uuid = new.id.0.to_be_bytes();
     let key = new.key.as_deref();
     let inserted = match &new.parent {
@@ -395,8 +425,8 @@ fn insert_run(writer: &Connection, lease: Lease, new: &NewRun) -> rusqlite::Resu
                 &uuid[..],
                 new.workflow,
                 new.version,
-                lease.runner,
-                lease.epoch,
+                lease.map(|lease| lease.runner),
+                lease.map(|lease| lease.epoch),
                 new.created_at.0,
                 key,
                 &*new.inputs,

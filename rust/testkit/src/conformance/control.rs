@@ -33,7 +33,7 @@ pub fn a_control_request_stays_once_the_run_has_acted_on_it(store: &dyn Store) {
     let run = desk.create(START, None);
     assert_eq!(ok(store.send(run, &request(1, Ask::Pause))), Sent::Stored);
     desk.commit(vec![
-        Write::Applied { run: run.row(), number: 1, at: later(6) },
+        Write::Applied { run: run.row(), number: 1, from: 0, at: later(6) },
         Write::Message { run: run.row(), message: Box::new(request(2, Ask::Resume)), consumed: true },
     ]);
     let kept = ok(store.messages(run, 0));

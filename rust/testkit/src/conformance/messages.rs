@@ -20,7 +20,7 @@ fn write(run: RunId, message: Message, consumed: bool) -> Write {
 }
 
 fn consumed(run: RunId, number: i64, id: Option<&str>) -> Write {
-    Write::Consumed { run: run.row(), number, id: id.map(Into::into) }
+    Write::Consumed { run: run.row(), number, id: id.map(Into::into), from: 0 }
 }
 
 fn numbers(messages: &[StoredMessage]) -> Vec<i64> {
@@ -90,6 +90,52 @@ pub fn a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again(stor
     // One that a wait consumed in the commit that brought it leaves nothing.
     desk.commit(vec![consumed(run, 99, None)]);
     assert_eq!(numbers(&desk.load(run).messages), [2, 4]);
+}
+
+pub fn no_message_gets_the_number_of_arrival_of_one_that_is_gone(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let (run, ended) = (desk.create(START, None), desk.create(START, None));
+    let mut newest = 0;
+    let mut arrives = |run, number, written: bool| {
+        if written {
+            desk.commit(vec![write(run, message(number, "go"), false)]);
+        } else {
+            assert_eq!(ok(store.send(run, &message(number, "go"))), Sent::Stored);
+        }
+        let mail = ok(store.mail(newest));
+        assert_eq!(mail.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [run.row()], "only the new one is higher");
+        newest = mail[0].0;
+    };
+    for written in [false, true, false] {
+        // The newest is consumed, and the only one, and one whose run is deleted.
+        arrives(run, 1, written);
+        arrives(run, 2, !written);
+        desk.commit(vec![consumed(run, 2, None)]);
+        arrives(run, 3, written);
+        desk.commit(vec![consumed(run, 3, None), consumed(run, 1, None)]);
+        arrives(run, 4, written);
+        desk.commit(vec![consumed(run, 4, None)]);
+    }
+    arrives(ended, 5, false);
+    desk.end(ended, later(1));
+    assert!(ok(store.delete(ended)));
+    arrives(run, 6, false);
+}
+
+pub fn a_message_is_consumed_from_its_place_on(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let (run, other) = (desk.create(START, None), desk.create(START, None));
+    for (to, number) in [(other, 1), (run, 2), (run, 1), (other, 2), (run, 3)] {
+        assert_eq!(ok(store.send(to, &message(number, "go"))), Sent::Stored);
+    }
+    let stored = ok(store.messages(run, 0));
+    let consume = |number, from| {
+        desk.commit(vec![Write::Consumed { run: run.row(), number, id: None, from }]);
+        (numbers(&ok(store.messages(run, 0))), numbers(&ok(store.messages(other, 0))))
+    };
+    assert_eq!(consume(1, stored[1].seq), (vec![2, 3], vec![1, 2]), "its own place");
+    assert_eq!(consume(3, stored[0].seq), (vec![2], vec![1, 2]), "an earlier place");
+    assert_eq!(consume(2, stored[0].seq), (vec![], vec![1, 2]));
 }
 
 pub fn one_id_is_one_message_of_its_run(store: &dyn Store) {

@@ -40,6 +40,8 @@ mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod looks;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod messages;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
@@ -101,6 +103,8 @@ macro_rules! conformance {
             what_a_run_shows_is_deleted_with_it
             every_message_reads_back_in_the_order_in_which_it_came
             a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again
+            no_message_gets_the_number_of_arrival_of_one_that_is_gone
+            a_message_is_consumed_from_its_place_on
             one_id_is_one_message_of_its_run
             a_message_is_refused_where_nobody_can_take_it
             declared_signals_read_back_with_their_version
@@ -122,6 +126,10 @@ macro_rules! conformance {
             a_request_of_a_parent_reopens_its_child
             a_run_that_nobody_executes_can_be_ended
             the_elements_of_a_task_are_dropped_with_their_journals
+            open_waits_are_listed_oldest_first_and_in_pages
+            what_nobody_waits_for_is_no_open_wait
+            a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
+            a_runner_is_shown_until_it_leaves
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -264,5 +272,6 @@ pub use creation::*;
 pub use leases::*;
 pub use listing::*;
 pub use live::*;
+pub use looks::*;
 pub use messages::*;
 pub use repeats::*;

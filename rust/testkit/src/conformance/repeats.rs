@@ -60,7 +60,7 @@ pub fn a_repeated_message_is_sent_once(store: &dyn Store) {
         assert_eq!(ok(store.send(run, &message)), Sent::Stored);
         assert_eq!(ok(store.messages(run, 0)).iter().filter(|stored| !stored.consumed).count(), 1);
         // What a wait has consumed meanwhile does not come again.
-        desk.commit(vec![Write::Consumed { run: run.row(), number, id: message.id.clone() }]);
+        desk.commit(vec![Write::Consumed { run: run.row(), number, id: message.id.clone(), from: 0 }]);
         assert_eq!(ok(store.send(run, &message)), Sent::Stored);
         assert!(ok(store.messages(run, 0)).iter().all(|stored| stored.consumed));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::{Action, Attempt, Call, CallError, Request, Sleep, StepOptions};
+use bide_core::run::{different_lengths, no_list};
 use bide_core::{
     EntryKey, Failure, FailureKind, Outcome, RetryPolicy, RunId, StepArguments, TaskIx, TaskRef, Value, context, pack,
 };
@@ -56,6 +57,8 @@ pub(super) struct Body {
     pub(super) request: Option<i64>,
     /// The child that it has started last.
     pub(super) child: Option<RunId>,
+    /// The key of its start, if the wait for it is what the body does next.
+    pub(super) awaited: Option<EntryKey>,
     /// The context as it found it, and as it leaves it.
     pub(super) context: [Vec<(Arc<str>, Value)>; 2],
 }
@@ -162,7 +165,8 @@ impl Body {
     }
 
     pub(super) fn end(&self, plan: &TaskPlan) -> Outcome {
-        match plan.end(self.attempt) {
+        // Of the elements of a task some fail and others do not.
+        match plan.end(self.attempt + self.task.map.max(0).unsigned_abs()) {
             End::Return => {
                 let [before, after] = &self.context;
                 Outcome::Completed { output: number(self.seen), changes: context::diff(before, after).pack() }
@@ -173,6 +177,21 @@ impl Body {
             },
             End::Skip => Outcome::Skipped { reason: "it had better not".into() },
         }
+    }
+
+    /// The items of the lists of a mapped task are counted.
+    pub(super) fn expand(&self, plan: &TaskPlan) -> Outcome {
+        let (graph, ix, items) = (&self.run.workflow.graph, self.task.ix, plan.items());
+        for on in graph.follows(ix) {
+            let length = self.run.state.lock().length(TaskRef::plain(*on));
+            let failure = match length {
+                Some(length) if length == items => continue,
+                Some(length) => different_lengths(graph.name(ix), (graph.name(*on), length), ("input", items)),
+                None => no_list(graph.name(ix), graph.name(*on), None),
+            };
+            return Outcome::Failed { failure, retry: None };
+        }
+        Outcome::Expanded { length: items }
     }
 
     /// Its time is used up.

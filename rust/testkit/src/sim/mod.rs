@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bide_core::{RunStatus, TaskIx, TaskStatus};
 
 pub use oracle::Oracle;
-pub use plan::{Act, Case, Disaster, End, Gate, Letter, Sender, Several, Target, TaskPlan, Version};
+pub use plan::{Act, Case, Disaster, End, Gate, Letter, Mapped, Sender, Several, Target, TaskPlan, Version};
 pub use rng::Rng;
 pub use scripted::Simulated;
 pub use world::{Outcome, RunEnd, TaskEnd, play};
@@ -80,6 +80,9 @@ fn the_result_equals_the_crash_free_one(
     let endless = case.fail_fast && [got, expected].iter().any(|end| !end.status.is_ended());
     if got.status != expected.status && !endless && !shrunk {
         return Err(format!("{:?} instead of {:?}", got.status, expected.status));
+    }
+    if !case.fail_fast && !shrunk && got.elements != expected.elements {
+        return Err(format!("the elements are {:?} instead of {:?}", got.elements, expected.elements));
     }
     let graph = case.graph(Version::First);
     let same = |ix: TaskIx| {

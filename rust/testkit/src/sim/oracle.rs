@@ -7,6 +7,7 @@
 pub(super) mod answers;
 mod children;
 pub(super) mod mail;
+mod maps;
 pub(super) mod requests;
 mod rules;
 mod shown;
@@ -15,12 +16,13 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::plan::Case;
 use shown::Shown;
 
 use bide_core::record::{Mark, NewRun, RunRowId, RunUpdate};
 use bide_core::{
-    Batch, Entry, EntryKey, EntryKind, EntryState, Failure, Graph, RunStatus, SubStatus, TaskIx, TaskRow, TaskStatus,
-    Time, Write,
+    Batch, Entry, EntryKey, EntryKind, EntryState, Failure, Graph, NO_MAP, RunStatus, SubStatus, TaskId, TaskIx,
+    TaskRow, TaskStatus, Time, Write,
 };
 
 /// A task as it is committed.
@@ -92,6 +94,8 @@ pub struct Oracle {
     requests: requests::Requests,
     /// The runs that bodies have started.
     children: children::Children,
+    /// The mapped tasks.
+    maps: maps::Maps,
     /// The latest time that the wall has shown: no wait for a later time may end.
     latest: Time,
     /// What bodies have emitted that is not committed.
@@ -111,11 +115,9 @@ pub struct Oracle {
 }
 
 /// Whether a body records a checkpoint in this batch: then it drops its journal itself.
-fn is_checkpoint(batch: &Batch, run: RunRowId, ix: TaskIx) -> bool {
+fn is_checkpoint(batch: &Batch, of: (RunRowId, TaskId, i32)) -> bool {
     batch.iter().any(|write| match write {
-        Write::Entry { run: of, task, entry, .. } => {
-            (*of, *task as TaskIx, entry.kind()) == (run, ix, EntryKind::Checkpoint)
-        }
+        Write::Entry { run, task, map, entry } => ((*run, *task, *map), entry.kind()) == (of, EntryKind::Checkpoint),
         _ => false,
     })
 }
@@ -124,14 +126,15 @@ fn is_checkpoint(batch: &Batch, run: RunRowId, ix: TaskIx) -> bool {
 const TRACE: usize = 80;
 
 impl Oracle {
-    /// Of a workflow, whose graph has after its own tasks, from this position on, those of child runs.
+    /// Of a case. It knows the tasks of all versions, those of child runs, and elements, each at a position of its own.
     #[must_use]
-    pub fn new(graph: Arc<Graph>, first_of_child: TaskIx) -> Self {
+    pub fn new(case: &Case) -> Self {
         Self {
-            graph,
+            graph: Arc::new(case.every_task()),
+            maps: maps::Maps::of(case),
             callbacks: answers::Callbacks::default(),
             requests: requests::Requests::default(),
-            children: children::Children::of(first_of_child),
+            children: children::Children::of(case.first_of_child()),
             tasks: HashMap::new(),
             entries: HashMap::new(),
             executed_once: HashSet::new(),
@@ -192,9 +195,11 @@ impl Oracle {
         }
     }
 
-    /// The marked bodies that a runner has entered and that have recorded nothing since.
+    /// The marked bodies that a runner has entered and that have recorded nothing since. A body that executes when its
+    /// run is paused on request continues, and may kill its process then.
     fn executed_marked(&self, runner: i64) -> Vec<(RunRowId, TaskIx)> {
-        let running = |run: &RunRowId| self.run(*run).is_none_or(|run| run.status == RunStatus::Running);
+        let running =
+            |run: &RunRowId| self.run(*run).is_none_or(|run| run.status == RunStatus::Running || run.is_held());
         let marked =
             self.tasks.iter().filter(|((run, _), task)| task.mark.executes && task.by == runner && running(run));
         marked.map(|(place, _)| *place).collect()
@@ -225,16 +230,18 @@ impl Oracle {
                         mark: Mark::default(),
                         by: runner,
                     };
-                    self.record(done.run, self.place(done.run, done.task), row);
+                    self.record(done.run, self.place(done.run, done.task, done.map), row);
                 }
                 Write::Task(row) => {
-                    self.record(row.run, self.place(row.run, row.task), Committed::by(runner, row));
+                    let place = self.place(row.run, row.task, row.map);
+                    self.a_length_stays(place, row);
+                    self.record(row.run, place, Committed::by(runner, row));
                     self.suspects_of_two_deaths_are_entered_alone(runner);
                 }
-                Write::Entry { run, task, entry, .. } => self.entry(*run, self.place(*run, *task), entry),
-                Write::DropEntries { run, task, keys, .. } => {
-                    let ix = self.place(*run, *task);
-                    if is_checkpoint(batch, *run, *task as TaskIx) {
+                Write::Entry { run, task, map, entry } => self.entry(*run, self.place(*run, *task, *map), entry),
+                Write::DropEntries { run, task, map, keys } => {
+                    let ix = self.place(*run, *task, *map);
+                    if is_checkpoint(batch, (*run, *task, *map)) {
                         self.meets("a checkpoint that drops a journal");
                     } else {
                         self.a_retry_keeps_what_is_recorded(*run, ix, keys);
@@ -247,19 +254,23 @@ impl Oracle {
                 }
                 Write::Answer { number, answer, .. } => self.a_request_has_one_answer(*number, answer),
                 Write::Message { .. } | Write::Consumed { .. } => {}
-                Write::Applied { .. } | Write::DropElements { .. } => {}
+                Write::Applied { .. } | Write::Forked { .. } => {}
+                Write::DropElements { run, task } => {
+                    self.elements_are_dropped(*run, self.place(*run, *task, NO_MAP));
+                }
                 Write::Run(update) => {
                     self.an_ended_run_stays_as_it_is(update);
                     self.a_run_ends_with_its_tasks(update);
                     self.runs.insert(update.run, (**update).clone());
                     self.child_ends(runner, update);
                 }
-                Write::Events(_) | Write::Progress(_) => {}
+                Write::Events(_) => {}
+                Write::Progress(row) => self.progress_is_what_was_said(runner, row),
             }
         }
         for write in batch {
-            if let Write::Entry { run, task, entry, .. } = write {
-                let (ix, members) = (self.place(*run, *task), entry.operation.members());
+            if let Write::Entry { run, task, map, entry } = write {
+                let (ix, members) = (self.place(*run, *task, *map), entry.operation.members());
                 self.a_wait_for_a_child_ends_with_it(runner, entry);
                 if members.is_empty() {
                     self.combinations_fit(*run, ix, &entry.key);
@@ -269,6 +280,8 @@ impl Oracle {
             }
         }
         self.what_a_task_has_taken_is_answered_at_its_end(batch);
+        self.mapped_tasks_end_with_their_elements(batch);
+        self.the_last_progress_of_a_task_is_kept(runner, batch);
         created.iter().for_each(|new| self.a_child_is_created_with_its_record(new));
     }
 
@@ -277,7 +290,9 @@ impl Oracle {
         self.note(format!("committed: {name} {:?} {:?} attempts {}", row.status, row.sub_status, row.attempts));
         self.no_committed_output_is_produced_again(run, ix);
         self.a_task_has_its_attempts_and_no_more(run, ix, &row);
-        if let Some(failure) = row.failure.as_ref().filter(|_| row.status == TaskStatus::Failed) {
+        self.an_element_is_one_of_its_task(run, ix);
+        let fails = row.status == TaskStatus::Failed && self.fails_its_run(run, ix);
+        if let Some(failure) = row.failure.as_ref().filter(|_| fails) {
             self.first_failure.entry(run).or_insert_with(|| failure.clone());
         }
         let before = self.tasks.get(&(run, ix)).map(|before| (before.status, before.attempts));

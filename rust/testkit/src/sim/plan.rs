@@ -6,6 +6,7 @@
 //! compared with those of a world without disasters.
 
 mod mail;
+mod maps;
 mod others;
 mod random;
 mod smaller;
@@ -21,6 +22,8 @@ use crate::fault::Fault;
 
 pub use mail::{Letter, Sender, Several, Target};
 pub(super) use mail::{signal_name, signal_request};
+pub(super) use maps::MOST;
+pub use maps::Mapped;
 pub(super) use others::{
     CHILD, answer_address, answer_request, callback_request, child_request, reply_request, request_address,
     start_request, take_request,
@@ -71,6 +74,10 @@ pub struct TaskPlan {
     pub timeout: Option<(u64, bool)>,
     /// What must be satisfied before its body starts.
     pub gate: Option<Gate>,
+    /// How it is mapped, if it is.
+    pub map: Option<Mapped>,
+    /// It takes whatever the elements of the mapped tasks that it depends on came to.
+    pub gathers: bool,
     /// What each attempt does.
     pub acts: Vec<Act>,
     /// How the first, the second … attempt ends; the last stands for all further ones.
@@ -291,12 +298,15 @@ impl TaskPlan {
             retry: RetryPolicy::NONE,
             timeout: None,
             gate: None,
+            map: None,
+            gathers: false,
             acts: Vec::new(),
             ends: vec![End::Return],
         }
     }
 
-    fn spec(&self) -> TaskSpec {
+    /// As the graph knows it; `mapped` says which tasks are mapped.
+    fn spec(&self, mapped: impl Fn(usize) -> bool) -> TaskSpec {
         let gate = self.gate.map(|gate| {
             let (until, timeout) = match gate {
                 Gate::Until(_) => (GateUntil::Condition, None),
@@ -313,6 +323,8 @@ impl TaskPlan {
             retry: self.retry,
             timeout: self.timeout.map(|(ms, _)| Duration::from_millis(ms)),
             gate,
+            map: self.map_spec(&mapped),
+            gathers: self.gathered(&mapped).map(|on| format!("t{on}").into()).collect(),
             wants_handle: true,
             wants_context: true,
             ..TaskSpec::new(format!("t{}", self.number))
@@ -362,7 +374,8 @@ impl Case {
     }
 
     fn graph_of(workflow: &str, tasks: &[&TaskPlan], fail_fast: bool) -> Graph {
-        let specs = tasks.iter().map(|task| task.spec()).collect();
+        let mapped = |number| tasks.iter().any(|task| task.number == number && task.map.is_some());
+        let specs = tasks.iter().map(|task| task.spec(mapped)).collect();
         Graph::build(workflow, specs, fail_fast).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
@@ -406,6 +419,13 @@ impl fmt::Display for TaskPlan {
         }
         if let Some(gate) = self.gate {
             write!(f, ", gate {gate:?}")?;
+        }
+        if let Some(Mapped { items, follows, tolerate }) = self.map {
+            let over = if follows { "the mapped tasks before it" } else { "an input" };
+            write!(f, ", mapped over {over} with {items:?} items, {tolerate} may fail")?;
+        }
+        if self.gathers {
+            write!(f, ", gathers")?;
         }
         write!(f, ": {:?}", self.acts)?;
         let ends = if self.retry.attempts == 1 { &self.ends[..1] } else { &self.ends[..] };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRow;
-use bide_core::{Control, Graph, RunId, TaskIx, Time, Value};
+use bide_core::{Control, Graph, RunId, TaskRef, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
     Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
@@ -120,7 +120,7 @@ pub(super) struct Process {
     /// It is stopped until this moment, by the steady clock.
     pub(super) frozen_until: Duration,
     /// Results that bodies have returned, for a regular close.
-    returned: Vec<(Arc<Run<SimHost>>, TaskIx, u32)>,
+    returned: Vec<(Arc<Run<SimHost>>, TaskRef, u32)>,
 }
 
 /// Something that a thread of the process can do now.
@@ -285,7 +285,7 @@ impl Process {
 
     /// Why it does not execute a run.
     pub(super) fn why_not(&self, run: &RunRow) -> Option<NotRegistered> {
-        self.driver.engine().why_not_here(&run.into())
+        self.driver.engine().why_not_here(run.id, &run.into())
     }
 
     /// Whether it is about to end in good order.

@@ -39,7 +39,7 @@ impl WaitDriver for Simulated {
 
     fn live(&self, kind: Kind, probe: &Arc<Probe>) {
         let case = Case::scripted(kind, probe);
-        let oracle = Oracle::new(Arc::new(case.every_task()), case.first_of_child());
+        let oracle = Oracle::new(&case);
         let shared = Shared {
             case: Arc::new(case),
             clock: Arc::clone(&probe.clock),

@@ -14,7 +14,7 @@ use bide_store::{MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
 
 use super::oracle::Oracle;
-use super::plan::{Case, Disaster, Letter, Version};
+use super::plan::{Case, Disaster, Letter, MOST, Version};
 use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
@@ -46,6 +46,8 @@ pub struct RunEnd {
     pub stuck: bool,
     /// Its tasks.
     pub tasks: Vec<TaskEnd>,
+    /// The elements of its mapped tasks.
+    pub elements: Vec<TaskEnd>,
 }
 
 /// What became of a world.
@@ -95,11 +97,9 @@ struct World {
 /// # Errors
 /// Says which guarantee was broken, and what happened before.
 pub fn play(case: &Case) -> Result<Outcome, String> {
-    // It has the tasks of all versions, at the positions that they have in each.
-    let graph = Arc::new(case.every_task());
     let shared = Shared {
         case: Arc::new(case.clone()),
-        oracle: Arc::new(Mutex::new(Oracle::new(graph, case.first_of_child()))),
+        oracle: Arc::new(Mutex::new(Oracle::new(case))),
         clock: VirtualClock::new(),
         script: None,
     };
@@ -269,7 +269,7 @@ impl World {
             && self.rows().iter().all(|row| {
                 row.status.is_ended()
                     || (row.status == RunStatus::Paused && !is_held(row))
-                    || (row.parent.is_none() && self.waits_for_ever(row))
+                    || (row.parent.is_none() && !is_held(row) && self.waits_for_ever(row))
             })
     }
 
@@ -355,20 +355,25 @@ impl World {
                     return Err(format!("run {number} has grown by a task that is {added:?}"));
                 }
             }
-            let tasks = (0..size.min(case.tasks.len()) as TaskIx).map(|ix| {
+            let end = |ix: TaskIx| {
                 let task = oracle.task(id.row(), ix);
+                let failure = task.and_then(|task| task.failure.as_ref()).map(|failure| failure.type_name());
+                let is_mapped = case.mapped().any(|mapped| mapped == ix);
                 TaskEnd {
                     status: task.map(|task| task.status),
                     attempts: task.map_or(0, |task| task.attempts),
                     output: task.and_then(|task| task.output.clone()),
                     changes: task.and_then(|task| task.changes.clone()),
-                    failure: task.and_then(|task| task.failure.as_ref()).map(|failure| failure.type_name()),
+                    // Which of its elements has failed first is chance.
+                    failure: failure.filter(|_| !is_mapped),
                 }
-            });
-            let tasks = tasks.collect();
+            };
+            let tasks = (0..size.min(case.tasks.len()) as TaskIx).map(end).collect();
+            let elements = case.mapped().map(|ix| case.first_of_elements(ix)).flat_map(|first| first..first + MOST);
+            let elements = elements.map(end).collect();
             let stuck = children.iter().any(|child| child.parent == Some(id) && child.status == RunStatus::Paused);
             let cancelled = stored.run.cancel.is_some();
-            runs.push(RunEnd { status: stored.run.status, cancelled, stuck, tasks });
+            runs.push(RunEnd { status: stored.run.status, cancelled, stuck, tasks, elements });
         }
         let roots = self.runs().len() - children.len();
         if roots != self.shared.case.calls.len() {

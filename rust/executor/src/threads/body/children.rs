@@ -10,6 +10,7 @@ use bide_core::{EntryKey, RunId, StepArguments};
 use super::BodyCx;
 use crate::host::{Attached, Host};
 use crate::ledger::Lost;
+use crate::runs::children::MAX_LEVELS;
 use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 use crate::threads::pool::Pool;
 
@@ -22,13 +23,14 @@ pub enum StartIdentity {
 }
 
 impl StartIdentity {
-    /// The start of a child of this workflow, as a body asks for it.
-    pub(crate) fn request<H: Host>(self, workflow: &Arc<str>) -> StartRequest {
+    /// The start of a child of this workflow, as a body asks for it; `awaited` as [`StartRequest::awaited`].
+    pub(crate) fn request<H: Host>(self, workflow: &Arc<str>, awaited: bool) -> StartRequest {
         let (name, proof, keyed) = match self {
             Self::Inputs(proof) => (Arc::clone(workflow), Some(proof), false),
             Self::Key(key) => (EntryKey::keyed_name(workflow, &key), None, true),
         };
-        StartRequest { name, arguments: StepArguments { proof, older: None, advice: H::START_ADVICE }, keyed }
+        let arguments = StepArguments { proof, older: None, advice: H::START_ADVICE };
+        StartRequest { name, arguments, keyed, awaited }
     }
 }
 
@@ -68,7 +70,8 @@ impl<H: Host> BodyCx<H> {
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Starts runs of a workflow as children: all that are not recorded are one commit, with the records of their
-    /// starts. A re-entered body gets the same children.
+    /// starts. A re-entered body gets the same children. `awaited`: there is one, and the next call is the wait for it,
+    /// as [`StartRequest::awaited`] says.
     ///
     /// # Errors
     /// See [`CallError`]; other inputs than recorded are a `Mismatch`, and too many levels are `Misuse`.
@@ -77,13 +80,16 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         workflow: &Arc<RegisteredWorkflow<H>>,
         starts: Vec<(StartIdentity, RunRequest<H>)>,
+        awaited: bool,
     ) -> Result<Vec<StartedChild>, CallError> {
-        if let Some(why) = at.detach(|| self.engine.refuse_level(&self.run, workflow)) {
+        if self.run.depth() + 1 >= MAX_LEVELS
+            && let Some(why) = at.detach(|| self.engine.refuse_level(&self.run, workflow))
+        {
             return Err(CallError::Misuse(format!("task '{}': {why}", self.task_name())));
         }
         let name = workflow.graph.workflow();
         let (identities, requests): (Vec<_>, Vec<_>) = starts.into_iter().unzip();
-        let request = |identity: StartIdentity| identity.request::<H>(name);
+        let request = |identity: StartIdentity| identity.request::<H>(name, awaited);
         let mut call = self.begin(name, Request::Start(identities.into_iter().map(request).collect()))?;
         let mut requests: Vec<Option<RunRequest<H>>> = requests.into_iter().map(Some).collect();
         let mut new: Vec<Option<RunId>> = vec![None; requests.len()];
@@ -92,7 +98,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             fed = match self.drive(at, &mut call, &mut fed) {
                 Action::StartChildren { which, event } => {
                     let requests = which.iter().filter_map(|at| requests[*at].take()).collect();
-                    match at.detach(|| self.engine.start_children(&self.run, *event, workflow, requests)) {
+                    let started = at.detach(|| {
+                        if awaited {
+                            // The wait is opened with it, after which the slot is released.
+                            self.commit_gathered();
+                        }
+                        self.engine.start_children(&self.run, *event, workflow, requests)
+                    });
+                    match started {
                         Ok(children) => {
                             for (at, child) in which.into_iter().zip(&children) {
                                 new[at] = Some(child.id);
@@ -110,6 +123,16 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 }
                 action => unreachable!("{action:?} of a start"),
             }
+        }
+    }
+
+    /// Commits what has gathered on the body's slot.
+    fn commit_gathered(&self) {
+        let group = self.permit.lock().as_ref().map(|permit| Arc::clone(permit.group()));
+        if let Some(group) = group.filter(|group| !group.is_empty()) {
+            let mut ready = Vec::new();
+            self.engine.commit_group(&group, &mut ready);
+            self.engine.dispatch_ready(&mut ready);
         }
     }
 

@@ -193,6 +193,12 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     pub(super) fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
+        if let Sleep::Poll(span) | Sleep::PollOrClosed(span) = sleep {
+            let body = (self.task, self.attempt());
+            for event in self.run.note_polls(body, call.polls(), span, &**self.engine.clock()) {
+                self.engine.enqueue(Arc::clone(&self.run), event);
+            }
+        }
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         at.wait(|| match sleep {
             Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {

@@ -20,5 +20,41 @@ CREATE INDEX run_tag_value ON run_tag (name, value, run);
 ALTER TABLE run ADD COLUMN cancel BLOB;
 -- 1: a paused run (status 2) is paused on request. It is owned and claimed like a running one.
 ALTER TABLE run ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
--- When the run has acted on a control request (kind 4). These rows stay whole: they are the run's history.
-ALTER TABLE message ADD COLUMN applied_at INTEGER;
+
+-- The open waits and steps of all tasks, oldest first: for those who look at what waits. As small as what is open.
+CREATE INDEX journal_open ON journal (opened_at, run, task, map, seq) WHERE state = 0;
+
+-- The table of messages again, with fewer pages to write for each: without AUTOINCREMENT and an index of numbers. A
+-- message is found by its number from a place among those of its run on.
+CREATE TABLE message_4 (
+    seq        INTEGER PRIMARY KEY, -- order of arrival; a number is never given twice: see message_gone
+    run        INTEGER NOT NULL,
+    number     INTEGER NOT NULL,    -- made by the sender; unique
+    kind       INTEGER NOT NULL,    -- 0 signal, 1 request, 2 answer to a callback, 3 withdrawal, 4 control request
+    name       TEXT NOT NULL,       -- of the signal or request; of a callback its secret; of a withdrawal the request
+    id         TEXT,                -- the sender's, if any
+    value      BLOB,                -- NULL: rejected, or consumed
+    failure    TEXT,                -- JSON: the callback was rejected
+    sent_at    INTEGER NOT NULL,
+    applied_at INTEGER              -- when the run has acted on a control request, which stays: its history
+) STRICT;
+
+-- The highest `seq` of a message that was the newest when it was deleted. It is written only then.
+CREATE TABLE message_gone (
+    id  INTEGER PRIMARY KEY CHECK (id = 0),
+    seq INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO message_gone SELECT 0, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0);
+INSERT INTO message_4 SELECT seq, run, number, kind, name, id, value, failure, sent_at, NULL FROM message;
+DROP TABLE message;
+ALTER TABLE message_4 RENAME TO message;
+
+CREATE INDEX message_run ON message (run);
+CREATE UNIQUE INDEX message_id ON message (run, id) WHERE id IS NOT NULL;
+
+CREATE TRIGGER message_deleted AFTER DELETE ON message
+WHEN old.seq > (SELECT coalesce(max(seq), 0) FROM message)
+BEGIN
+    UPDATE message_gone SET seq = max(seq, old.seq) WHERE id = 0;
+END;

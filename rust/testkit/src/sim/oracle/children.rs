@@ -37,10 +37,11 @@ impl Children {
 }
 
 impl Oracle {
-    /// The position of a run's task among those of all workflows.
-    pub(super) fn place(&self, run: RunRowId, task: TaskId) -> TaskIx {
+    /// The position of a run's task or element among those of all workflows.
+    pub(super) fn place(&self, run: RunRowId, task: TaskId, map: i32) -> TaskIx {
         let first = if self.children.all.contains_key(&run) { self.children.first } else { 0 };
-        first + task as TaskIx
+        let place = first + task as TaskIx;
+        self.maps.element(place, map).unwrap_or(place)
     }
 
     /// How many runs were started by bodies.
@@ -54,7 +55,7 @@ impl Oracle {
         let Some(parent) = &new.parent else { return };
         self.note(format!("created: child {} of {}", new.id, parent.run));
         let run = parent.run.row();
-        let started_by = (run, self.place(run, parent.task), parent.key.clone());
+        let started_by = (run, self.place(run, parent.task, parent.map), parent.key.clone());
         let child = Child { id: new.id, started_by, ended_by: None };
         self.children.all.insert(new.id.row(), child);
         self.meets("a child run");

@@ -137,8 +137,8 @@ impl Oracle {
     pub(super) fn what_a_task_has_taken_is_answered_at_its_end(&mut self, batch: &Batch) {
         for write in batch {
             let (run, ix) = match write {
-                Write::Task(row) if row.status.is_ended() => (row.run, self.place(row.run, row.task)),
-                Write::Done(done) => (done.run, self.place(done.run, done.task)),
+                Write::Task(row) if row.status.is_ended() => (row.run, self.place(row.run, row.task, row.map)),
+                Write::Done(done) => (done.run, self.place(done.run, done.task, done.map)),
                 _ => continue,
             };
             let taken =

@@ -89,7 +89,8 @@ impl Oracle {
         let graph = Arc::clone(&self.graph);
         let name = graph.name(ix);
         for &on in graph.dependencies(ix) {
-            let ended = self.task(run, on).is_some_and(|task| task.status.is_ended());
+            let expanded = self.maps.follows(ix, on) && self.maps.is_expanded(run, on);
+            let ended = expanded || self.task(run, on).is_some_and(|task| task.status.is_ended());
             self.must(ended, "a task starts before what it depends on is committed", || {
                 format!("{name} starts before {}", graph.name(on))
             });
@@ -282,9 +283,14 @@ impl Oracle {
             return;
         }
         self.meets("a retry");
-        let last = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
+        let kept = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix)).map(|(_, entry)| entry);
         // A step that may be executed only once is kept, whatever came of it.
-        let last = last.filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
+        let last = kept.clone().filter(|entry| policy.fresh || entry.mode() != StepMode::Once);
+        // What was replaced, such as the start of a child that has failed, may have followed a decided combination.
+        let decided = |entry: &&Entry| entry.state == EntryState::Satisfied;
+        let decided: Vec<&EntryKey> = kept.filter(decided).flat_map(|entry| entry.operation.members()).collect();
+        let last =
+            last.filter(|entry| policy.fresh || entry.state != EntryState::Lost || !decided.contains(&&entry.key));
         let last = last.max_by_key(|entry| entry.seq).cloned();
         let right = match &last {
             None => true,
@@ -300,7 +306,8 @@ impl Oracle {
         }
         let rows = || self.tasks.iter().filter(|((run, _), _)| *run == update.run).map(|(_, row)| row);
         let open = rows().filter(|row| !row.status.is_ended()).count();
-        let failed = rows().any(|row| row.status == TaskStatus::Failed);
+        let tasks = self.tasks.iter().filter(|((run, ix), _)| *run == update.run && !self.maps.is_element(*ix));
+        let failed = tasks.map(|(_, row)| row).any(|row| row.status == TaskStatus::Failed);
         let status = match (&update.cancel, failed) {
             (Some(_), _) => RunStatus::Cancelled,
             (None, true) => RunStatus::Failed,
@@ -412,6 +419,7 @@ impl Oracle {
             let over = row.as_ref().is_some_and(|row| {
                 row.attempts > attempt || (row.attempts == attempt && row.status != TaskStatus::Running)
             });
+            let over = over || self.maps.is_expanded(run, ix);
             let name = Arc::clone(self.graph.name(ix));
             self.must(over || run_over, "a close loses what has returned", || {
                 format!("attempt {attempt} of {name} had returned: {row:?}")

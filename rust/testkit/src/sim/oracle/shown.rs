@@ -1,10 +1,10 @@
-//! What bodies emit, and the guarantee about it.
+//! What bodies emit, how far they say that they have come, and the guarantees about it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::RunRowId;
-use bide_core::{Batch, Channel, NO_MAP, NewEvents, StoredEvents, TaskIx, Write};
+use bide_core::{Batch, Channel, NO_MAP, NewEvents, ProgressRow, StoredEvents, TaskIx, TaskStatus, Write};
 
 use super::Oracle;
 
@@ -15,6 +15,10 @@ pub(super) struct Shown {
     count: u64,
     /// What is not committed yet, by the runner that executes the run and by channel, oldest first.
     pending: HashMap<(i64, RunRowId, Arc<str>), VecDeque<u64>>,
+    /// What the body of a task has said last of its progress, and in which attempt, by the runner that executes it.
+    said: HashMap<(i64, RunRowId, TaskIx), (u32, f64)>,
+    /// The progress that is committed.
+    progress: HashMap<(RunRowId, TaskIx), f64>,
 }
 
 impl Oracle {
@@ -26,6 +30,45 @@ impl Oracle {
         self.note(format!("emits {event} in '{name}' of {run}"));
         self.shown.pending.entry((runner, run, Arc::clone(&name))).or_default().push_back(event);
         (event, Channel { name, type_name: "".into(), keep: None })
+    }
+
+    /// A body says how far it has come: each time a larger number.
+    pub fn says_progress(&mut self, runner: i64, run: RunRowId, ix: TaskIx, attempt: u32) -> f64 {
+        self.shown.count += 1;
+        let done = self.shown.count as f64;
+        self.shown.said.insert((runner, run, ix), (attempt, done));
+        done
+    }
+
+    /// The progress of a task is something that its body has said, and never less than before.
+    pub(super) fn progress_is_what_was_said(&mut self, runner: i64, row: &ProgressRow) {
+        let place = (row.run, self.place(row.run, row.task, row.map));
+        let (said, before) = (self.shown.said.get(&(runner, place.0, place.1)), self.shown.progress.get(&place));
+        let done = row.progress.done;
+        let right = said.is_some_and(|said| done <= said.1) && before.is_none_or(|before| *before < done);
+        let seen = format!("{} says {done}: {said:?}, before {before:?}", self.name(place.1));
+        self.must(right, "the progress of a task goes back", || seen);
+        self.shown.progress.insert(place, done);
+        self.meets("progress that is committed");
+    }
+
+    /// What a body has said last is committed with its end.
+    pub(super) fn the_last_progress_of_a_task_is_kept(&mut self, runner: i64, batch: &Batch) {
+        for write in batch {
+            let (run, ix, attempt) = match write {
+                Write::Task(row) if row.status == TaskStatus::Completed => {
+                    (row.run, self.place(row.run, row.task, row.map), row.attempts)
+                }
+                Write::Done(done) => (done.run, self.place(done.run, done.task, done.map), 1),
+                _ => continue,
+            };
+            let said = self.shown.said.get(&(runner, run, ix)).filter(|said| said.0 == attempt).map(|said| said.1);
+            let kept = self.shown.progress.get(&(run, ix)).copied();
+            let name = self.name(ix);
+            self.must(said.is_none() || kept == said, "the last progress of a task is lost", || {
+                format!("{name} has said {said:?}, and {kept:?} is committed")
+            });
+        }
     }
 
     /// Events are committed in order, and no record of a run is committed before what its bodies emitted earlier.

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::{Request, StartRequest, reply_name};
-use bide_core::{Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, Value};
+use bide_core::attempt::{Request, StartRequest, child_name, reply_name};
+use bide_core::{
+    Address, EntryKey, Failure, Graph, MessageKind, RecordKind, RunId, StepArguments, TaskIx, TaskRef, Value,
+};
 
 use super::{Act, Case, TaskPlan, Version};
 
@@ -22,15 +24,26 @@ impl Case {
     }
 
     /// The tasks of all versions and after them those of child runs, by which the oracle knows them.
+    ///
+    /// Last come the elements of mapped tasks, as tasks of their own.
     pub(in super::super) fn every_task(&self) -> Graph {
         let mut tasks = self.tasks(Version::Grown);
         tasks.extend(&self.child);
-        Self::graph_of("all of it", &tasks, false)
+        let elements = self.elements(&Self::graph_of("mapped", &tasks, false));
+        // A mapped task itself has no gate.
+        let gate = |task: &TaskPlan| task.gate.filter(|_| task.map.is_none());
+        let whole = |task: &&TaskPlan| TaskPlan { gate: gate(task), map: None, ..(*task).clone() }.spec(|_| false);
+        let specs = tasks.iter().map(whole).chain(elements).collect();
+        Graph::build("all of it", specs, false).unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// The position of a run's task among those of [`Case::every_task`].
-    pub(in super::super) fn place(&self, is_child: bool, ix: TaskIx) -> TaskIx {
-        if is_child { self.first_of_child() + ix } else { ix }
+    /// The position of a run's task or element among those of [`Case::every_task`].
+    pub(in super::super) fn place(&self, is_child: bool, task: TaskRef) -> TaskIx {
+        match TaskIx::try_from(task.map) {
+            Ok(map) => self.first_of_elements(task.ix) + map,
+            Err(_) if is_child => self.first_of_child() + task.ix,
+            Err(_) => task.ix,
+        }
     }
 
     /// The position of the first task of child runs among those of [`Case::every_task`].
@@ -40,6 +53,9 @@ impl Case {
 
     /// A task by its position among those of [`Case::every_task`].
     pub(in super::super) fn task(&self, place: TaskIx) -> &TaskPlan {
+        if let Some(task) = self.task_of_element(place) {
+            return &self.tasks[task as usize];
+        }
         let (at, own) = (place as usize, self.tasks.len());
         if at <= own { self.tasks.get(at).unwrap_or(&self.added) } else { &self.child[at - own - 1] }
     }
@@ -78,12 +94,12 @@ pub(in super::super) fn reply_request(request: i64, answer: Result<Value, Failur
     (reply_name("request", request), Request::Reply { request, answer })
 }
 
-/// As a body starts a child.
-pub(in super::super) fn start_request(key: Option<u8>, at: usize) -> (Arc<str>, Request) {
+/// As a body starts a child; whether it waits for it next.
+pub(in super::super) fn start_request(key: Option<u8>, at: usize, awaited: bool) -> (Arc<str>, Request) {
     let start = match key {
         Some(key) => {
             let name = EntryKey::keyed_name(CHILD, &format!("child {key}"));
-            StartRequest { name, arguments: StepArguments::default(), keyed: true }
+            StartRequest { name, arguments: StepArguments::default(), keyed: true, awaited }
         }
         None => {
             let proof = Some(format!("act {at}").into_bytes().into());
@@ -91,15 +107,23 @@ pub(in super::super) fn start_request(key: Option<u8>, at: usize) -> (Arc<str>, 
                 name: CHILD.into(),
                 arguments: StepArguments { proof, ..StepArguments::default() },
                 keyed: false,
+                awaited,
             }
         }
     };
     (CHILD.into(), Request::Start(vec![start]))
 }
 
-/// As a body waits for the end of a child.
-pub(in super::super) fn child_request(run: RunId, timeout: Option<u64>) -> (Arc<str>, Request) {
-    ("end of a child".into(), Request::Child { run, timeout: timeout.map(Duration::from_millis) })
+/// As a body waits for the end of a child, under a name of its own if it has not just started it.
+pub(in super::super) fn child_request(
+    run: RunId,
+    timeout: Option<u64>,
+    start: Option<&EntryKey>,
+) -> (Arc<str>, Request) {
+    (
+        start.map_or_else(|| "end of a child".into(), child_name),
+        Request::Child { run, timeout: timeout.map(Duration::from_millis) },
+    )
 }
 
 impl Act {

@@ -181,7 +181,7 @@ impl TaskPlan {
             2 => RunIf::NoneFailed,
             _ => RunIf::Succeeded,
         };
-        Self { number, on, run_if, retry, timeout, gate, acts, ends }
+        Self { number, on, run_if, retry, timeout, gate, map: None, gathers: false, acts, ends }
     }
 
     /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
@@ -253,7 +253,7 @@ impl Case {
         let rng = &mut Rng::new(seed);
         let shape = rng.below(8);
         let (crowd, killer) = (rng.one_in(16), rng.one_in(24));
-        let tasks = if crowd {
+        let mut tasks = if crowd {
             TaskPlan::crowd(rng)
         } else if killer {
             TaskPlan::beside_a_killer(rng)
@@ -283,6 +283,15 @@ impl Case {
             disasters.push((at, request));
         }
         disasters.sort_by_key(|(at, _)| *at);
+        let maps = &mut Rng::new(seed ^ 0x3a9);
+        if !crowd && !killer && maps.one_in(3) {
+            for task in &mut tasks {
+                if maps.one_in(2) {
+                    task.be_mapped(maps);
+                }
+                task.gathers = maps.one_in(3);
+            }
+        }
         let slots = if crowd { 1 + rng.below(2) } else { 1 + rng.below(4) } as u32;
         let fail_fast = rng.one_in(6);
         let drift = [0, 400, -400][rng.below(3)];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bide_core::{RetryPolicy, RunIf};
 
-use super::{Act, Case, Disaster, End, Gate, TaskPlan, Version};
+use super::{Act, Case, Disaster, End, Gate, Mapped, TaskPlan, Version};
 
 /// All spans of smaller cases are this or nothing.
 const SHORT: u64 = 1_000;
@@ -98,6 +98,15 @@ impl TaskPlan {
         }
         if self.gate.is_some() {
             with(&|task| task.gate = None);
+        }
+        if self.map.is_some() {
+            with(&|task| task.map = None);
+        }
+        for simpler in self.map.into_iter().flat_map(Mapped::smaller) {
+            with(&|task| task.map = Some(simpler));
+        }
+        if self.gathers {
+            with(&|task| task.gathers = false);
         }
         if self.timeout.is_some() {
             with(&|task| task.timeout = None);

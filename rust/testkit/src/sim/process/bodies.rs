@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::attempt::{Action, CallError, Caller, Fed, Polled, Request, Standing};
 use bide_core::event::{Event, Retry};
-use bide_core::{Failure, FailureKind, Origin, Outcome, Recall, Value};
+use bide_core::{Failure, FailureKind, Origin, Outcome, Progress, Recall, Refused, Value};
 use bide_executor::Run;
 use bide_executor::drive::Allowance;
 use bide_sched::SlotNo;
@@ -60,7 +60,7 @@ impl Process {
             Phase::Ended(outcome) => {
                 self.returns(&mut body);
                 if !matches!(outcome, Outcome::Suspended) {
-                    self.returned.push((Arc::clone(&body.run), body.task.ix, body.attempt));
+                    self.returned.push((Arc::clone(&body.run), body.task, body.attempt));
                 }
                 let event = Event::Ended { task: body.task, attempt: body.attempt, outcome };
                 self.holders.insert(slot, Holder::Worker);
@@ -228,7 +228,7 @@ impl Process {
     }
 
     fn recall(&self, body: &mut Body, open_call: &OpenCall) -> Fed {
-        let fed = body.machine.recall(&open_call.call, &body.run.state.lock());
+        let fed = body.machine.recall(&open_call.call, &mut body.run.state.lock());
         let Fed::Recalled(key, recall) = &fed else { return fed };
         match recall {
             // The oracle knows by what it was satisfied.
@@ -294,8 +294,11 @@ impl Process {
     fn act(&mut self, body: &mut Body, rng: &mut Rng) -> Result<Phase, OpenCall> {
         let shared = self.shared.clone();
         let plan = shared.case.task(body.place);
+        if body.run.workflow.graph.is_expansion(body.task) {
+            return Ok(Phase::Ended(body.expand(plan)));
+        }
         if self.shared.script.is_none() {
-            self.emit(body);
+            self.show(body);
         }
         let state = match std::mem::replace(&mut body.entered, true) {
             true => None,
@@ -330,25 +333,34 @@ impl Process {
             return self.call(body, Act::Step(item != 3), wanted, true);
         }
         match self.choose(body, &wanted.name, rng) {
-            Some(item) => {
+            Ok(item) => {
                 let wanted = HandleCall::step(wanted.name, body.at, item);
                 self.call(body, Act::Step(item != 3), wanted, true)
             }
-            None => Ok(Phase::Ended(Outcome::Suspended)),
+            Err(outcome) => Ok(Phase::Ended(outcome)),
         }
     }
 
-    /// Between two acts some bodies emit an event.
-    fn emit(&self, body: &mut Body) {
+    /// Between two acts some bodies emit an event, and some say how far they have come.
+    fn show(&self, body: &mut Body) {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
         let standing =
             Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, ..Standing::default() };
-        let emits = body.place.is_multiple_of(2) && body.machine.may_show(standing).is_ok();
+        let (emits, says) = (body.place.is_multiple_of(2), body.place.is_multiple_of(3));
+        let may_show = (emits || says) && body.machine.may_show(standing).is_ok();
         // An attempt may be over without its body knowing it.
-        if !emits || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
+        if !may_show || !body.run.state.lock().entered().contains(&(body.task, body.attempt)) {
             return;
         }
         let row = body.run.id.row();
+        if says {
+            let done = self.shared.oracle.lock().says_progress(body.run.lease.runner, row, body.place, body.attempt);
+            let progress = Progress { done, total: None, message: None, said_at: self.now() };
+            self.driver.progress(&body.run, body.task, body.attempt, progress);
+        }
+        if !emits {
+            return;
+        }
         let (event, channel) = self.shared.oracle.lock().emits(body.run.lease.runner, row, body.place);
         let origin = Origin { task: body.task, attempt: body.attempt, entry: None };
         if let Err(error) = self.driver.emit(&body.run, &channel, origin, &number(event)) {
@@ -378,7 +390,7 @@ impl Process {
 
     /// Chooses one of several steps of a name, whichever comes first this time. A step that is not recorded yet may be
     /// a mismatch, if it comes in the place of one that is: then it is another one's turn.
-    fn choose(&self, body: &mut Body, name: &Arc<str>, rng: &mut Rng) -> Option<u8> {
+    fn choose(&self, body: &mut Body, name: &Arc<str>, rng: &mut Rng) -> Result<u8, Outcome> {
         for at in (1..body.items.len()).rev() {
             body.items.swap(at, rng.below(at + 1));
         }
@@ -388,7 +400,12 @@ impl Process {
             let mut trial = body.machine.clone();
             let wanted = HandleCall::step(Arc::clone(name), body.at, item);
             let recalled = trial.begin(name, wanted.request, Standing::default()).ok();
-            let recalled = recalled.map(|call| trial.recall(&call, &body.run.state.lock()));
+            let recalled = recalled.map(|call| trial.recall(&call, &mut body.run.state.lock()));
+            if let Some(Fed::Refused(Refused::Cancelled)) = recalled {
+                self.shared.oracle.lock().meets("a body that gets that its run is cancelled in the place of a record");
+                let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "the run was cancelled");
+                return Err(Outcome::Cancelled { failure });
+            }
             if let Some(Fed::Recalled(key, recall)) = recalled {
                 let mut oracle = self.shared.oracle.lock();
                 match recall {
@@ -403,10 +420,10 @@ impl Process {
                 }
             }
             body.shuffled += 1;
-            return Some(body.items.remove(at));
+            return Ok(body.items.remove(at));
         }
         self.shared.oracle.lock().violations.push("no step of a shuffled loop matches its journal".to_owned());
-        None
+        Err(Outcome::Suspended)
     }
 
     /// An act that bide does not hear of.

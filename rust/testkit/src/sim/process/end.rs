@@ -52,7 +52,7 @@ impl Process {
         let in_order = matches!(self.driver.engine().stopped(), Some(Settlement::Closed));
         if in_order {
             let returned =
-                self.returned.iter().map(|(run, ix, attempt)| (run.id.row(), self.place(run, *ix), *attempt));
+                self.returned.iter().map(|(run, task, attempt)| (run.id.row(), self.place(run, *task), *attempt));
             let mut oracle = self.shared.oracle.lock();
             oracle.what_has_returned_is_committed_at_the_end(returned.filter(|(run, ..)| has.contains(run)));
             oracle.a_close_leaves_no_suspect(lease.runner, &has);

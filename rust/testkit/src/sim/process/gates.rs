@@ -41,7 +41,7 @@ impl Process {
         if !self.driver.may_start() || !gate.is_awaited() {
             return;
         }
-        let plan = self.shared.case.task(self.place(&gate.run, gate.task.ix)).gate;
+        let plan = self.shared.case.task(self.place(&gate.run, gate.task)).gate;
         let (holds_at, retried) = match plan {
             Some(Gate::Until(ms)) => (Some(ms), false),
             Some(Gate::Never(_, retried)) => (None, retried),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bide_core::attempt::Fed;
 use bide_core::event::Event;
-use bide_core::{EntryKey, Failure, FailureKind, TaskIx, Value};
+use bide_core::{EntryKey, Failure, FailureKind, TaskIx, TaskRef, Value};
 use bide_executor::drive::Lost;
 use bide_executor::{Letter, RegisteredWorkflow, Run, RunRequest};
 use bide_store::{Sent, StoreError};
@@ -24,9 +24,9 @@ pub(super) fn is_child(run: &Run<SimHost>) -> bool {
 }
 
 impl Process {
-    /// The position of a run's task among those of all workflows.
-    pub(super) fn place(&self, run: &Run<SimHost>, ix: TaskIx) -> TaskIx {
-        self.shared.case.place(is_child(run), ix)
+    /// The position of a run's task or element among those of all workflows.
+    pub(super) fn place(&self, run: &Run<SimHost>, task: TaskRef) -> TaskIx {
+        self.shared.case.place(is_child(run), task)
     }
 
     /// Registers the workflow of child runs: a body does it when it starts one. If that fails, it tries again.
@@ -45,10 +45,13 @@ impl Process {
             Act::Callback => Some(callback_request(&self.shared.oracle.lock().new_secret())),
             Act::Answer(timeout) => body.callback.as_ref().map(|secret| answer_request(secret, timeout)),
             Act::Starts(key) => match self.register_child() {
-                Some(_) => Some(start_request(key, body.at)),
+                Some(_) => Some(start_request(key, body.at, self.awaits_child(body))),
                 None => return Ok(Phase::Acts),
             },
-            Act::Joins(timeout) => body.child.map(|run| child_request(run, timeout)),
+            Act::Joins(timeout) => {
+                let start = body.awaited.take();
+                body.child.map(|run| child_request(run, timeout, start.as_ref()))
+            }
             Act::Takes(timeout) => Some(take_request(timeout)),
             Act::Replies(answers) => body.request.take().map(|request| {
                 // The same on every entry.
@@ -64,6 +67,12 @@ impl Process {
             return Ok(Phase::Acts);
         };
         self.call(body, act, HandleCall { name, proof: None, request }, false)
+    }
+
+    /// Whether a body that starts a child waits for it next.
+    fn awaits_child(&self, body: &Body) -> bool {
+        let acts = &self.shared.case.task(body.place).acts;
+        matches!(acts.get(body.at + 1), Some(Act::Joins(None)))
     }
 
     /// A caller sends a request to a run, and waits for the answer. Returns the number of the request.
@@ -127,6 +136,7 @@ impl Process {
                 let keys = open_call.call.part_keys();
                 let started = |key: &EntryKey| body.run.state.lock().started_child(body.task, key);
                 body.child = keys.first().and_then(started);
+                body.awaited = keys.into_iter().next().filter(|_| self.awaits_child(body));
                 if body.child.is_none() {
                     oracle.violations.push("a start has recorded no child".to_owned());
                 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bide_core::attempt::Attempt;
-use bide_core::{Event, TaskIx, TaskRef};
+use bide_core::{Event, RunState, TaskIx, TaskRef};
 use bide_executor::{Ready, Run};
 use bide_sched::{HandOff, SlotNo};
 
-use super::super::body::{Body, Phase, digest, mix};
+use super::super::body::{Body, Phase, digest, mix, of_result};
 use super::super::host::SimHost;
 use super::{BodyNo, Holder, Process};
 
@@ -89,20 +89,33 @@ impl Process {
         }
     }
 
+    /// What a task sees of one that it depends on.
+    fn seen_of(&self, run: &Run<SimHost>, state: &RunState, task: TaskRef, on: TaskIx) -> u64 {
+        let graph = &run.workflow.graph;
+        let output = |task: TaskRef| state.output(task).map_or(1, |output| digest(output.as_bytes()));
+        if graph.follows(task.ix).contains(&on) {
+            return output(TaskRef { ix: on, map: task.map });
+        }
+        let Some(elements) = state.outcomes(on) else { return output(TaskRef::plain(on)) };
+        self.shared.oracle.lock().elements_are_read_as_committed(run.id.row(), on, &elements);
+        let completed = elements.completed.iter().map(|(map, value)| mix(u64::from(*map), digest(value.as_bytes())));
+        let failed =
+            elements.failed.iter().map(|(map, failure)| mix(u64::from(*map), of_result(&Err(failure.clone()))));
+        completed.chain(failed).fold(u64::from(elements.total), mix)
+    }
+
     fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
         let Some(ready) = self.driver.unless_overdue(ready) else { return };
         let Some((Ready { run, task }, turn)) = self.driver.admit_suspect(ready) else { return };
         if !self.driver.may_start() {
             return;
         }
-        let place = self.place(&run, task.ix);
+        let place = self.place(&run, task);
         let (entered, mut seen) = {
             let mut state = run.state.lock();
             let entered = state.enter(task, self.now());
             let outputs = run.workflow.graph.dependencies(task.ix).iter();
-            let seen = outputs.fold(u64::from(place), |seen, on| {
-                mix(seen, state.output(TaskRef::plain(*on)).map_or(1, |output| digest(output.as_bytes())))
-            });
+            let seen = outputs.fold(u64::from(place), |seen, on| mix(seen, self.seen_of(&run, &state, task, *on)));
             (entered, seen)
         };
         let Some(entered) = entered else { return };
@@ -130,9 +143,10 @@ impl Process {
         drop(oracle);
         let context = context.unwrap_or_default();
         self.script_enters();
+        let counts = run.workflow.graph.is_expansion(task);
         self.last_body += 1;
         let body = Body {
-            allowance: self.driver.allowance(&run, task, entered.attempt),
+            allowance: Some(()).filter(|()| !counts).and_then(|()| self.driver.allowance(&run, task, entered.attempt)),
             machine: Attempt::new(task, run.workflow.graph.name_of(task), entered.attempt),
             run,
             task,
@@ -144,6 +158,7 @@ impl Process {
             callback: None,
             request: None,
             child: None,
+            awaited: None,
             shuffled: 0,
             entered: false,
             phase: if entered.mark { Phase::Mark } else { Phase::Acts },

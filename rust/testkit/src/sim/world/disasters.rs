@@ -24,7 +24,8 @@ impl World {
                 Disaster::Second => self.start_process(),
                 Disaster::Deploy(version) => self.deploy(version),
                 Disaster::Stranger => self.stranger(),
-                Disaster::Pause(run, moves) if self.ask(run, Ask::Pause) => {
+                // One whose outcome is unknown may be there.
+                Disaster::Pause(run, moves) if self.ask(run, Ask::Pause).is_some() => {
                     self.resumes.push((self.moves + moves, run));
                 }
                 Disaster::Cancel(run) => drop(self.ask(run, Ask::Cancel { force: false })),
@@ -57,28 +58,28 @@ impl World {
         let due = |(at, _): &(u32, usize)| *at <= self.moves;
         if let Some(at) = self.resumes.iter().position(due) {
             let (_, run) = self.resumes[at];
-            if self.ask(run, Ask::Resume) {
+            if self.ask(run, Ask::Resume) == Some(true) {
                 self.resumes.swap_remove(at);
             }
         }
     }
 
-    /// Somebody asks something of a run: a process that is able, or one without a runner. False if there is no such run
-    /// yet, or nobody could ask.
-    fn ask(&mut self, run: usize, ask: Ask) -> bool {
-        let [(run, _)] = self.base.by_key(&key_of(run), None).unwrap_or_default()[..] else { return false };
+    /// Somebody asks something of a run: a process that is able, or one without a runner. `None` if there is no such
+    /// run yet, false if the outcome is unknown.
+    fn ask(&mut self, run: usize, ask: Ask) -> Option<bool> {
+        let [(run, _)] = self.base.by_key(&key_of(run), None).unwrap_or_default()[..] else { return None };
         self.shared.oracle.lock().meets(ask.name());
         let control = Control::new(ask);
         let able: Vec<usize> = (0..self.processes.len()).filter(|at| self.processes[*at].is_able()).collect();
         if !able.is_empty() && self.rng.one_in(2) {
             let which = able[self.rng.below(able.len())];
-            return self.processes[which].control(run, &control).is_ok();
+            return Some(self.processes[which].control(run, &control).is_ok());
         }
         self.sent += 1;
         // No process makes such a number.
         let (number, sent_at) = (-(self.sent as i64), self.shared.clock.now());
         let (address, content) = (control.address(), Ok(control.content()));
-        self.base.send(run, &Message { number, address, id: None, content, sent_at }).is_ok()
+        Some(self.base.send(run, &Message { number, address, id: None, content, sent_at }).is_ok())
     }
 
     /// Other code from now on; one process has it at once.

@@ -1,0 +1,58 @@
+//! Submitting runs: what Python gives as the engine takes it, in one commit.
+
+use std::sync::Arc;
+
+use bide_core::{RunOptions, Value};
+use bide_executor::{Handle, RunRequest, SubmitError};
+use pyo3::prelude::*;
+
+use crate::host::{Local, Originals, PyEngine, Python3, Vars};
+use crate::process::SLICE;
+use crate::refused::refused;
+use crate::workflow::PyWorkflow;
+use crate::{exit, gil};
+
+/// The inputs of a run to submit, encoded, by name; and its key.
+pub(crate) type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
+
+/// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the first
+/// of them has ended, or a little later, if the store takes its time. `many` is for the words of errors: which of them
+/// was refused. `contextvars` are those of each run, or one for all.
+pub(crate) fn submit(
+    py: Python<'_>,
+    engine: &Arc<PyEngine>,
+    workflow: &PyWorkflow,
+    (runs, options): (Vec<RunInput>, RunOptions),
+    contextvars: Vec<Bound<'_, PyAny>>,
+    (linger, many): (bool, bool),
+) -> PyResult<Vec<Handle<Python3>>> {
+    let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
+    let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
+    let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
+    // They outlive the call: what Python holds must not be dropped while the interpreter is released.
+    let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
+    let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
+        let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+        let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
+        request.with_options(options.clone()).with_local(Local::new(of_run(at), originals))
+    });
+    let (graph, bodies) = workflow.shared(py);
+    let submitted = gil::detached(py, || {
+        let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
+        let handles = engine.submit(&workflow, wanted)?;
+        if let Some(first) = handles.first()
+            && linger
+            && engine.store().blocks()
+        {
+            let _ = gil::idling(|| first.settled().wait(SLICE));
+        }
+        Ok(handles)
+    });
+    match submitted {
+        Ok(handles) => Ok(handles),
+        Err(error) => {
+            exit::keep_daemons(py)?;
+            Err(refused(py, workflow.name(), error, many))
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What is under way in a store in memory. There is no index of open waits: each page looks at all entries.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bide_core::record::RunRowId;
+use bide_core::{Entry, EntryKind, TaskId};
+
+use super::MemoryStore;
+use super::state::State;
+use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
+
+impl State {
+    /// An open entry, if its task and its run have not ended, and if it is a wait.
+    fn open_wait(&self, run: RunRowId, task: TaskId, map: i32, entry: &Entry) -> Option<OpenWait> {
+        let found = self.runs.get(&run).filter(|run| !run.status.is_ended())?;
+        let is_wait = entry.kind() != EntryKind::Step || entry.due().is_some();
+        if !is_wait || found.task_status(task, map).is_some_and(|status| status.is_ended()) {
+            return None;
+        }
+        let workflow = self.workflows.get(found.workflow as usize)?;
+        let name = workflow.tasks.iter().find(|(_, id)| **id == task).map(|(name, _)| Arc::clone(name))?;
+        let (key, workflow) = (found.key.clone(), Arc::clone(&workflow.name));
+        Some(OpenWait { run: found.id, key, workflow, task, map, name, entry: entry.clone() })
+    }
+}
+
+impl Look for MemoryStore {
+    fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
+        let state = &*self.state.lock();
+        let place = |(run, task, map, entry): &(RunRowId, TaskId, i32, &Entry)| WaitPosition {
+            opened_at: entry.opened_at,
+            run: *run,
+            task: *task,
+            map: *map,
+            seq: entry.seq,
+        };
+        let mut open: Vec<_> =
+            state.journals.open().filter(|open| after.is_none_or(|after| place(open) > after)).collect();
+        open.sort_unstable_by_key(place);
+        let waits = open.into_iter().filter_map(|(run, task, map, entry)| state.open_wait(run, task, map, entry));
+        Ok(waits.take(most).collect())
+    }
+
+    fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
+        let state = &*self.state.lock();
+        let known = state.runners.get(&runner).filter(|runner| runner.expires.is_some());
+        Ok(known.map(|known| RunnerInfo { pid: std::process::id(), host: String::new(), started_at: known.started_at }))
+    }
+
+    fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        let state = &*self.state.lock();
+        let runs = state.unowned.iter().map(|row| &state.runs[row]).filter(|run| !run.stands());
+        let mut found: BTreeMap<(i64, i64), UnownedRuns> = BTreeMap::new();
+        for run in runs {
+            let unowned = found.entry((run.workflow, run.version)).or_insert_with(|| UnownedRuns {
+                workflow: Arc::clone(&state.workflows[run.workflow as usize].name),
+                version: Arc::clone(&state.versions[run.version as usize].hash),
+                count: 0,
+                example: run.id,
+            });
+            unowned.count += 1;
+        }
+        Ok(found.into_values().collect())
+    }
+}

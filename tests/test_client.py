@@ -1,0 +1,215 @@
+"""A `Client` submits, sends and looks at runs that runners of this or of another process execute."""
+
+import asyncio
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bide
+from processes import Child, eventually, ledger
+
+APPROVAL = bide.signal("approval", str)
+
+
+@bide.task
+def review(handle: bide.TaskHandle, title: str) -> str:
+    handle.emit(f"reviewing {title}")
+    return f"{title}: {handle.wait(APPROVAL)}"
+
+
+REVIEW = bide.Workflow("review", [review], signals=[APPROVAL])
+
+RUNNER = """
+approval = bide.signal("approval", str)
+
+@bide.task
+def review(handle: bide.TaskHandle, title: str) -> str:
+    note("review", title)
+    handle.emit(f"reviewing {title}")
+    return f"{title}: {handle.wait(approval)}"
+
+with bide.Runner(db, workflows=[bide.Workflow("review", [review], signals=[approval])]) as runner:
+    say("ready")
+    stay()
+"""
+
+
+def test_a_run_that_a_client_submits_is_executed_by_the_runner_of_another_process(file: Path) -> None:
+    with Child(RUNNER, file) as child:
+        child.expect("ready")
+        with bide.Client(file) as client:
+            handle = client.submit(REVIEW, {"title": "a"}, key="k")
+            for event in client.follow(handle):
+                assert event.value == "reviewing a"
+                handle.signal(APPROVAL, "yes")
+            result = handle.result(timeout=30)
+            assert result["review"] == "a: yes"
+            assert [event.value for event in client.events("k")] == ["reviewing a"]
+            assert client.get("k")["review"] == "a: yes"
+            assert [run.id for run in client.runs()] == [handle.id]
+            # The same key again is the same run.
+            assert client.submit(REVIEW, {"title": "a"}, key="k").id == handle.id
+
+
+def test_a_run_of_a_client_continues_after_its_runner_was_killed(file: Path) -> None:
+    with Child(RUNNER, file) as first:
+        first.expect("ready")
+        client = bide.Client(file)
+        handle = client.submit(REVIEW, {"title": "a"})
+        eventually(lambda: len(client.waiting()) == 1, "it waits")
+        first.kill()
+    handle.signal(APPROVAL, "meanwhile")
+    with Child(RUNNER, file) as second:
+        second.expect("ready")
+        assert handle.result(timeout=30)["review"] == "a: meanwhile"
+    assert ledger(file) == ["review a", "review a"]
+    client.close()
+
+
+def test_a_run_that_no_runner_has_waits_for_one_and_says_so(file: Path) -> None:
+    with bide.Runner(file):
+        pass
+    with bide.Client(file) as client:
+        handle = client.submit(REVIEW, {"title": "a"})
+        assert handle.status() is bide.RunStatus.Pending
+        why = handle.why()
+        assert why.held_by is bide.HeldBy.NoRunner
+        assert "no runner has it" in str(why)
+        with pytest.raises(TimeoutError):
+            handle.result(timeout=0.05)
+        handle.signal(APPROVAL, "later")
+        with bide.Runner(file, workflows=[REVIEW]):
+            assert handle.result(timeout=30)["review"] == "a: later"
+
+
+def test_a_client_never_executes_a_run_even_if_it_has_the_workflow(file: Path) -> None:
+    with bide.Client(runner := bide.Runner(file)) as client:
+        runner.close()
+        handle = client.submit(REVIEW, {"title": "a"})
+        with bide.Client(file) as other:
+            other.submit(REVIEW, {"title": "b"})
+            with pytest.raises(TimeoutError):
+                handle.result(timeout=0.2)
+            assert {run.status for run in other.runs()} == {bide.RunStatus.Pending}
+
+
+def test_many_runs_and_keys_are_submitted_as_by_a_runner(store: str) -> None:
+    with bide.Runner(store, workflows=[REVIEW]) as runner, bide.Client(runner) as client:
+        handles = client.submit_many(REVIEW, [{"title": str(n)} for n in range(20)], [f"k{n}" for n in range(20)])
+        with pytest.raises(bide.DefinitionError, match=r"keys\[1\]: key 'k1' of workflow 'review' belongs to run"):
+            client.submit_many(REVIEW, [{"title": "x"}, {"title": "x"}], ["new", "k1"])
+        with pytest.raises(KeyError):
+            client.get("new")
+        client.signal_many([(handle, APPROVAL, "ok") for handle in handles])
+        assert [handle.result(timeout=30)["review"] for handle in handles] == [f"{n}: ok" for n in range(20)]
+
+
+def test_a_client_works_on_the_store_of_a_runner_in_memory() -> None:
+    with bide.Runner(":memory:", workflows=[REVIEW]) as runner, bide.Client(runner) as client:
+        handle = client.submit(REVIEW, {"title": "a"})
+        client.signal(handle, APPROVAL, "yes")
+        assert handle.result(timeout=30)["review"] == "a: yes"
+        assert runner.get(handle.id)["review"] == "a: yes"
+
+
+def test_a_client_asks_and_answers(file: Path) -> None:
+    question = bide.request("question", str, int)
+    tokens: list[str] = []
+
+    @bide.task
+    def answering(handle: bide.TaskHandle) -> str:
+        asked = handle.wait(question)
+        asked.reply(len(asked.value))
+        callback = handle.callback("paid", str)
+        tokens.append(callback.token)
+        return handle.wait(callback)
+
+    workflow = bide.Workflow("answering", [answering])
+    with bide.Runner(file, workflows=[workflow]), bide.Client(file) as client:
+        handle = client.submit(workflow)
+        assert handle.request(question, "four", timeout=30) == 4
+        eventually(lambda: bool(tokens), "the callback is made")
+        client.resolve(tokens[0], "paid")
+        assert handle.result(timeout=30)["answering"] == "paid"
+
+
+def test_a_client_can_be_used_on_an_event_loop(file: Path) -> None:
+    async def main() -> str:
+        async with bide.Runner(file, workflows=[REVIEW]), bide.Client(file) as client:
+            handle = client.submit(REVIEW, {"title": "a"})
+            handle.signal(APPROVAL, "yes")
+            result = await handle
+            return str(result["review"])
+
+    assert asyncio.run(main()) == "a: yes"
+
+
+RUNNERS = (
+    "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM runner').fetchone()[0])"
+)
+
+
+def test_a_client_takes_no_lease(file: Path) -> None:
+    with bide.Runner(file):
+        pass
+    with bide.Client(file) as client:
+        client.submit(REVIEW, {"title": "a"})
+        counted = subprocess.run([sys.executable, "-c", RUNNERS, file], capture_output=True, text=True, check=True)
+        assert counted.stdout == "0\n"
+
+
+def test_a_client_makes_no_file(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.db"
+    with pytest.raises(bide.StoreError, match=r"missing\.db: there is no such file, and a Client makes none"):
+        bide.Client(missing)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("store", "error", "message"),
+    [
+        (":memory:", bide.StoreError, r"belongs to its Runner: pass that one, Client\(runner\)"),
+        ("", bide.DefinitionError, "Client takes a path or a URL as its store, not an empty string"),
+        (7, bide.DefinitionError, "Client takes a path or a URL as its store, not 7"),
+        ("postgresql://host/db", bide.StoreError, "PostgreSQL is not there yet"),
+    ],
+)
+def test_what_is_no_store_is_refused(store: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        bide.Client(store)  # type: ignore[arg-type]
+
+
+def test_a_closed_client_refuses_and_can_be_closed_again(file: Path) -> None:
+    with bide.Runner(file):
+        client = bide.Client(file)
+        client.close()
+        client.close()
+        for call in (lambda: client.submit(REVIEW, {"title": "a"}), client.runs, client.waiting):
+            with pytest.raises(bide.RunnerClosed, match="this client is closed: create a new one"):
+                call()
+
+
+def test_what_a_client_is_asked_for_and_does_not_have_is_named(file: Path) -> None:
+    with bide.Runner(file), bide.Client(file) as client:
+        for look in (client.get, client.why):
+            with pytest.raises(KeyError, match="no run has the id or key 'nothing'"):
+                look("nothing")
+        client.submit(REVIEW, {"title": "a"}, key="k")
+        client.submit(bide.Workflow("other", [review]), {"title": "a"}, key="k")
+        with pytest.raises(
+            KeyError, match="the key 'k' belongs to runs of 'other' and 'review': choose one with workflow="
+        ):
+            client.why("k")
+        assert client.why("k", workflow="other").workflow == "other"
+        with pytest.raises(bide.DefinitionError, match=r"a Client submits runs of a bide\.Workflow, not 7"):
+            client.submit(7)  # type: ignore[arg-type]
+
+
+def test_a_client_is_not_pickled() -> None:
+    with bide.Runner(":memory:") as runner, bide.Client(runner) as client:
+        assert repr(client) == "<Client of ':memory:'>"
+        with pytest.raises(TypeError, match="Client"):
+            pickle.dumps(client)
