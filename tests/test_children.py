@@ -55,6 +55,21 @@ def test_a_child_runs_and_its_result_comes_back(runner: bide.Runner) -> None:
     assert (child.parent, child.key) == (done.id, None)
 
 
+def test_a_child_has_the_tags_and_the_priority_of_its_parent_also_below_that(runner: bide.Runner) -> None:
+    def calls(handle: bide.TaskHandle) -> int:
+        return int(handle.run(INNER)["inner"])
+
+    middle = outer(calls, "middle")
+
+    def body(handle: bide.TaskHandle) -> int:
+        return int(handle.run(middle)["body"])
+
+    run = runner.submit(outer(body), tags={"customer": "7"}, start_after=0.01)
+    run.result(20)
+    found = runner.runs(tags={"customer": "7"})
+    assert [one.workflow for one in found] == ["inner", "middle", "outer"]
+
+
 def test_run_is_start_and_wait_in_one(runner: bide.Runner) -> None:
     def body(handle: bide.TaskHandle) -> list[int]:
         return [handle.run(INNER)["inner"], handle.run(INNER, {"n": 7}, key="k")["inner"]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import bide
-from processes import Child, killed, ledger, ran
+from processes import Child, eventually, killed, ledger, ran
 
 BEFORE = """
 @bide.task
@@ -78,6 +78,15 @@ def test_renamed_names_that_cannot_work_are_refused() -> None:
 
 
 Tasks = dict[str, Callable[..., Any]]
+
+
+def returning(name: str, value: object) -> Callable[..., Any]:
+    """Return a task without dependencies."""
+
+    def body() -> object:
+        return value
+
+    return bide.task(body, name=name)
 
 
 def versions() -> tuple[Tasks, Tasks]:
@@ -164,14 +173,14 @@ def test_a_person_adopts_a_run_that_no_code_fits(file: Path) -> None:
     def middle(handle: bide.TaskHandle) -> str:
         return "new " + handle.wait_for("go", str)
 
-    lacks = bide.Workflow("versions", [bide.task(name="other")(lambda: None)])  # type: ignore[misc]
+    lacks = bide.Workflow("versions", [returning("other", None)])
     fits = bide.Workflow("versions", [middle])
     with bide.Runner(file, workflows=[fits]) as runner:
         with pytest.raises(bide.BideError, match=r"lacks middle, last, .*renamed= .*runner\.cancel\(run, force=True\)"):
             runner.adopt(run, lacks)
         with pytest.raises(bide.BideError, match="it lacks last, or maps otherwise"):
             runner.adopt(run, fits)
-        both = bide.Workflow("versions", [middle, bide.task(name="last")(lambda: "alone")])  # type: ignore[misc]
+        both = bide.Workflow("versions", [middle, returning("last", "alone")])
         assert "task 'last' does not depend on 'middle'" not in str(runner.get(run).blocked_by)
         runner.adopt(run, both, by="ana", reason="last needs nothing any more")
         runner.adopt(run, both)
@@ -200,11 +209,13 @@ def test_a_run_that_is_executed_is_not_adopted(file: Path) -> None:
     waits = BEFORE.replace("stay()", "")
     with Child(waits + "stay()", file) as child, bide.Runner(file) as runner:
         child.expect("waits")
-        other = bide.Workflow("orders", [bide.task(name="load")(lambda: 1), bide.task(name="ship")(lambda: 1)])  # type: ignore[misc]
+        eventually(lambda: runner.get("1").tasks["load"].sub_status == "Deferred", "its wait is committed")
+        other = bide.Workflow("orders", [returning("load", 1), returning("ship", 1)])
         with pytest.raises(bide.BideError, match="is executed by a runner, whose code it fits"):
             runner.adopt("1", other)
         child.kill()
         runner.adopt("1", other)
+        runner.signal("1", "go", 1)  # a wait that is open stays open: the new body begins with its end
         assert runner._core.attach(runner.get("1").id).wait(20)
 
 
@@ -239,7 +250,7 @@ def test_a_failed_run_is_adopted_and_retried_with_changed_code(file: Path) -> No
 def test_a_run_that_no_code_fits_can_be_ended_and_deleted(file: Path) -> None:
     one, _ = versions()
     run = begun(file, one, "middle")
-    other = bide.Workflow("versions", [bide.task(name="other")(lambda: None)])  # type: ignore[misc]
+    other = bide.Workflow("versions", [returning("other", None)])
     with bide.Runner(file, workflows=[other]) as runner:
         with pytest.raises(bide.BideError, match="has not ended: only ended runs can be deleted; force=True ends it"):
             runner.delete(run)

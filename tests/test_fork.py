@@ -13,7 +13,7 @@ Made = tuple[bide.Workflow, list[str]]
 
 
 def made(*, fails: bool = False) -> Made:
-    """Load -> double -> report, and audit beside them; and which of them were called."""
+    """Return load -> double -> report, and audit beside them; and which of them were called."""
     called: list[str] = []
 
     @bide.task
@@ -159,6 +159,40 @@ def test_a_fork_does_single_elements_of_mapped_tasks_again(runner: bide.Runner) 
     called.clear()
     forked = runner.fork(first, start_at="read", edit={"files": ["d"]})
     assert (forked.result(10)["join"], called) == ("D?", ["read d", "check D"])
+
+
+def test_a_fork_of_a_failed_map_keeps_the_elements_that_completed(runner: bide.Runner) -> None:
+    called: list[int] = []
+
+    @bide.task
+    def numbers() -> list[int]:
+        return [0, 1, 2]
+
+    @bide.task(gate=bide.signal("never"))
+    def waits(number: Annotated[int, bide.Each("numbers")]) -> int:
+        return number
+
+    @bide.task
+    def half(number: Annotated[int, bide.Each("numbers")]) -> float:
+        called.append(number)
+        if called.count(1) == 1 and number == 1:
+            raise ZeroDivisionError
+        return number / 2
+
+    @bide.task
+    def total(half: list[float]) -> float:
+        return sum(half)
+
+    workflow = bide.Workflow("halves", [numbers, waits, half, total])
+    first = runner.submit(workflow)
+    while runner.get(first.id).tasks["half"].ended_at is None:
+        time.sleep(0.005)
+    forked = first.fork(start_at="half[1]", edit={"waits[0]": 9})
+    for _ in range(2):
+        forked.signal("never")
+    result = forked.result(10)
+    assert (result["total"], sorted(called), result["waits"]) == (1.5, [0, 1, 1, 2], [9, 1, 2])
+    first.cancel(force=True)
 
 
 def test_what_cannot_be_forked_is_refused_and_says_why(runner: bide.Runner) -> None:

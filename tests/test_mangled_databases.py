@@ -36,6 +36,7 @@ ROWIDS = {
     ("runner", "id"),
     ("run", "id"),
     ("message", "seq"),
+    ("message_gone", "id"),
     ("answer", "number"),
 }
 """The columns that SQLite itself keeps valid."""

@@ -95,6 +95,7 @@ class AsyncCalls(AsyncHandle):
         return self._wait_planned(plan(wait, timeout, what))
 
     async def _wait_planned(self, plan: "Plan") -> Any:  # noqa: ANN401 - what the wait gives
+        self._refuse_elsewhere()
         call = _core.Call.wait(self._core, plan, self._within())
         finish, has_child = plan.finish, any(part.kind == "child" for part in plan.parts)
         del plan  # many coroutines wait at once

@@ -187,9 +187,8 @@ impl PyRunner {
             failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
             let options = options.map(Into::into).unwrap_or_default();
-            let handles =
-                submission::submit(py, &self.inner.engine, workflow, (runs, options), contextvars, (linger, many))?;
-            Ok(handles.into_iter().map(|handle| self.handle(handle)).collect())
+            let (given, how) = ((runs, options), (linger, many));
+            submission::submit(py, &self.inner.engine, workflow, given, contextvars, how, |handle| self.handle(handle))
         })
     }
 

@@ -17,19 +17,20 @@ pub(crate) type RunInput = (Vec<(String, Vec<u8>)>, Option<String>);
 
 /// Creates runs in one commit, or attaches to those that their keys name. With `linger` it returns only once the first
 /// of them has ended, or a little later, if the store takes its time. `many` is for the words of errors: which of them
-/// was refused. `contextvars` are those of each run, or one for all.
-pub(crate) fn submit(
+/// was refused. `contextvars` are those of each run, or one for all. `handle` makes the handles of Python.
+pub(crate) fn submit<T>(
     py: Python<'_>,
     engine: &Arc<PyEngine>,
     workflow: &PyWorkflow,
     (runs, options): (Vec<RunInput>, RunOptions),
     contextvars: Vec<Bound<'_, PyAny>>,
     (linger, many): (bool, bool),
-) -> PyResult<Vec<Handle<Python3>>> {
+    handle: impl Fn(Handle<Python3>) -> T,
+) -> PyResult<Vec<T>> {
     let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
     let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
     let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
-    // They outlive the call: what Python holds must not be dropped while the interpreter is released.
+    // Until the handles of Python have them.
     let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
     let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
         let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
@@ -49,7 +50,11 @@ pub(crate) fn submit(
         Ok(handles)
     });
     match submitted {
-        Ok(handles) => Ok(handles),
+        Ok(handles) => {
+            let handles = handles.into_iter().map(handle).collect();
+            drop(originals);
+            Ok(handles)
+        }
         Err(error) => {
             exit::keep_daemons(py)?;
             Err(refused(py, workflow.name(), error, many))

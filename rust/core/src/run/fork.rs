@@ -107,7 +107,9 @@ impl RunState {
         for (name, value) in &fork.edit {
             let task = self.named(name, "edit")?;
             if again.has(task) {
-                return refuse(&format!("edit: task '{name}' is done again, so that its output would be replaced"));
+                return refuse(&format!(
+                    "edit: task '{name}' is done again, so that its output would be replaced: leave it out"
+                ));
             }
             self.edit(task, value, now)?;
         }
@@ -218,13 +220,15 @@ impl RunState {
         let name = self.graph.name_of(task);
         let mut waits = false;
         for &on in self.graph.dependencies(task.ix) {
-            let same = self.graph.follows(task.ix).contains(&on) && task.map != NO_MAP;
-            let on = if same { TaskRef { ix: on, map: task.map } } else { TaskRef::plain(on) };
+            let follows = self.graph.follows(task.ix).contains(&on);
+            let on = if follows { TaskRef { ix: on, map: task.map } } else { TaskRef::plain(on) };
+            // Its elements follow one by one.
+            let is_open = follows && task.map == NO_MAP;
             let by_elements = again.elements.iter().any(|element| element.ix == on.ix);
             let status = self.task_status(on);
             if again.has(on) || by_elements {
                 waits = true;
-            } else if !status.is_ended() && (task.map != NO_MAP || !self.graph.follows(task.ix).contains(&on.ix)) {
+            } else if !(status.is_ended() || is_open) {
                 let on = self.graph.name_of(on);
                 return refuse(&format!(
                     "start_at: task '{name}' depends on task '{on}', which has not ended: start at that one, or give \

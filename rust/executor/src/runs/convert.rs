@@ -46,7 +46,8 @@ impl<H: Host> Recovery<H> {
             if let Some(stored) = store.load(id)?
                 && fit::of_run(&workflow.graph, &stored).is_none()
             {
-                any |= store.convert(id, &conversion(workflow, &stored))? == Converted::Done;
+                // If it is not free, this may be the answer to a call that was repeated after a lost connection.
+                any |= store.convert(id, &conversion(workflow, &stored))? != Converted::KeyTaken;
             }
         }
         Ok(any)
@@ -99,6 +100,10 @@ impl<H: Host> Recovery<H> {
         let converted = store.convert(id, &Conversion { told: Some(told), ..conversion(workflow, &stored) })?;
         match converted {
             Converted::Done => self.recover().map(Ok),
+            // The answer to a call that was repeated after a lost connection, or somebody was faster.
+            Converted::NotFree if store.load(id)?.is_some_and(|now| *now.run.version == *graph.version()) => {
+                self.recover().map(Ok)
+            }
             Converted::NotFree => Ok(Err(NotAdopted::Executed)),
             Converted::KeyTaken => Ok(Err(NotAdopted::KeyTaken)),
         }

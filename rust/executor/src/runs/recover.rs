@@ -168,6 +168,8 @@ impl<H: Host> Recovery<H> {
                     Fit::Some | Fit::None => {}
                 }
             }
+            versions.sort_unstable();
+            versions.dedup();
             if !versions.is_empty() {
                 self.recover_versions(&workflow, &versions)?;
             }

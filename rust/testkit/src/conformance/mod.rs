@@ -32,6 +32,8 @@ mod commits;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod control;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod convert;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod creation;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod leases;
@@ -126,6 +128,10 @@ macro_rules! conformance {
             a_request_of_a_parent_reopens_its_child
             a_run_that_nobody_executes_can_be_ended
             the_elements_of_a_task_are_dropped_with_their_journals
+            a_run_that_nobody_executes_moves_to_another_version
+            what_a_run_has_of_tasks_that_are_gone_is_deleted
+            a_run_moves_to_another_workflow_unless_its_key_is_taken_there
+            a_fork_stands_in_the_history_of_the_run_it_was_made_from
             open_waits_are_listed_oldest_first_and_in_pages
             what_nobody_waits_for_is_no_open_wait
             a_run_of_nobody_is_claimed_by_a_runner_that_has_its_workflow
@@ -268,6 +274,7 @@ pub use children::*;
 pub use claims::*;
 pub use commits::*;
 pub use control::*;
+pub use convert::*;
 pub use creation::*;
 pub use leases::*;
 pub use listing::*;
