@@ -23,7 +23,11 @@ def row_async_waiting(setting: measure.Setting) -> measure.Metrics:
     def items() -> list[int]:
         return list(range(measure.GATES))
 
+    begun = 0
+
     async def wait(_item: Annotated[int, bide.Each(items)], handle: bide.AsyncTaskHandle) -> None:
+        nonlocal begun
+        begun += 1
         await handle.defer_until(ask, poll_interval_ms=measure.POLL_SECONDS * 1e3)
 
     workflow = bide.Workflow("waits", [items, wait])
@@ -31,9 +35,12 @@ def row_async_waiting(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
         runner.run(one_workflow)
         runner.register(workflow)
-        found = measure.measure_gates(
-            shut, lambda: handles.append(runner.submit(workflow)), lambda: handles.pop().result()
-        )
+
+        def start() -> None:
+            handles.append(runner.submit(workflow))
+            measure.wait_until(lambda: begun == measure.GATES, f"{measure.GATES} coroutines have begun")
+
+        found = measure.measure_gates(shut, start, lambda: handles.pop().result())
     return {key.replace("gate", "async_wait"): value for key, value in found.items()}
 
 

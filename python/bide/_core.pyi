@@ -731,8 +731,8 @@ class LoopQueue:
     def turn(self) -> list[Future[None]]:
         """Begin a turn of the loop, and return the futures to complete."""
 
-    def needs_driver(self) -> bool:
-        """Return whether there are coroutines to execute, and no driver that is about to."""
+    def needs_drivers(self) -> int:
+        """Return how many more drivers are to execute what is ready."""
 
     def driver(self, vars: ContextVars) -> Driver:  # noqa: A002 - the name that it has in Rust
         """Return the coroutine of a task with these contextvars that executes what is ready."""

@@ -131,8 +131,8 @@ class BodyLoop:
     # What a driver calls.
 
     def take_over(self) -> None:
-        """Have one more driver execute what is ready, unless one is about to."""
-        if self._core.needs_driver():
+        """Have drivers execute what is ready, unless some are about to."""
+        for _ in range(self._core.needs_drivers()):
             vars = Context()  # noqa: A001 - the name that it has in Rust
             self._spawn(self._core.driver(vars), vars)
 

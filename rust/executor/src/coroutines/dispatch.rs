@@ -213,6 +213,12 @@ impl<H: Host> Coroutines<H> {
         std::mem::take(&mut self.state.lock().gates)
     }
 
+    /// Whether there are results to be committed.
+    #[must_use]
+    pub fn has_gathered(&self) -> bool {
+        !self.group.is_empty()
+    }
+
     /// Has the results that have gathered committed: by the committer, or here if the store does not block.
     pub fn commit_gathered(&self) {
         if self.group.is_empty() {

@@ -26,6 +26,9 @@ use crate::panics;
 /// After this long the loop has a turn.
 pub(super) const BUDGET: Duration = Duration::from_millis(2);
 
+/// How many drivers there are at most, if each is kept by its first body.
+const MOST: usize = 32;
+
 /// How many bodies are taken at once.
 const BATCH: usize = 16;
 
@@ -41,8 +44,8 @@ pub(crate) struct PyDriver {
 }
 
 enum State {
-    /// It executes what is ready.
-    Drives,
+    /// It executes what is ready. With what `yielded` was when it was made.
+    Drives(usize),
     /// It waits, by this coroutine, until a body has begun.
     Begins(Kept, Arc<Mutex<Option<Begun<Python3>>>>),
     /// It executes a body that has suspended.
@@ -75,6 +78,8 @@ enum First<'py> {
 enum Left {
     /// Another one may take over.
     Free,
+    /// As `Free`: a body keeps the task.
+    Kept,
     /// The loop is to have a turn.
     Budget,
 }
@@ -82,7 +87,12 @@ enum Left {
 impl PyDriver {
     /// One that executes what is ready, in a task with these contextvars.
     pub(super) fn new(owner: &Bound<'_, PyLoopQueue>, vars: &Bound<'_, PyAny>) -> Self {
-        Self { owner: owner.clone().unbind(), vars: Kept::new(vars.clone().unbind()), state: Mutex::new(State::Drives) }
+        let yielded = owner.get().yielded.load(Ordering::Relaxed);
+        Self {
+            owner: owner.clone().unbind(),
+            vars: Kept::new(vars.clone().unbind()),
+            state: Mutex::new(State::Drives(yielded)),
+        }
     }
 
     /// Makes a step: returns what it awaits, or `None` if it has ended.
@@ -90,7 +100,12 @@ impl PyDriver {
         let state = std::mem::replace(&mut *self.state.lock(), State::Over);
         match state {
             State::Over => Err(PyRuntimeError::new_err("this driver of bide's has ended")),
-            State::Drives => match thrown {
+            State::Drives(yielded) => match thrown {
+                None if yielded != self.owner.get().yielded.load(Ordering::Relaxed) => {
+                    // The loop's turn is on its way, which makes another one.
+                    self.owner.get().driving.fetch_sub(1, Ordering::Relaxed);
+                    Ok(None)
+                }
                 None => self.drive(py),
                 Some(error) => {
                     self.leave(py, Left::Free)?;
@@ -201,7 +216,7 @@ impl PyDriver {
                 }
                 First::Awaits(suspended, awaited) => {
                     self.keep(py, suspended, &task)?;
-                    self.leave(py, Left::Free)?;
+                    self.leave(py, Left::Kept)?;
                     return Ok(Some(awaited.into_bound()));
                 }
             }
@@ -254,9 +269,13 @@ impl PyDriver {
     /// It executes nothing more of what is ready.
     fn leave(&self, py: Python<'_>, left: Left) -> PyResult<()> {
         let owner = self.owner.get();
-        owner.driving.store(false, Ordering::Relaxed);
+        owner.driving.fetch_sub(1, Ordering::Relaxed);
+        let wanted = owner.wanted.load(Ordering::Relaxed);
+        let wanted = if left == Left::Kept { MOST.min(wanted * 2) } else { 1 };
+        owner.wanted.store(wanted, Ordering::Relaxed);
         owner.commit_gathered(py);
         if left == Left::Budget {
+            owner.yielded.fetch_add(1, Ordering::Relaxed);
             owner.queue.wake();
         } else if let Some(bodies) = owner.body_loop(py) {
             gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "take_over"))?)?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bide_core::TaskRef;
 use bide_core::record::RunRowId;
@@ -31,8 +31,12 @@ pub(crate) struct PyLoopQueue {
     pub(super) starts: Mutex<VecDeque<Start<Python3>>>,
     /// What was woken and did not have its turn yet.
     woken: Mutex<VecDeque<Arc<Sleeper>>>,
-    /// There is a driver that executes what is ready, or is about to.
-    pub(super) driving: AtomicBool,
+    /// How many drivers execute what is ready, or are about to.
+    pub(super) driving: AtomicUsize,
+    /// How many there are to be: one, unless each is kept by its first body, as when many bodies wait at once.
+    pub(super) wanted: AtomicUsize,
+    /// How often a driver has left the loop a turn: those that were made before leave it too.
+    pub(super) yielded: AtomicUsize,
     /// The bodies that have suspended and not ended, by run, task and attempt.
     suspended: Mutex<BTreeMap<Place, Py<PyCoroutine>>>,
     /// The process in which it was made.
@@ -48,7 +52,9 @@ impl PyLoopQueue {
             engine,
             starts: Mutex::default(),
             woken: Mutex::default(),
-            driving: AtomicBool::new(false),
+            driving: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(1),
+            yielded: AtomicUsize::new(0),
             suspended: Mutex::default(),
             home: Home::here(),
         }
@@ -77,7 +83,7 @@ impl PyLoopQueue {
         let Some(coroutines) = self.engine.dispatch().coroutines() else { return };
         if self.engine.store().blocks() {
             coroutines.commit_gathered();
-        } else {
+        } else if coroutines.has_gathered() {
             gil::detached(py, || coroutines.commit_gathered());
         }
     }
@@ -136,18 +142,19 @@ impl PyLoopQueue {
         })
     }
 
-    /// Whether there are coroutines to execute, and no driver that is about to.
-    fn needs_driver(&self) -> bool {
+    /// How many more drivers are to execute what is ready.
+    fn needs_drivers(&self) -> usize {
+        let more = self.wanted.load(Ordering::Relaxed).saturating_sub(self.driving.load(Ordering::Relaxed));
         let has_ready = || {
             !self.starts.lock().is_empty()
                 || self.engine.dispatch().coroutines().is_some_and(|coroutines| coroutines.has_ready())
         };
-        !self.driving.load(Ordering::Relaxed) && has_ready()
+        if more > 0 && has_ready() { more } else { 0 }
     }
 
     /// The coroutine of a task with these contextvars that executes what is ready.
     fn driver<'py>(slf: &Bound<'py, Self>, vars: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDriver>> {
-        slf.get().driving.store(true, Ordering::Relaxed);
+        slf.get().driving.fetch_add(1, Ordering::Relaxed);
         Bound::new(slf.py(), PyDriver::new(slf, vars))
     }
 
