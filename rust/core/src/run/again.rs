@@ -100,13 +100,17 @@ impl RunState {
         let mut first: Vec<TaskRef> =
             self.all().filter(|(task, state)| is(*task, state)).map(|(task, _)| task).collect();
         while !first.is_empty() {
+            let mut has_grown = false;
             for task in first {
                 // An expanded task is done again by its elements.
                 if task.map != NO_MAP {
-                    again.elements.insert(task);
+                    has_grown |= again.elements.insert(task);
                 } else if named.is_some() || !self.is_expanded(task) {
-                    again.whole.insert(task.ix);
+                    has_grown |= again.whole.insert(task.ix);
                 }
+            }
+            if !has_grown {
+                break;
             }
             for &ix in self.graph.order() {
                 self.add_dependent(ix, &mut again);

@@ -106,15 +106,15 @@ pub fn no_message_gets_the_number_of_arrival_of_one_that_is_gone(store: &dyn Sto
         assert_eq!(mail.iter().map(|(_, row)| *row).collect::<Vec<_>>(), [run.row()], "only the new one is higher");
         newest = mail[0].0;
     };
-    for written in [false, true, false] {
+    for (first, written) in [(11, false), (21, true), (31, false)] {
         // The newest is consumed, and the only one, and one whose run is deleted.
-        arrives(run, 1, written);
-        arrives(run, 2, !written);
-        desk.commit(vec![consumed(run, 2, None)]);
-        arrives(run, 3, written);
-        desk.commit(vec![consumed(run, 3, None), consumed(run, 1, None)]);
-        arrives(run, 4, written);
-        desk.commit(vec![consumed(run, 4, None)]);
+        arrives(run, first, written);
+        arrives(run, first + 1, !written);
+        desk.commit(vec![consumed(run, first + 1, None)]);
+        arrives(run, first + 2, written);
+        desk.commit(vec![consumed(run, first + 2, None), consumed(run, first, None)]);
+        arrives(run, first + 3, written);
+        desk.commit(vec![consumed(run, first + 3, None)]);
     }
     arrives(ended, 5, false);
     desk.end(ended, later(1));
@@ -125,7 +125,7 @@ pub fn no_message_gets_the_number_of_arrival_of_one_that_is_gone(store: &dyn Sto
 pub fn a_message_is_consumed_from_its_place_on(store: &dyn Store) {
     let desk = Desk::new(store);
     let (run, other) = (desk.create(START, None), desk.create(START, None));
-    for (to, number) in [(other, 1), (run, 2), (run, 1), (other, 2), (run, 3)] {
+    for (to, number) in [(other, 11), (run, 2), (run, 1), (other, 12), (run, 3)] {
         assert_eq!(ok(store.send(to, &message(number, "go"))), Sent::Stored);
     }
     let stored = ok(store.messages(run, 0));
@@ -133,9 +133,9 @@ pub fn a_message_is_consumed_from_its_place_on(store: &dyn Store) {
         desk.commit(vec![Write::Consumed { run: run.row(), number, id: None, from }]);
         (numbers(&ok(store.messages(run, 0))), numbers(&ok(store.messages(other, 0))))
     };
-    assert_eq!(consume(1, stored[1].seq), (vec![2, 3], vec![1, 2]), "its own place");
-    assert_eq!(consume(3, stored[0].seq), (vec![2], vec![1, 2]), "an earlier place");
-    assert_eq!(consume(2, stored[0].seq), (vec![], vec![1, 2]));
+    assert_eq!(consume(1, stored[1].seq), (vec![2, 3], vec![11, 12]), "its own place");
+    assert_eq!(consume(3, stored[0].seq), (vec![2], vec![11, 12]), "an earlier place");
+    assert_eq!(consume(2, stored[0].seq), (vec![], vec![11, 12]));
 }
 
 pub fn one_id_is_one_message_of_its_run(store: &dyn Store) {
