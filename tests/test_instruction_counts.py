@@ -16,13 +16,13 @@ MOST = {
     ("memory", "run in turn"): 85_000,
     ("memory", "run of many"): 50_000,
     ("memory", "wait"): 230_000,
-    ("memory", "poll"): 9_000,
+    ("memory", "poll"): 10_000,
     ("normal", "task"): 20_000,
     ("normal", "hop"): 42_000,
     ("normal", "run in turn"): 175_000,
     ("normal", "run of many"): 105_000,
     ("normal", "wait"): 340_000,
-    ("normal", "poll"): 9_000,
+    ("normal", "poll"): 10_000,
 }
 
 
