@@ -559,7 +559,7 @@ class Workflow:
         tasks: Sequence[CompiledTask],
         signals: list[str] | None = None,
         timeout: float | None = None,
-        renamed: Sequence[tuple[str, str]] = (),
+        renamed: Sequence[tuple[str, str]] = ...,
     ) -> Workflow: ...
     @property
     def is_async(self) -> bool:
@@ -810,6 +810,12 @@ class Coroutine:
     @property
     def handle(self) -> AsyncTaskHandle:
         """Its handle."""
+
+    def suspend(self) -> None:
+        """Have it return: what it does from here on does not count, and it continues later from its journal."""
+
+    def take_interrupt(self) -> bool:
+        """Return whether it is to be interrupted now, because its run was cancelled: true once."""
 
     def when_timed_out(self, future: Future[None]) -> None:
         """Complete `future` when the `timeout` of the task is over."""
