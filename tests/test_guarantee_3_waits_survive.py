@@ -166,6 +166,7 @@ def test_no_sleep_ends_early_by_the_wall_clock(runner: bide.Runner) -> None:
     assert early == []
 
 
+@pytest.mark.alone
 def test_no_wait_of_many_is_lost_when_the_process_dies(file: Path) -> None:
     script = """
     flag = Path(db).with_suffix(".flag")
