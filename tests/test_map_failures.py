@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pytest
 
 import bide
+from processes import eventually
 
 
 def numbers() -> list[int]:
@@ -228,3 +229,28 @@ def test_an_input_that_is_no_list_is_refused_with_the_remedy(
     workflow = bide.Workflow("input", [mapped_over(bide.Input("items"))])
     with pytest.raises(bide.SerializationError, match=message):
         runner.run(workflow, {"items": value})
+
+
+def test_a_retry_does_the_elements_again_that_fail_fast_has_skipped(store: str) -> None:
+    go, stop, broken = bide.signal("go"), bide.signal("stop"), [True]
+
+    @bide.task(gate=go)
+    def work(number: Annotated[int, bide.Each(numbers)]) -> int:
+        return number
+
+    @bide.task
+    def breaks(handle: bide.TaskHandle) -> None:
+        handle.wait(stop)
+        if broken:
+            raise ValueError(broken)
+
+    with bide.Runner(store) as runner:
+        run = runner.submit(bide.Workflow("stops", [numbers, work, breaks], fail_fast=True))
+        eventually(lambda: len(runner.waiting()) == len(numbers()) + 1, "all elements and the other task wait")
+        run.signal(stop)
+        with pytest.raises(bide.RunFailed):
+            run.result(20)
+        broken.clear()
+        runner.retry(run)
+        runner.signal_many((run, go, None) for _ in numbers())
+        assert run.result(20)["work"] == numbers()

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from bide import _core, _options
 from bide._control import Controls
-from bide._errors import DefinitionError
+from bide._errors import DefinitionError, not_picklable
 from bide._here import refuse_on_loop
+from bide._in_thread import in_thread
 from bide._inputs import paired
 from bide._reads import Reads, Run
 from bide._repair import Repairs
@@ -238,6 +239,22 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         """Close it. In the child of a fork there is nothing to close."""
         if not self._core.elsewhere:
             self.close()
+
+    async def close_async(self) -> None:
+        """Close it like `close`, without blocking the event loop."""
+        await in_thread(self.close)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Close it without blocking the event loop. In the child of a fork there is nothing to close."""
+        if not self._core.elsewhere:
+            await self.close_async()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        what = type(self).__name__
+        raise not_picklable(what, "create one there, on the same file")
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,10 @@
 """`Client`: submits runs, sends to them, controls them and looks at them, on a store that runners use."""
 
 import os
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from bide import _core, _surroundings
 from bide._access import StoreAccess, store_name
-from bide._errors import not_picklable
-from bide._in_thread import in_thread
 from bide._runner import Runner
 
 
@@ -37,25 +34,9 @@ class Client(StoreAccess):
         self._submitter.stop()
         self._core.close(0.0, _nothing_to_cancel)
 
-    async def close_async(self) -> None:
-        """Close the client like `close`, without blocking the event loop."""
-        await in_thread(self.close)
-
     async def __aenter__(self) -> Self:
         """Return the client itself."""
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Close the client without blocking the event loop. In the child of a fork there is nothing to close."""
-        if not self._core.elsewhere:
-            await self.close_async()
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled."""
-        what = "Client"
-        raise not_picklable(what, "create one there, on the same file")
 
     def __repr__(self) -> str:
         """Show the store."""

@@ -603,7 +603,7 @@ class Runner:
         """Open one on a store that is there: it submits, sends and looks, and executes nothing."""
 
     def client_here(self) -> Runner:
-        """Open such a one on the store of this one."""
+        """Open a client on the store of this runner."""
 
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from bide import _core, _options, _surroundings
 from bide._access import StoreAccess, store_name
 from bide._duration import count, optional_seconds, seconds
-from bide._errors import BideError, DefinitionError, not_picklable
+from bide._errors import BideError, DefinitionError
 from bide._here import refuse_in_body, refuse_on_loop
 from bide._loop_choice import LoopChoice
 from bide._result import RunResult
@@ -39,7 +39,7 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-class Runner(StoreAccess, RunnerTwins):
+class Runner(RunnerTwins, StoreAccess):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -186,18 +186,6 @@ class Runner(StoreAccess, RunnerTwins):
         """Execute `async def` bodies on the running loop from here on, and return the runner itself."""
         self._loop.enter()
         return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Close the runner without blocking the event loop. In the child of a fork there is nothing to close."""
-        if not self._core.elsewhere:
-            await self.close_async()
-
-    def __reduce__(self) -> NoReturn:
-        """Refuse to be copied or pickled."""
-        what = "Runner"
-        raise not_picklable(what, "create one there, on the same file")
 
     def __repr__(self) -> str:
         """Show the store."""

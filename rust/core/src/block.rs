@@ -42,7 +42,7 @@ impl BlockReason {
         matches!(self, Self::Requested { .. })
     }
 
-    /// What a user is told: the text, and what to do.
+    /// The text for users, with what to do about it.
     #[must_use]
     pub fn told(&self) -> String {
         match self {

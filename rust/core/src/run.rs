@@ -151,7 +151,7 @@ pub(crate) struct RunDetail {
     pub(crate) deadline: Option<(Time, Duration)>,
     /// The workflow version to record for the run, if it is executed in another than it was created with.
     pub(crate) version: Option<i64>,
-    /// Of a forked run that has not begun: what is told of that.
+    /// Of a forked run that has not begun: the entry for its history.
     pub(crate) forked: Option<Box<Forked>>,
 }
 

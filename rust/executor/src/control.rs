@@ -35,7 +35,7 @@ pub(crate) enum Role {
     Client,
 }
 
-/// Is told of what has happened to a run, once it is committed. Called on any thread; must not block.
+/// Called with what has happened to a run, once it is committed, on any thread; must not block.
 pub type Observer<H> = Box<dyn Fn(&Arc<Run<H>>, &[Happened]) + Send + Sync>;
 
 /// The default of how long a body of a cancelled run may execute to clean up.
@@ -76,7 +76,7 @@ pub(crate) struct Control<H: Host> {
     released: AtomicBool,
     /// Writes a line to the host's log.
     log: SharedLog,
-    /// Is told what happens, once somebody observes.
+    /// Called with what happens, once somebody observes.
     pub(crate) observer: OnceLock<Observer<H>>,
     /// Runs that failed or are paused, to be logged unless a caller gets to know it.
     pub(crate) unobserved: Unobserved<H>,

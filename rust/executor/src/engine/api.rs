@@ -29,7 +29,7 @@ use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
 use crate::services::timers::Timers;
 
-/// So many requests to runs are one commit. Others wait for the commit lock meanwhile.
+/// The most requests to runs in one commit, since other commits wait for it.
 const ASKED_TOGETHER: usize = 512;
 
 /// For callers: workflows and runs.

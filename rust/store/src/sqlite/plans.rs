@@ -154,10 +154,9 @@ fn what_belongs_to_listed_runs_is_found_by_their_numbers() {
     }
 }
 
-#[test]
-fn no_hot_statement_walks_a_table() {
-    let connection = database();
-    let all = [
+/// The statements that must take the same time however much is stored.
+fn hot() -> Vec<&'static str> {
+    let of_modules = [
         lease::HOT,
         write::HOT,
         read::HOT,
@@ -168,7 +167,13 @@ fn no_hot_statement_walks_a_table() {
         messages::HOT,
         &convert::hot(),
     ];
-    for sql in all.concat() {
+    of_modules.concat()
+}
+
+#[test]
+fn no_hot_statement_walks_a_table() {
+    let connection = database();
+    for sql in hot() {
         for step in plan(&connection, sql) {
             assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
         }
@@ -187,18 +192,7 @@ fn a_page_of_open_waits_begins_at_its_place_and_is_not_sorted() {
 #[test]
 fn no_statement_is_prepared_again_for_other_values() {
     let connection = database();
-    let all = [
-        lease::HOT,
-        write::HOT,
-        read::HOT,
-        events::HOT,
-        look::HOT,
-        purge::HOT,
-        purge::HOT_REST,
-        messages::HOT,
-        &convert::hot(),
-    ];
-    for sql in all.concat() {
+    for sql in hot() {
         let mut statement = connection.prepare(sql).expect(sql);
         if !statement.readonly() {
             continue;

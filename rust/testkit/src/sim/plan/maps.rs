@@ -6,7 +6,7 @@ use bide_core::{Graph, TaskIx, TaskRef, TaskSpec};
 use super::super::rng::Rng;
 use super::{Act, Case, TaskPlan};
 
-/// A mapped task has at most so many elements.
+/// The most elements of a mapped task.
 pub(in super::super) const MOST: TaskIx = 3;
 
 /// How a task is mapped.
