@@ -22,6 +22,14 @@ def review(handle: bide.TaskHandle, title: str) -> str:
 
 REVIEW = bide.Workflow("review", [review], signals=[APPROVAL])
 
+
+@bide.task
+def only() -> int:
+    return 1
+
+
+one = bide.Workflow("one", [only])
+
 RUNNER = """
 approval = bide.signal("approval", str)
 
@@ -94,6 +102,27 @@ def test_a_client_never_executes_a_run_even_if_it_has_the_workflow(file: Path) -
             with pytest.raises(TimeoutError):
                 handle.result(timeout=0.2)
             assert {run.status for run in other.runs()} == {bide.RunStatus.Pending}
+
+
+def test_a_client_does_not_fork_and_says_who_does(file: Path) -> None:
+    with bide.Runner(file) as runner:
+        done = runner.run(one)
+    with bide.Client(file) as client:
+        with pytest.raises(
+            bide.BideError, match=r"which this client does not have: runner\.register\(workflow\) first"
+        ):
+            client.fork(done, start_at="only")
+        client.submit(one)
+        with pytest.raises(bide.DefinitionError, match=r"a Client executes nothing, .* call runner\.fork\(\.\.\.\)"):
+            client.fork(done, start_at="only")
+        assert len(client.runs()) == 2
+
+
+def test_a_client_adopts_under_the_rules_of_a_runner(file: Path) -> None:
+    with bide.Client(bide.Runner(file)) as client:
+        run = client.submit(REVIEW, {"title": "a"})
+        with pytest.raises(bide.BideError, match="it lacks 'review'"):
+            client.adopt(run, one)
 
 
 def test_many_runs_and_keys_are_submitted_as_by_a_runner(store: str) -> None:

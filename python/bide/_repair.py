@@ -125,8 +125,8 @@ def _code(runner: "StoreAccess", snapshot: "Snapshot") -> "Workflow":
     known = runner._workflows.get(snapshot.workflow)
     if known is None:
         msg = (
-            f"run {snapshot.id} is of workflow {snapshot.workflow!r}, which this runner does not have: "
-            "runner.register(workflow) first"
+            f"run {snapshot.id} is of workflow {snapshot.workflow!r}, which this {type(runner).__name__.lower()} does "
+            "not have: runner.register(workflow) first, in the process that is to execute the fork"
         )
         raise BideError(msg)
     return known[0]

@@ -4,7 +4,7 @@
 //! if every recorded task still exists with the same dependencies and is mapped over the same lists. With other names
 //! or more dependencies it depends on the run: a task that has begun may depend on more tasks only if these have ended.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -87,6 +87,7 @@ pub fn of_run(graph: &Graph, stored: &StoredRun) -> Option<Misfit> {
 
 fn misfit(graph: &Graph, recorded: &[RecordedTask], run: Option<&StoredRun>) -> Option<Misfit> {
     let mut found = HashSet::new();
+    let run = run.map(|run| (run, Standing::of(run)));
     for task in recorded {
         let name = &task.name;
         let Some(ix) = graph.find_current(name) else { return Some(Misfit::Gone(Arc::clone(name))) };
@@ -103,10 +104,10 @@ fn misfit(graph: &Graph, recorded: &[RecordedTask], run: Option<&StoredRun>) -> 
         if graph.spec(ix).map.as_ref().map_or_else(Vec::new, |map| map.over_names()) != over {
             return Some(Misfit::Mapped(Arc::clone(name)));
         }
-        let Some(run) = run.filter(|run| has_begun(run, task.id)) else { continue };
+        let Some((run, standing)) = run.as_ref().filter(|(_, standing)| standing.has_begun(task.id)) else { continue };
         let ended = |on: &str| {
             let of_name = |other: &&RecordedTask| graph.current_name(&other.name) == on;
-            run.tasks.iter().find(of_name).is_some_and(|other| has_ended(run, other.id))
+            run.tasks.iter().find(of_name).is_some_and(|other| standing.has_ended(other.id))
         };
         let mut added = now.filter(|on| !then.contains(on));
         if let Some(on) = added.find(|on| !ended(on)) {
@@ -116,30 +117,47 @@ fn misfit(graph: &Graph, recorded: &[RecordedTask], run: Option<&StoredRun>) -> 
     None
 }
 
-fn status(run: &StoredRun, task: TaskId) -> Option<TaskStatus> {
-    run.rows.iter().find(|row| row.task == task && row.map == NO_MAP).map(|row| row.status)
+/// How far the tasks of a run have come.
+struct Standing {
+    /// Of those with a row.
+    statuses: HashMap<TaskId, TaskStatus>,
+    /// Those that were mapped over a list.
+    mapped: HashSet<TaskId>,
+    /// Those with a journal, or a gate that waits.
+    journals: HashSet<TaskId>,
 }
 
-fn has_ended(run: &StoredRun, task: TaskId) -> bool {
-    status(run, task).is_some_and(TaskStatus::is_ended)
-}
+impl Standing {
+    fn of(run: &StoredRun) -> Self {
+        let plain = run.rows.iter().filter(|row| row.map == NO_MAP);
+        Self {
+            statuses: plain.map(|row| (row.task, row.status)).collect(),
+            mapped: run.rows.iter().filter(|row| row.length.is_some()).map(|row| row.task).collect(),
+            journals: run.entries.iter().map(|(task, ..)| *task).collect(),
+        }
+    }
 
-/// Whether a task has begun, or waits at its gate, and has not ended.
-fn has_begun(run: &StoredRun, task: TaskId) -> bool {
-    !has_ended(run, task) && (status(run, task).is_some() || run.entries.iter().any(|(of, ..)| *of == task))
+    fn has_ended(&self, task: TaskId) -> bool {
+        self.statuses.get(&task).is_some_and(|status| status.is_ended())
+    }
+
+    /// Whether a task has begun, or waits at its gate, and has not ended.
+    fn has_begun(&self, task: TaskId) -> bool {
+        !self.has_ended(task) && (self.statuses.contains_key(&task) || self.journals.contains(&task))
+    }
 }
 
 /// The tasks of a run that have not ended and that a graph does not have, or has in another form: nobody can vouch for
 /// these.
 #[must_use]
 pub fn unfinished(graph: &Graph, stored: &StoredRun) -> Vec<Arc<str>> {
-    let mapped = |task: TaskId| stored.rows.iter().any(|row| row.task == task && row.length.is_some());
+    let standing = Standing::of(stored);
     let lost = |task: &&RecordedTask| match graph.find_current(&task.name) {
-        None => !has_ended(stored, task.id),
+        None => !standing.has_ended(task.id),
         Some(ix) => {
-            let written = status(stored, task.id)
-                .is_some_and(|status| matches!(status, TaskStatus::Completed | TaskStatus::Running));
-            written && mapped(task.id) != graph.is_mapped(ix)
+            let status = standing.statuses.get(&task.id);
+            let written = matches!(status, Some(TaskStatus::Completed | TaskStatus::Running));
+            written && standing.mapped.contains(&task.id) != graph.is_mapped(ix)
         }
     };
     stored.tasks.iter().filter(lost).map(|task| Arc::clone(&task.name)).collect()

@@ -56,6 +56,11 @@ impl<H: Host> Submitter<H> {
         if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
+        if self.control.is_client() {
+            let why = "a Client executes nothing, and a fork begins where it is made: call runner.fork(...) in a \
+                       process that executes the workflow";
+            return Err(SubmitError::Refused(DefinitionError(why.to_owned())));
+        }
         let from = request.from;
         let source = self.control.store().load(from).map_err(SubmitError::Store)?;
         let gone = || SubmitError::Refused(DefinitionError(format!("run {from} is not in the store any more")));
