@@ -12,7 +12,7 @@ import msgspec
 
 from bide._codec import Codec
 from bide._duration import moment, seconds
-from bide._errors import BideError, DefinitionError
+from bide._errors import BideError, DefinitionError, no_run
 from bide._history import HistoryEntry
 from bide._in_thread import twin
 from bide._result import RunResult
@@ -342,8 +342,7 @@ class Controls:
         found = self._found(run, workflow)
         happened = cast("StoreAccess", self)._core.history(found)
         if happened is None:
-            msg = f"run {found} is not in the store any more: it was deleted, or its retention is over"
-            raise KeyError(msg)
+            raise KeyError(no_run(found))
         return [HistoryEntry(*one) for one in happened]
 
     cancel_async = twin(cancel)

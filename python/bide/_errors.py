@@ -178,6 +178,11 @@ def not_yet(feature: str) -> BideError:
     return BideError(f"{feature} is not there yet in this version of bide")
 
 
+def no_run(run: str) -> str:
+    """Return the message for a run that was there a moment ago."""
+    return f"run {run} is not in the store any more: it was deleted, or its retention is over"
+
+
 def not_picklable(what: str, instead: str) -> SerializationError:
     """Return the error for copying or pickling an object that belongs to its process."""
     return SerializationError(f"a {what} can be neither copied nor pickled: it belongs to this process; {instead}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 from bide import _core, _events, _options
 from bide._core import Channel
 from bide._duration import count, moment
-from bide._errors import DefinitionError
+from bide._errors import DefinitionError, no_run
 from bide._events import DEFAULT, Event, Follower
 from bide._here import refuse_in_body
 from bide._result import RunResult
@@ -159,6 +159,5 @@ class Reads:
     def _snapshot(self, run: str) -> "_core.Snapshot":
         snapshot = self._core.snapshot(run)
         if snapshot is None:
-            msg = f"run {run} is not in the store any more: it was deleted, or its retention is over"
-            raise KeyError(msg)
+            raise KeyError(no_run(run))
         return snapshot

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bide._codec import Codec
 from bide._compiled import CompiledWorkflow
-from bide._errors import BideError, DefinitionError
+from bide._errors import BideError, DefinitionError, no_run
 from bide._in_thread import twin
 from bide._run_handle import RunHandle
 from bide._text import check_text, is_text, listed
@@ -100,11 +100,6 @@ class Repairs:
 
     fork_async = twin(fork)
     adopt_async = twin(adopt)
-
-
-def no_run(run: str) -> str:
-    """Return the message for a run that was there a moment ago."""
-    return f"run {run} is not in the store any more: it was deleted, or its retention is over"
 
 
 def _not_adopted(run: str, workflow: "Workflow", outcome: str, tasks: list[str]) -> str:

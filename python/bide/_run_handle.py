@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from bide._core import Channel
 from bide._duration import optional_seconds
-from bide._errors import BideError, not_picklable
+from bide._errors import BideError, no_run, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._here import refuse_in_body, refuse_on_loop
 from bide._history import HistoryEntry
@@ -211,8 +211,7 @@ class RunHandle(RunHandleTwins):
     def _snapshot(self) -> RunResult:
         snapshot = self._core.snapshot()
         if snapshot is None:
-            msg = f"run {self.id} is not in the store any more: it was deleted, or its retention is over"
-            raise BideError(msg)
+            raise BideError(no_run(self.id))
         return RunResult(snapshot)
 
     def _settled(self) -> RunResult:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bide._control import UNENDED
-from bide._errors import DefinitionError, TaskFailed
+from bide._errors import DefinitionError, TaskFailed, no_run
 from bide._history import HistoryEntry
 from bide._status import RunStatus, TaskStatus
 from bide._text import shown
@@ -255,8 +255,7 @@ def why(core: "_core.Runner", run: str) -> Why:
     """Explain a run, and the child runs that it waits for."""
     explained = _explained(core, run, LEVELS, [CHILDREN])
     if explained is None:
-        msg = f"run {run} is not in the store any more: it was deleted, or its retention is over"
-        raise KeyError(msg)
+        raise KeyError(no_run(run))
     return explained
 
 
