@@ -271,6 +271,23 @@ def test_an_async_follower_that_is_cancelled_goes_on_where_it_was(runner: bide.R
     assert asyncio.run(asyncio.wait_for(main(), PATIENCE)) == [1, 2]
 
 
+def test_a_cancellation_that_comes_together_with_an_event_is_not_lost(runner: bide.Runner) -> None:
+    @bide.task(gate=bide.signal("go"))
+    def waits() -> None: ...
+
+    async def main() -> None:
+        follower = runner.submit(bide.Workflow("w", [waits])).follow()
+        reader = asyncio.ensure_future(anext(follower))
+        while follower._rung is None:  # noqa: ASYNC110 - it has no event for this
+            await asyncio.sleep(0.001)
+        follower._rung.set()
+        reader.cancel()
+        await asyncio.wait([reader], timeout=PATIENCE)
+        assert reader.cancelled()
+
+    asyncio.run(main())
+
+
 def test_an_async_follower_goes_on_in_another_event_loop(runner: bide.Runner) -> None:
     go = threading.Event()
 

@@ -3,6 +3,7 @@
 Emitting is the engine's; its guarantees are in `docs/live.md`.
 """
 
+import contextlib
 import functools
 import math
 from collections import deque
@@ -215,7 +216,7 @@ class Follower(Generic[T]):
             rung.clear()
             self._waits = True
             self._core.on_ring(on_ring)
-        try:
-            await asyncio.wait_for(rung.wait(), self._core.patience)
-        except TimeoutError:
-            return  # of a run that another process executes nothing rings
+        # Not `asyncio.wait_for`: up to 3.11 it loses a cancellation that comes together with the ring.
+        with contextlib.suppress(TimeoutError):  # of a run that another process executes nothing rings
+            async with asyncio.timeout(self._core.patience):
+                await rung.wait()

@@ -4,6 +4,7 @@ Runs are submitted and awaited without a thread for each call. Every other twin 
 the loop (`asyncio.to_thread`): these are rare.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -262,10 +263,10 @@ class RunnerTwins:
             loop.add_signal_handler(number, stop.set)
         try:
             while not _runner(self)._core.closed and not stop.is_set():
-                try:
-                    await asyncio.wait_for(stop.wait(), 0.2)
-                except TimeoutError:
-                    continue
+                # Not `asyncio.wait_for`: up to 3.11 it loses a cancellation that comes together with the signal.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await stop.wait()
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
