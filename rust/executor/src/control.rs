@@ -212,7 +212,7 @@ impl<H: Host> Control<H> {
         self.dispatch.close();
         self.forget_suspects();
         self.runs.settle_all(settlement);
-        self.followers.ring_all();
+        self.followers.ring_where(|_| true);
     }
 
     /// No body starts or resumes any more, deferred ones are suspended.
@@ -250,7 +250,7 @@ impl<H: Host> Control<H> {
     pub(crate) fn settle_late_comers(&self) {
         if let Some(settlement) = self.stopped() {
             self.runs.settle_all(settlement);
-            self.followers.ring_all();
+            self.followers.ring_where(|_| true);
         }
     }
 }

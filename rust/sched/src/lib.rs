@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bell;
 pub mod counts;
 pub mod leader;
 pub mod pacer;

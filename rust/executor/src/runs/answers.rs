@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bide_core::{Failure, RunId, Value};
-use bide_sync::{Condvar, Mutex};
+use bide_sched::bell::Once;
+use bide_sync::Mutex;
 use tokio::sync::Notify;
 
 /// The answer to a request, or how it was refused.
@@ -29,10 +30,8 @@ struct Sender {
 #[derive(Default)]
 pub(super) struct Slot {
     /// The answer, once it is there.
-    answer: Mutex<Option<Reply>>,
-    /// Notified when it comes, for threads.
-    came: Condvar,
-    /// The same, for futures.
+    answer: Once<Reply>,
+    /// Notified when it comes, for futures.
     notify: Notify,
     /// The request is committed.
     sent: AtomicBool,
@@ -40,8 +39,7 @@ pub(super) struct Slot {
 
 impl Slot {
     fn put(&self, answer: &Reply) {
-        self.answer.lock().get_or_insert_with(|| answer.clone());
-        self.came.notify_all();
+        self.answer.put(answer);
         self.notify.notify_waiters();
     }
 
@@ -51,18 +49,8 @@ impl Slot {
     }
 
     /// Waits for the answer, at most for a span. Blocks.
-    #[expect(clippy::disallowed_methods, reason = "a caller's patience is not the engine's time")]
     pub(super) fn wait(&self, span: Duration) -> Option<Reply> {
-        let begun = Instant::now();
-        let mut answer = self.answer.lock();
-        while answer.is_none() {
-            let remaining = span.saturating_sub(begun.elapsed());
-            if remaining.is_zero() {
-                break;
-            }
-            self.came.wait_for(&mut answer, remaining);
-        }
-        answer.clone()
+        self.answer.wait(span)
     }
 }
 
@@ -73,7 +61,7 @@ impl Slot {
             // Asked for before it is looked at, so that no answer in between is missed.
             let mut came = std::pin::pin!(self.notify.notified());
             came.as_mut().enable();
-            if let Some(answer) = self.answer.lock().clone() {
+            if let Some(answer) = self.answer.get() {
                 return answer;
             }
             came.await;

@@ -11,6 +11,7 @@ use bide_store::{ChangedRuns, StoreError};
 use crate::control::Control;
 use crate::host::Host;
 use crate::ledger::CommitPath;
+use crate::runs::follow::ring_changed;
 use crate::runs::recover::Recovery;
 use crate::runs::run::Run;
 use crate::runs::settled::{Settled, Settlement};
@@ -151,7 +152,7 @@ impl<H: Host> Watch<H> {
     /// # Errors
     /// From the store.
     pub(crate) fn look(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
-        self.control.followers.ring_changed(changed);
+        ring_changed(&self.control.followers, changed);
         for (id, settled) in self.control.runs.watched(changed) {
             self.look_at(id, &settled)?;
         }
