@@ -27,7 +27,6 @@ MOST = {
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind counts the instructions")
-@pytest.mark.timeout(600)  # about twenty seconds of one core, all under valgrind
 def test_nothing_takes_many_more_instructions_than_it_did(tmp_path: Path) -> None:
     counts = {row: functions.total() for row, functions in instructions.count(tmp_path).items()}
     assert counts.keys() == MOST.keys()
