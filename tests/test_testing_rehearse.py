@@ -118,3 +118,44 @@ def test_a_store_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(bide.StoreError, match="could not be copied"):
         rehearse(tmp_path / "b.db", [])
+
+
+def measuring(name: str) -> bide.Workflow:
+    """Return the workflow with another name of its step, which may be made at run time."""
+
+    def soon() -> bool:
+        return bool(called())
+
+    def rest(handle: bide.TaskHandle, step: str) -> str:
+        handle.step(len, "once", name=step)
+        handle.wait(bide.until(soon, every=60))
+        return ""
+
+    @bide.task
+    def fetch(day: str) -> int:
+        return int(called())
+
+    @bide.task(name="ask")
+    def ask(fetch: int, handle: bide.TaskHandle) -> str:
+        return rest(handle, "measure")
+
+    @bide.task(name="ask")
+    def ask_made(fetch: int, handle: bide.TaskHandle) -> str:
+        return rest(handle, f"measure{''.join(())}")
+
+    @bide.task(name="ask")
+    def ask_otherwise(fetch: int, handle: bide.TaskHandle) -> str:
+        return rest(handle, "count")
+
+    return bide.Workflow("asking", [fetch, {"measure": ask, "made": ask_made, "count": ask_otherwise}[name]])
+
+
+def test_a_recorded_step_that_the_code_does_not_mention_any_more_is_named(tmp_path: Path) -> None:
+    store_with_runs(tmp_path / "a.db")
+
+    def doubts(workflow: bide.Workflow) -> tuple[str, ...]:
+        return next(run.doubts for run in rehearse(tmp_path / "a.db", [workflow]).runs if run.workflow == "asking")
+
+    assert doubts(measuring("measure")) == doubts(measuring("made")) == doubts(asking()) == ()
+    (doubt,) = doubts(measuring("count"))
+    assert doubt.startswith("task 'ask' has recorded 'measure', which its code does not mention")

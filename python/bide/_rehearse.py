@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bide._errors import DefinitionError, StoreError
+from bide._mentions import Mentions, mentions
 from bide._result import RunResult, TaskResult
 from bide._status import RunStatus, TaskStatus
 from bide._test_runner import Runner
 from bide._workflow import Workflow
 
 COPY = Path(__file__).with_name("_copy_store.py")
+RECORDS = {"wait opened", "step recorded", "step failed", "child started"}
 
 
 class Rehearsed(NamedTuple):
@@ -31,6 +33,9 @@ class Rehearsed(NamedTuple):
     """What its tasks wait for, and ask again."""
     enters: tuple[str, ...]
     """The tasks whose bodies the code would enter at once."""
+    doubts: tuple[str, ...]
+    """Recorded steps and waits that the code does not seem to mention: what is called otherwise now is done again. Code
+    that makes names at run time may use them all the same, so these do not count in `fits`."""
 
     @property
     def fits(self) -> bool:
@@ -41,6 +46,7 @@ class Rehearsed(NamedTuple):
         """Show the run and what was found."""
         told = [
             *(f"does not fit: {one}" for one in self.problems),
+            *self.doubts,
             *self.waits,
             *(f"enters {one}" for one in self.enters),
         ]
@@ -66,9 +72,9 @@ def rehearse(store: str | os.PathLike[str], workflows: Iterable[Workflow], *, ex
     """Find out whether workflows fit the unfinished runs of a store, on a copy of it; the store is not changed.
 
     Each run is claimed by its recorded graph, its inputs, outputs and context are decoded, and the arguments of each
-    body that would be entered. No body and no condition executes, unless `execute=True`: then those that would continue
-    at once do, up to their next wait, so that a step which does not match its record is found, too. (A body that waits
-    for a message or a time continues when that has come.)
+    body that would be entered. The names in its journal are looked for in the code. No body and no condition executes,
+    unless `execute=True`: then those that would continue at once do, up to their next wait, so that a step which does
+    not match its record is found, too. (A body that waits for a message or a time continues when that has come.)
     """
     path = Path(os.fspath(store).removeprefix("sqlite:///"))
     if not path.is_file():
@@ -102,7 +108,8 @@ def _rehearse(runner: Runner, workflows: list[Workflow], *, execute: bool) -> Re
     for workflow in workflows:
         runner.register(workflow)
     runner.run_until_waiting()
-    return Rehearsal(tuple(_found(runner, run) for run in reversed(unfinished)))
+    by_name = {workflow.name: workflow for workflow in workflows}
+    return Rehearsal(tuple(_found(runner, run, by_name.get(run.workflow)) for run in reversed(unfinished)))
 
 
 class _Entered(BaseException):
@@ -117,7 +124,7 @@ def _is_entered(task: TaskResult) -> bool:
     return task.error is not None and task.error.type.endswith(_Entered.__qualname__)
 
 
-def _found(runner: Runner, before: RunResult) -> Rehearsed:
+def _found(runner: Runner, before: RunResult, workflow: Workflow | None) -> Rehearsed:
     now = runner.get(before.id)
     problems = [*_unreadable(before), *_misfits(before, now)]
     waits = tuple(
@@ -126,7 +133,29 @@ def _found(runner: Runner, before: RunResult) -> Rehearsed:
         if task.ended_at is None and task.blocked_by is not None and not _is_entered(task)
     )
     enters = tuple(name for name, task in now.tasks.items() if _is_entered(task))
-    return Rehearsed(now.id, now.key, now.workflow, tuple(problems), waits, enters)
+    doubts = () if workflow is None else tuple(_doubts(runner, now, workflow))
+    return Rehearsed(now.id, now.key, now.workflow, tuple(problems), waits, enters, doubts)
+
+
+def _doubts(runner: Runner, run: RunResult, workflow: Workflow) -> Iterable[str]:
+    """Yield the names in the journals of unfinished tasks that the code does not mention."""
+    recorded = {
+        (entry.task, entry.name): None
+        for entry in runner.history(run.id)
+        if entry.task is not None and entry.name is not None and entry.what in RECORDS
+    }
+    read: dict[str, Mentions] = {}
+    for task, name in recorded:
+        code = workflow.tasks.get(task.partition("[")[0])
+        state = run.tasks.get(task)
+        if code is None or state is None or (state.ended_at is not None and not _is_entered(state)):
+            continue
+        found = read.get(task) or read.setdefault(task, mentions(code))
+        if not found.may_be(name):
+            yield (
+                f"task {task!r} has recorded {name!r}, which its code does not mention: if it is called otherwise now, "
+                "it is done again"
+            )
 
 
 def _misfits(before: RunResult, now: RunResult) -> Iterable[str]:
