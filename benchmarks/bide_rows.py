@@ -20,6 +20,7 @@ from . import (
     bide_looks,
     bide_processes,
     bide_signals,
+    bide_testing,
     bide_waits,
     measure,
 )
@@ -160,6 +161,7 @@ if __name__ == "__main__":
         bide_looks,
         bide_processes,
         bide_signals,
+        bide_testing,
         bide_waits,
     )
     measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

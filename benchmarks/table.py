@@ -61,6 +61,11 @@ METRICS = {
         Metric("levels", f"{measure.LEVELS} levels of children on one slot", "ms", 2, ratio=False),
         Metric("levels_growth", "by one run, in turns", "", 1, ratio=False),
     ],
+    "tested": [
+        Metric("tested_sleeps", f"{measure.SLEPT_DAYS:,} sleeps of a day, under the test clock", "s", 3, ratio=False),
+        Metric("tested_sleeps_async", "the same by a coroutine", "s", 3, ratio=False),
+        Metric("crash_points", "all crash points of the README's workflow", "s", 3, ratio=False),
+    ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
         Metric("cost_large", f"cost per task, {measure.LARGE:,} tasks", "µs", 2),
@@ -253,6 +258,9 @@ GOALS = (
     Goal("children", FULL, least=50, against=DBOS),
     Goal("children_single", FULL, least=10, against=DBOS),
     Goal("levels_growth", NORMAL, most=20),
+    Goal("tested_sleeps", MEMORY, most=0.5),
+    Goal("tested_sleeps_async", MEMORY, most=0.5),
+    Goal("crash_points", MEMORY, most=2.0),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),

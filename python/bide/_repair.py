@@ -71,7 +71,7 @@ class Repairs:
         merged, changed = (None, []) if inputs is None else _inputs(compiled, snapshot, inputs)
         asked = Forking(found, _names(start_at), outputs, merged, changed, by, reason)
         core = runner._core_workflow(code)
-        return RunHandle(runner._core.fork(core, asked, contextvars.copy_context()), runner, None)
+        return runner._handle(runner._core.fork(core, asked, contextvars.copy_context()), None)
 
     def adopt(
         self,
