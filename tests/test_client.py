@@ -138,6 +138,17 @@ def test_a_fork_by_a_client_belongs_to_nobody_until_a_runner_has_its_workflow(fi
         assert [(one.what, one.name) for one in client.history(forked) if one.by] == [("forked_from", done.id)]
 
 
+def test_a_fork_by_a_client_is_executed_by_the_runner_that_is_there(store: str) -> None:
+    with bide.Runner(store, workflows=[TOTAL]) as runner, bide.Client(runner) as client:
+        done = runner.run(TOTAL, {"factor": 2})
+        for factor in range(3, 6):
+            forked = client.fork(done, workflow=TOTAL, start_at="total", inputs={"factor": factor})
+            assert forked.result(timeout=30)["total"] == 6 * factor
+        wider = bide.Workflow("totals", [read, total, only])
+        with pytest.raises(bide.DefinitionError, match="'factor' is read by task 'total', whose recorded outcome"):
+            client.fork(done, workflow=wider, start_at="only", inputs={"factor": 1})
+
+
 def test_a_client_adopts_under_the_rules_of_a_runner(file: Path) -> None:
     with bide.Client(bide.Runner(file)) as client:
         run = client.submit(REVIEW, {"title": "a"})

@@ -1,15 +1,22 @@
 """The command line as a shell calls it: exit codes, pipes, and commands that go on until something ends."""
 
+import contextlib
+import importlib
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import bide
+import bide._cli
 import shop
 from commands import ENVIRONMENT, TESTS, Said, call, start
 from processes import eventually
@@ -157,6 +164,53 @@ def test_serve_executes_until_a_signal_and_others_act_on_its_runs(file: Path, se
     assert "executes order, priced, failing, waiting, asking, listing on" in errors
 
 
+def test_a_server_that_has_to_stop_says_why_and_fails(file: Path, serving: "subprocess.Popen[str]") -> None:
+    file.unlink()
+    _, errors = serving.communicate(timeout=30)
+    assert (serving.returncode, "was deleted or replaced while it was open" in errors) == (1, True)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("command", ["follow", "watch"])
+def test_an_interrupt_ends_a_command_that_waits(shared: Path, command: str) -> None:
+    process = start(command, shared, "stuck", "-o", "jsonl")
+    try:
+        eventually(lambda: Path(f"/proc/{process.pid}/task").exists() and waits(process.pid), "it waits")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (130, "")
+
+
+def waits(pid: int) -> bool:
+    """Whether a process has the threads of a client, and has handled no signal yet."""
+    names = [(thread / "comm").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return any(name.startswith("bide-lease") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "store", "app"),
+    [
+        (("a.db", "shop:all"), {}, "a.db", "shop:all"),
+        (("shop:all",), {"BIDE_STORE": "b.db"}, "b.db", "shop:all"),
+        (("a.db",), {"BIDE_STORE": "b.db", "BIDE_APP": "other:app"}, "a.db", "other:app"),
+        ((), {"BIDE_STORE": "b.db", "BIDE_APP": "other:app"}, "b.db", "other:app"),
+        (("a.db", "--app", "nowhere"), {"BIDE_APP": "other:app"}, "a.db", "nowhere"),
+    ],
+)
+def test_serve_takes_arguments_before_the_environment(
+    words: tuple[str, ...], environment: dict[str, str], store: str, app: str, tmp_path: Path
+) -> None:
+    environment = {name: str(tmp_path / text) if name == "BIDE_STORE" else text for name, text in environment.items()}
+    said = call("serve", *(tmp_path / word if word.endswith(".db") else word for word in words), **environment)
+    assert said.code == 3
+    assert f"there is no store {tmp_path / store}" in said.err
+    (tmp_path / store).touch()
+    said = call("serve", *(tmp_path / word if word.endswith(".db") else word for word in words), **environment)
+    assert (said.code, app.partition(":")[0] in said.err) == (2, True)
+
+
 def test_runs_are_repaired_from_the_command_line(file: Path, serving: "subprocess.Popen[str]") -> None:
     app = ("--app", "shop:workflows")
     with bide.Client(file) as client:
@@ -194,3 +248,29 @@ def test_runs_are_repaired_from_the_command_line(file: Path, serving: "subproces
         last = client.submit(shop.waiting, key="last")
         assert call("cancel", file, "last", "--force").code == 0
         eventually(lambda: last.status() == "Cancelled", "it is cancelled")
+
+
+def test_watch_draws_the_run_in_a_terminal_and_exits_with_its_outcome(shared: Path) -> None:
+    for key, status, code in (("priced-1", "Completed", 0), ("broken", "Failed", 1)):
+        terminal, screen = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bide", "watch", str(shared), key],
+            cwd=TESTS,
+            env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+            stdout=screen,
+        )
+        os.close(screen)
+        drawn = b""
+        with os.fdopen(terminal, "rb", buffering=0) as reader, contextlib.suppress(OSError):  # of a screen that is gone
+            while part := reader.read(65536):
+                drawn += part
+        assert process.wait(30) == code
+        assert status in drawn.decode()
+        assert ("OSError: the disk is gone" in drawn.decode()) == (key == "broken")
+
+
+def test_the_installed_command_is_this_one() -> None:
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["bide"].partition(":")
+    assert getattr(importlib.import_module(module), name) is bide._cli.main
+    assert {re.split("[>=<]", one)[0] for one in project["optional-dependencies"]["cli"]} == bide._cli.NEEDED

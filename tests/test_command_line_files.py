@@ -78,6 +78,11 @@ def test_a_damaged_row_is_found_and_named(copy: Path, statement: str, message: s
     assert said.code == 1, said.out
     assert message in said.out
     assert "bide-check" not in said.out
+    # Whatever else reads it says what it cannot read, or shows the rest.
+    listed = call("runs", copy, "--all")
+    assert listed.code in {0, 1}
+    assert listed.code == 0 or "Error: " in listed.err
+    assert call("show", copy, "values").code in {0, 1, 3}
 
 
 def test_a_damaged_page_is_found(copy: Path) -> None:

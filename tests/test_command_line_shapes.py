@@ -134,7 +134,7 @@ def test_a_shell_gets_its_completion(shell: str) -> None:
         ("yes", '"yes"'),
         ("7", '"7"'),
         ("a: b", '"a: b"'),
-        ("\u2028", '"\\u2028"'),
+        ("\u2028\x7f", '"\\U00002028\\U0000007f"'),
         ({"a": [1, {"b": None, "c": []}], "d e": {}}, 'a:\n  - 1\n  - b: null\n    c: []\n"d e": {}'),
         ([[1, 2], "x"], "- - 1\n  - 2\n- x"),
     ],

@@ -4,6 +4,7 @@
 `_keep.py` or `_serve.py`. `_store.py` opens stores and finds runs, `_output.py` prints, `_shapes.py` says what.
 """
 
+import io
 import sys
 
 NEEDED = {"click", "rich"}
@@ -22,6 +23,6 @@ def main() -> None:
         )
         sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever a terminal can show
     cli(prog_name="bide")

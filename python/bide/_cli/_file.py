@@ -7,7 +7,7 @@ the other way round.
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ PAGE = 500
 
 
 @contextmanager
-def _opened(store: str) -> Iterator[sqlite3.Connection]:
+def _opened(store: str) -> Generator[sqlite3.Connection, None, None]:
     """Open a store for reading; errors of SQLite become errors of bide."""
     check_there(store)
     path = path_of(store)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,7 +43,7 @@ def watch_command(
         found = find(client, run, workflow)
         states = _states(client, found, seconds)
         is_live = form == "table" and sys.stdout.isatty()
-        last = _show_live(client, states) if is_live else _print_each(states, form)
+        last = _show_live(client, found, states) if is_live else _print_each(found, states, form)
     if has_failed(last):
         sys.exit(FAILED)
 
@@ -59,9 +58,10 @@ def _states(client: "Client", run: "RunResult", seconds: float) -> "Iterator[Run
     yield run
 
 
-def _print_each(states: "Iterator[RunResult]", form: str) -> "RunResult":
+def _print_each(run: "RunResult", states: "Iterator[RunResult]", form: str) -> "RunResult":
     before: list[str] = []
-    for run in states:
+    for state in states:
+        run = state
         item = _shapes.full_item(run)
         if form == "table":
             now = list(_lines(item))
@@ -90,13 +90,14 @@ def _lines(item: Item) -> Iterator[str]:
             yield f"task {_output.cell(task['name'])} is {status}{f': {_output.cell(said)}' if said else ''}"
 
 
-def _show_live(client: "Client", states: "Iterator[RunResult]") -> "RunResult":
+def _show_live(client: "Client", run: "RunResult", states: "Iterator[RunResult]") -> "RunResult":
     from rich.console import Console
     from rich.live import Live
 
     console = Console()
     with Live(console=console, auto_refresh=False, transient=False) as live:
-        for run in states:
+        for state in states:
+            run = state
             waits = {} if run.status in ENDED else _waits(client, run)
             most = max(console.height - 6, 5)
             live.update(_drawn(_shapes.full_item(run), waits, most), refresh=True)
@@ -168,7 +169,7 @@ def follow_command(
     store: str, run: str, *, channel: str, after: int, raw: bool, workflow: str | None, form: str
 ) -> None:
     """Print what a run emits to a channel as it comes, until the run has ended; exit with 1 if it failed."""
-    with client_of(store) as client, _flushed():
+    with client_of(store) as client:
         found = find(client, run, workflow)
         for event in client.follow(found, channel, after=after):
             item = _shapes.event_item(event)
@@ -183,14 +184,6 @@ def follow_command(
         last = client.get(found.id)
     if has_failed(last):
         sys.exit(FAILED)
-
-
-@contextmanager
-def _flushed() -> Iterator[None]:
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
 
 
 def _write_raw(value: object) -> None:

@@ -51,11 +51,11 @@ class NotFound(click.ClickException):
 class Commands(click.Group):
     """The commands, each imported when it is needed."""
 
-    def list_commands(self, _ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as click has it
         """Return the names, in the order of the documentation."""
         return list(PLACES)
 
-    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as click has it
         """Return a command."""
         place = PLACES.get(cmd_name)
         if place is None:

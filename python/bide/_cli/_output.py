@@ -155,6 +155,5 @@ def _entry(name: str, value: object) -> Iterable[str]:
 def _scalar(value: object) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
-    text = json_of(value)
-    # YAML takes these for line breaks.
-    return text.replace("\x85", "\\u0085").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    # YAML takes some characters for line breaks, and refuses others.
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in json_of(value))

@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -92,7 +92,7 @@ def check_there(store: str) -> None:
 
 
 @contextmanager
-def client_of(store: str, app: str | None = None) -> Iterator[Client]:
+def client_of(store: str, app: str | None = None) -> Generator[Client, None, None]:
     """Open a client on a store that is there; it knows the workflows of the application."""
     check_there(store)
     workflows = load(app) if app is not None else []
@@ -234,7 +234,7 @@ def load(app: str) -> list[Workflow]:
     workflows = [found] if isinstance(found, Workflow) else found
     if not isinstance(workflows, Iterable) or isinstance(workflows, (str, bytes)):
         workflows = [workflows]
-    listed = list(workflows)
+    listed: list[Any] = list(workflows)
     strange = next((one for one in listed if not isinstance(one, Workflow)), None)
     if strange is not None or not listed:
         what = "no workflow" if strange is None else repr(strange)
