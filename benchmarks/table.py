@@ -212,6 +212,10 @@ METRICS = {
         *_costs("million", f"after {measure.ENDED:,} ended"),
         Metric("million_mb", f"resident memory after {measure.ENDED:,} runs", "MB", ratio=False),
         Metric("million_mb_growth", f"by that after {measure.ENDED_EARLY:,}", "", 2, ratio=False),
+        Metric("million_tag", f"{measure.PAGE} older runs listed by a tag", "ms", 2, ratio=False),
+        Metric("million_failed", f"{measure.PAGE} others, which have failed, by their status", "ms", 2, ratio=False),
+        Metric("million_running", f"{measure.PAGE} others, which wait, by their status", "ms", 2, ratio=False),
+        Metric("million_key", "the first ones, by the beginning of their keys", "ms", 2, ratio=False),
     ],
     "workflows": [
         *_costs("workflows", f"beside {measure.WORKFLOWS:,} workflows"),
@@ -327,6 +331,7 @@ GOALS = (
     ),
     Goal("million_mb_growth", MEMORY, most=1.1),
     Goal("million_mb_growth", NORMAL, most=1.1),
+    *(Goal(f"million_{key}", NORMAL, most=100) for key in ("tag", "failed", "running", "key")),
     Goal("idle_cpu", NORMAL, most=1.0),
     Goal("sleeps", MEMORY, most=0.4),
     Goal("sleeps", NORMAL, most=0.4),
