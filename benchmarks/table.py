@@ -38,6 +38,7 @@ METRICS = {
     "import": [
         Metric("import", "a process that imports the module and ends", "ms", 1, ratio=False),
         Metric("import_growth", "by one that imports asyncio, in turns", "", 2, ratio=False),
+        Metric("command", "`bide runs` of an empty store, from its start to its end", "ms", 1, ratio=False),
     ],
     "wide": [
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
@@ -251,6 +252,7 @@ class Goal:
 
 GOALS = (
     Goal("import_growth", MEMORY, most=1.0),
+    Goal("command", MEMORY, most=150),
     Goal("wide", MEMORY, least=5.0, against=BASELINE),
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),

@@ -19,6 +19,7 @@ WAIT = {
     *("run", "key", "workflow", "task", "kind", "name", "since", "due", "deadline", "polls", "next_poll", "error"),
     *("child", "members", "others", "cursor"),
 }
+EVENT = {"offset", "time", "task", "attempt", "entry", "value"}
 ENTRY = {"at", "what", "task", "name", "by", "reason"}
 TASK = {
     *("name", "status", "sub_status", "attempts", "first_started_at", "started_at", "ended_at", "waited"),
@@ -35,7 +36,7 @@ SHAPES: list[tuple[list[str], set[str]]] = [
     (["why", "order-7"], WHY),
     (["waiting"], WAIT),
     (["history", "order-7"], ENTRY),
-    (["events", "order-7", "--channel", "tokens"], {"offset", "time", "task", "attempt", "entry", "value"}),
+    (["events", "order-7", "--channel", "tokens"], EVENT),
     (["signal", "order-7", "approved", "--text", "bo"], {"run", "signal"}),
     (["pause", "order-7"], {"run", "asked"}),
     (["resume", "order-7"], {"run", "asked"}),
@@ -79,6 +80,27 @@ def test_the_json_of_a_command_has_its_fields(store: str, words: list[str], fiel
     if words[0] == "why":
         assert {frozenset(task) for task in found["tasks"]} == {frozenset(HELD)}
         assert {frozenset(wait) for task in found["tasks"] for wait in task["waits"]} == {frozenset(WAIT)}
+
+
+@pytest.mark.xdist_group("shapes of the command line")
+def test_the_json_of_answers_and_of_what_goes_on_has_its_fields(store: str) -> None:
+    with bide.Client(store) as client:
+        for command, words, fields in (
+            ("resolve", ["--value", '"cy"'], {"answered"}),
+            ("reject", ["too late"], {"rejected"}),
+        ):
+            run = client.submit(shop.order, {"items": [2]}, key=command)
+            eventually(lambda run=run: len(list(client.events(run))) == 1, "it has a token")  # type: ignore[misc]
+            token = next(event.value for event in client.events(run))
+            assert set(json.loads(called(store, command, token, *words, "-o", "json"))) == fields
+            client.signal(run, "approved", "bo")
+            eventually(lambda run=run: run.status() in {"Completed", "Failed"}, "it ends")  # type: ignore[misc]
+    done = CliRunner().invoke(cli, ["watch", store, "reject", "-o", "jsonl"])
+    (state,) = map(json.loads, done.stdout.splitlines())
+    assert (done.exit_code, set(state)) == (1, RUN | {"inputs", "error", "tasks", "context"})
+    assert set(state["error"]) == {"task", "type", "message", "traceback"}
+    lines = called(store, "follow", "resolve", "--channel", "tokens", "-o", "jsonl").splitlines()
+    assert [set(json.loads(line)) for line in lines] == [EVENT, EVENT]
 
 
 @pytest.mark.xdist_group("shapes of the command line")

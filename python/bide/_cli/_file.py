@@ -143,13 +143,13 @@ def check(store: str) -> "Item":
                 ids = [uuid for (uuid,) in connection.execute("SELECT uuid FROM run ORDER BY id")]
                 problems += _strays(connection)
                 problems += _values(connection)
-                emitted = _emitted(connection)
+                emitted, mailed = _emitted(connection), _mailed(connection)
             except sqlite3.DatabaseError as error:
                 problems.append({"where": "the file", "what": f"it cannot be read any further: {error}"})
                 return {"store": store, "schema": schema, **dict.fromkeys(COUNTED, 0), "problems": problems}
         try:
             with Client(copy) as client:
-                problems += _runs(client, ids)
+                problems += _runs(client, ids, mailed)
                 problems += _events(client, emitted)
         except StoreError as error:
             problems.append({"where": "the store", "what": str(error).replace(str(copy), store)})
@@ -189,6 +189,14 @@ def _emitted(connection: sqlite3.Connection) -> list[tuple[Any, Any]]:
     return connection.execute(query).fetchall()
 
 
+def _mailed(connection: sqlite3.Connection) -> set[Any]:
+    """Return the runs that have messages: a listing does not read these."""
+    if "message" not in _tables(connection):
+        return set()
+    query = "SELECT DISTINCT r.uuid FROM message m JOIN run r ON r.id = m.run"
+    return {uuid for (uuid,) in connection.execute(query)}
+
+
 def _strays(connection: sqlite3.Connection) -> Iterator[dict[str, str]]:
     """Yield the rows that belong to no run, and the runs that belong to nothing."""
     stray = "SELECT run, count(*) FROM {0} WHERE run NOT IN (SELECT id FROM run) GROUP BY run LIMIT {1}"
@@ -225,7 +233,7 @@ def _unreadable(codec: Codec, data: object) -> str | None:
     return None
 
 
-def _runs(client: Client, ids: list[Any]) -> Iterator[dict[str, str]]:
+def _runs(client: Client, ids: list[Any], mailed: set[Any]) -> Iterator[dict[str, str]]:
     """Yield what bide cannot read of runs."""
     for at in range(0, len(ids), PAGE):
         page = [_id(uuid) for uuid in ids[at : at + PAGE]]
@@ -238,7 +246,8 @@ def _runs(client: Client, ids: list[Any]) -> Iterator[dict[str, str]]:
             if not run_id:
                 yield {"where": "table run", "what": f"the id {uuid!r} of a run does not have 16 bytes"}
                 continue
-            yield from ({"where": f"run {run_id}", "what": text} for text in _of_run(client, run_id, found.get(run_id)))
+            listed = None if uuid in mailed else found.get(run_id)
+            yield from ({"where": f"run {run_id}", "what": text} for text in _of_run(client, run_id, listed))
 
 
 def _of_run(client: Client, run: str, listed: RunResult | None) -> Iterator[str]:
@@ -252,7 +261,7 @@ def _of_run(client: Client, run: str, listed: RunResult | None) -> Iterator[str]
             yield str(error)
             return
     said: set[str] = set()
-    reads = (lambda: _shapes.run_item(listed), lambda: listed.error, lambda: _seen(listed), lambda: client.history(run))
+    reads = (lambda: _shapes.run_item(listed), lambda: listed.error, lambda: _seen(listed))
     for read in reads:
         try:
             read()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def export_command(store: str, run: str, *, workflow: str | None, app: str | None) -> None:
     """Print all that is stored of a run as JSON lines: the run, its tasks, journal, events and history.
 
-    Each line has a "type": run, task, journal, event or history. Secrets of callbacks are left out.
+    Each line has a "type": run, task, journal, event or history. Secrets of callbacks are left out, unless a body has
+    emitted one.
     """
     from bide._cli import _file
 
