@@ -26,7 +26,8 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     /// Rings an alarm soon: after a span of this time.
     fn ring_soon(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64);
 
-    /// Rings an alarm when a body is to poll, after a span of the time that bodies wait by. `endless`: its wait has no deadline.
+    /// Rings an alarm when a body is to poll, after a span of the time that bodies wait by. `endless`: it polls for ever
+    /// if its condition goes on answering as it has.
     fn ring_poll(&self, span: Duration, endless: bool, alarm: Arc<dyn Alarm>, ticket: u64);
 
     /// Whether the time that bodies wait by passes only when it is moved by hand: no thread may sleep for a span of it.

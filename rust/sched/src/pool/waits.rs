@@ -20,8 +20,9 @@ impl<E: Upcalls> Pool<E> {
         self.shared.release(permit)
     }
 
-    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `endless`: the wait
-    /// has no deadline. `last` is the poll before, which ends with this. `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
+    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `endless`: it is
+    /// polled for ever if its condition goes on answering as it has. `last` is the poll before, which ends with this.
+    /// `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
     pub fn park_until_poll(
         &self,
         engine: &Arc<E>,
