@@ -178,6 +178,7 @@ impl<H: Host> Ledger<H> {
         let created = || runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
         created().for_each(|(run, _)| engine.adopt(run));
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == lease {
             ready.append(&mut outcome.ready);
@@ -221,6 +222,7 @@ impl<H: Host> Ledger<H> {
             children.iter().for_each(|child| engine.adopt(child));
         }
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == parent.lease {
             let mut ready = std::mem::take(&mut outcome.ready);
@@ -251,6 +253,7 @@ impl<H: Host> Ledger<H> {
         let own = own.map(|(run, event)| (Arc::clone(run), event));
         let mut request = Request::new(std::mem::take(items), own, std::mem::take(ready));
         self.perform(engine, &mut request);
+        failpoint::committed();
         let Request { events, mut outcome, .. } = request;
         *items = events;
         *ready = std::mem::take(&mut outcome.ready);
