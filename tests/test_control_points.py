@@ -27,9 +27,6 @@ SPAN = 0.004
 LEAST = 8
 """A run makes more commits than that, also on a loaded machine, where several are made in one."""
 
-PUSHED = "for what comes"
-"""A wait for something that may be there before the body has given its slot back: then the body continues."""
-
 Body = Callable[["Handle"], Coroutine[Any, Any, Any]]
 
 
@@ -48,8 +45,8 @@ class Handle:
     async def step(self, name: str) -> None:
         await self.call("step", lambda: self.log.append(f"did {self.name} {name}"), name=name)
 
-    async def wait(self, method: str, *args: Any, what: str = "") -> Any:
-        self.log.append(f"waits {self.name} {what}".strip())
+    async def wait(self, method: str, *args: Any) -> Any:
+        self.log.append(f"waits {self.name}")
         result = await self.call(method, *args)
         self.log.append(f"woke {self.name}")
         return result
@@ -89,12 +86,12 @@ class Points:
         self.meanwhile = bide.Workflow("meanwhile", [self.made(kind, "other", self.other_body)])
 
         async def waits_body(handle: Handle) -> int:
-            value = await handle.wait("wait_for", "go", int, what=PUSHED)
+            value = await handle.wait("wait_for", "go", int)
             if self.splits:
                 child = await handle.call("start", self.inner)
-                ended = await handle.wait("wait", child, what=PUSHED)
+                ended = await handle.wait("wait", child)
             else:
-                ended = await handle.wait("run", self.inner, what=PUSHED)
+                ended = await handle.wait("run", self.inner)
             return int(value + ended["inner"])
 
         @bide.task
@@ -237,9 +234,7 @@ class Points:
         """Return the tasks whose bodies wait, and those whose bodies execute."""
         tasks = self.runner.get(key).tasks  # type: ignore[union-attr]
         running = {name for name, task in tasks.items() if task.status == "Running"}
-        last = {line.split()[1]: line for line in list(self.log)}
-        is_pushed = {name for name in running if last.get(name, "").endswith(PUSHED)}
-        waiting = {name for name in running - is_pushed if tasks[name].sub_status == "Deferred"}
+        waiting = {name for name in running if tasks[name].sub_status == "Deferred"}
         return waiting, running - waiting
 
 
@@ -351,7 +346,7 @@ def stays_paused(lines: list[str], parked: set[str], executing: set[str]) -> Non
             continue
         assert name not in stopped, f"a paused run goes on: {line}"
         assert what != "enter" or name in executing, f"a body of a paused run starts: {line}"
-        if what == "leave" or (what == "waits" and not line.endswith(PUSHED)):
+        if what in {"leave", "waits"}:
             stopped.add(name)
 
 
