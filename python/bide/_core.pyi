@@ -77,6 +77,18 @@ _Shown: TypeAlias = tuple[
     datetime | None,
     list[tuple[datetime, str, str | None, str | None, str | None]],
 ]
+# An entry of a journal: opened and closed, due and deadline are pairs.
+_Entry: TypeAlias = tuple[
+    str,
+    str,
+    int,
+    str,
+    str,
+    tuple[datetime, datetime | None],
+    tuple[datetime | None, datetime | None],
+    bytes | None,
+    bytes | None,
+]
 _Position: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
@@ -690,8 +702,9 @@ class Runner:
         tags: dict[str, str] | None = None,
         key_prefix: str | None = None,
         parent: str | None = None,
+        ids: tuple[str, str] | None = None,
     ) -> list[Snapshot]:
-        """Return runs as they stand, newest first; `since` is microseconds since 1970."""
+        """Return runs as they stand, newest first; `since` is microseconds since 1970, `ids` the first and last id."""
 
     def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
         """Return the last event of a channel of a run; None if there is none."""
@@ -1164,6 +1177,9 @@ class Snapshot:
 
     def output(self, task: str) -> list[Any] | None:
         """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
+
+    def journal(self) -> list[_Entry]:
+        """Return what the tasks have recorded: task, name, use, kind, state, times, value and failure as stored."""
 
     def elements(self) -> list[str]:
         """Return the names of the elements of mapped tasks, in order."""

@@ -144,6 +144,10 @@ class Runner(RunnerTwins, StoreAccess):
 
     def serve(self) -> None:
         """Run until SIGTERM or Ctrl-C, then close. On the main thread only, whose signals these are."""
+        self._serve(GRACE)
+
+    def _serve(self, grace: Duration) -> bool:
+        """Do that; return False if it has ended without a signal."""
         import signal  # noqa: PLC0415 - for this alone
         import threading  # noqa: PLC0415 - for this alone
 
@@ -164,7 +168,8 @@ class Runner(RunnerTwins, StoreAccess):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        self.close()
+        self.close(grace)
+        return stop.is_set()
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""

@@ -296,7 +296,7 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
-    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None, ids=None))]
     #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
@@ -308,6 +308,7 @@ impl PyRunner {
         tags: Option<BTreeMap<String, String>>,
         key_prefix: Option<String>,
         parent: Option<&str>,
+        ids: Option<(String, String)>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -315,7 +316,8 @@ impl PyRunner {
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
             let since = since.map(Time);
-            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
+            let ids = ids.map(|(first, last)| PyResult::Ok(run_id(py, &first)?..=run_id(py, &last)?)).transpose()?;
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent, ids };
             snapshot::list(py, &self.inner.engine, &filter)
         })
     }
