@@ -36,6 +36,7 @@ mod plan;
 mod process;
 mod refused;
 mod run_handle;
+mod schedules;
 mod runner;
 mod snapshot;
 mod stack;

@@ -14,7 +14,7 @@ use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
 use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 pub(crate) use inner::Inner;
 
@@ -33,6 +33,7 @@ use crate::options::PyOptions;
 use crate::process::{self, Kind};
 use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
+use crate::schedules::{self, PySchedule, PyStarted};
 use crate::snapshot::{self, PySnapshot};
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::start_gates;
@@ -265,6 +266,38 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             fork::adopt(py, &self.inner.engine, workflow, run, by, reason)
+        })
+    }
+
+    /// Defines a schedule, or changes it; as a dict.
+    fn schedule<'p>(&self, py: Python<'p>, workflow: &PyWorkflow, asked: PySchedule) -> PyResult<Bound<'p, PyDict>> {
+        panics::method(|| {
+            self.open(py)?;
+            schedules::define(py, &self.inner.engine, workflow, asked)
+        })
+    }
+
+    /// All schedules, as dicts.
+    fn schedules<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        panics::method(|| {
+            self.open(py)?;
+            schedules::list(py, &self.inner.engine)
+        })
+    }
+
+    /// Pauses, resumes or removes a schedule, or starts a run of it, which it answers.
+    fn alter_schedule(&self, py: Python<'_>, name: &str, what: &str) -> PyResult<Option<PyStarted>> {
+        panics::method(|| {
+            self.open(py)?;
+            schedules::alter(py, &self.inner.engine, name, what)
+        })
+    }
+
+    /// Starts the runs of past ticks of a schedule, at most so many; all of them.
+    fn backfill(&self, py: Python<'_>, name: &str, since: i64, until: i64, most: usize) -> PyResult<Vec<PyStarted>> {
+        panics::method(|| {
+            self.open(py)?;
+            schedules::backfill(py, &self.inner.engine, name, since, until, most)
         })
     }
 

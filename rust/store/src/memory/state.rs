@@ -9,6 +9,7 @@ use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
+use super::schedules::MemSchedules;
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
@@ -40,6 +41,8 @@ pub(super) struct State {
     pub(super) ended: VecDeque<RunRowId>,
     /// The children of each run that has some, in order of creation.
     pub(super) children: HashMap<RunRowId, Vec<RunRowId>, RowHash>,
+    /// The schedules.
+    pub(super) schedules: MemSchedules,
 }
 
 /// A workflow.
@@ -292,6 +295,12 @@ impl State {
             }
         }
         Ok(made)
+    }
+
+    /// Forgets a run that was created without an owner just now.
+    pub(super) fn undo_unowned(&mut self, row: RunRowId) {
+        self.unowned.remove(&row);
+        self.forget(row);
     }
 
     /// Creates one run. `inserted` gets it if it is new.

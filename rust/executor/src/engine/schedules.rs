@@ -1,0 +1,80 @@
+//! What callers ask of schedules: the scheduler's own answers. All of these block.
+
+use std::sync::Arc;
+
+use bide_core::Time;
+use bide_store::StoreError;
+
+use crate::engine::Engine;
+use crate::host::Host;
+use crate::runs::run::RegisteredWorkflow;
+use crate::runs::schedules::{ScheduleError, ScheduleRequest, ScheduleView, StartedRun};
+
+impl<H: Host> Engine<H> {
+    /// Defines a schedule of a workflow, or changes it.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`]; then nothing has changed.
+    pub fn schedule(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: &ScheduleRequest,
+    ) -> Result<ScheduleView, ScheduleError> {
+        self.scheduler.define(workflow, request)
+    }
+
+    /// All schedules of the store, by name.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn schedules(&self) -> Result<Vec<ScheduleView>, StoreError> {
+        self.scheduler.list()
+    }
+
+    /// Pauses a schedule: it has no ticks until it is resumed.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub fn pause_schedule(&self, name: &str) -> Result<(), ScheduleError> {
+        self.scheduler.pause(name)
+    }
+
+    /// Resumes a paused schedule, with the first tick from now on.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub fn resume_schedule(&self, name: &str) -> Result<(), ScheduleError> {
+        self.scheduler.resume(name)
+    }
+
+    /// Removes a schedule. Its runs stay.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub fn unschedule(&self, name: &str) -> Result<(), ScheduleError> {
+        self.scheduler.remove(name)
+    }
+
+    /// Starts a run of a schedule now, also if it is paused or another run has not ended.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`].
+    pub fn trigger(&self, name: &str) -> Result<StartedRun, ScheduleError> {
+        self.scheduler.trigger(name)
+    }
+
+    /// Starts a run for each tick from one moment to another, both included, that has none yet; at most `most`. Returns the
+    /// runs of all these ticks.
+    ///
+    /// # Errors
+    /// See [`ScheduleError`]; some of the runs may have been started.
+    pub fn backfill(
+        &self,
+        name: &str,
+        since: Time,
+        until: Time,
+        most: usize,
+    ) -> Result<Vec<StartedRun>, ScheduleError> {
+        self.scheduler.backfill(name, since, until, most)
+    }
+}
