@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -69,32 +70,35 @@ def work(scheduled_at: str) -> str:
 workflow = bide.Workflow("w", [work])
 from datetime import timedelta
 runner = bide.Runner(db, slots=2)
-runner.schedule("often", workflow, timedelta(seconds=0.02), on_miss="all")
+runner.schedule("often", workflow, timedelta(seconds=0.05), on_miss="all")
 say("serves")
 stay()
 """
 
 
 def test_runners_that_are_killed_leave_no_tick_out_and_start_none_twice(file: Path) -> None:
-    children = [Child(SERVED, file) for _ in range(2)]
-    for child in children:
-        child.expect("serves")
-    with bide.Client(file) as client:
+    with ExitStack() as stack:
+
+        def begin() -> Child:
+            return stack.enter_context(Child(SERVED, file)).expect("serves")
+
+        children = [begin(), begin()]
+        client = stack.enter_context(bide.Client(file))
         seen = 0
-        for _ in range(4):
+        for _ in range(3):
             eventually(lambda seen=seen: len(keys(client, "often")) > seen + 10, "ten ticks have started runs")  # type: ignore[misc]
             seen = len(keys(client, "often"))
             children.pop(0).kill()
-            children.append(Child(SERVED, file).expect("serves"))
+            children.append(begin())
         client.pause_schedule("often")
         all_keys = keys(client, "often")
-        eventually(lambda: not client.runs(status="Running"), "all runs have ended")
         moments = [datetime.fromisoformat(key.removeprefix("often@")) for key in all_keys]
         steps = {after - before for before, after in zip(moments, moments[1:], strict=False)}
-        assert steps == {timedelta(seconds=0.02)}
+        assert steps == {timedelta(seconds=0.05)}
+        ended = bide.RunStatus.Completed
+        eventually(lambda: all(run.status is ended for run in client.runs()), "all runs have ended")
         assert {run["work"] for run in client.runs()} == {key.removeprefix("often@") for key in all_keys}
-    for child in children:
-        child.kill()
+        assert len(client.runs()) == len(all_keys)
 
 
 @pytest.mark.parametrize(("on_miss", "started"), [("latest", 1), ("all", 7), ("skip", 0)])
@@ -120,7 +124,7 @@ def held(release: threading.Event, begun: Callable[[], None]) -> bide.Workflow:
     @bide.task
     def hold(handle: bide.TaskHandle) -> None:
         begun()
-        handle.defer_until(release.is_set, 0.01)
+        handle.defer_until(release.is_set, 10)
 
     return bide.Workflow("held", [hold])
 
@@ -259,7 +263,7 @@ def test_a_schedule_outlives_its_runs(file: Path) -> None:
 def test_the_workflow_s_timeout_holds_for_scheduled_runs(runner: bide.Runner) -> None:
     @bide.task
     def hold(handle: bide.TaskHandle) -> None:
-        handle.defer_until(lambda: False, 0.01)
+        handle.defer_until(lambda: False, 10)
 
     runner.schedule("one", bide.Workflow("limited", [hold], timeout=0.05), timedelta(seconds=0.05))
     eventually(lambda: any(status is bide.RunStatus.Failed for status in statuses(runner, "one")), "its time is up")
