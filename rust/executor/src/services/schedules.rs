@@ -255,6 +255,9 @@ impl<H: Host> SchedulesService<H> {
             Ok(None) => return,
             Err(error) => return report(&error),
         };
+        if schedule.inputs_at(schedule.decided).is_none() {
+            return report(&"its inputs do not read back; the file was changed by another program or is damaged");
+        }
         let table = match Timetable::new(&schedule.when) {
             Ok(table) => table,
             Err(error) => return report(&error),
