@@ -110,7 +110,11 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, StoreTwins):
         ended or its workflow does not declare the signal, `SerializationError` if the value does not fit its type, and
         `KeyError` if there is no such run.
         """
-        self.signal_many([(run, signal, value, id)], workflow=workflow)
+        from bide._mail import check_sent, letter  # noqa: PLC0415 - for those who send signals
+
+        found = self._find_run(run, workflow)
+        letters = [letter(found, signal, value, id, self._declared(found, signal))]
+        check_sent(letters, self._core.send(letters))
 
     def signal_many(
         self,

@@ -183,7 +183,9 @@ impl Engine {
         wait: impl FnOnce() -> bool,
     ) -> Option<Permit<Self>> {
         self.deactivate();
-        self.pool.release(self, permit);
+        if self.pool.release(permit) {
+            self.pool.keep_spare(self);
+        }
         if !wait() {
             self.pool.unpark_without_slot();
             return None;

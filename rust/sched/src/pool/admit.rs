@@ -37,11 +37,8 @@ impl<E: Upcalls> Pool<E> {
     }
 
     /// Keeps one thread ready for the next body, up to the number of slots. On a thread that may start threads.
-    pub(super) fn keep_spare(&self, engine: &Arc<E>) {
-        let wanted = {
-            let state = self.shared.state.lock();
-            state.idle.is_empty() && state.threads < state.slots.total() as usize
-        };
+    pub fn keep_spare(&self, engine: &Arc<E>) {
+        let wanted = self.shared.state.lock().needs_spare();
         if wanted {
             self.start_if_possible(engine);
         }
@@ -137,6 +134,13 @@ impl<E: Upcalls> Pool<E> {
             ));
         }
         false
+    }
+}
+
+impl<E: Upcalls> State<E> {
+    /// Whether no thread is ready for the next body, though there might be one.
+    pub(super) fn needs_spare(&self) -> bool {
+        self.idle.is_empty() && self.threads < self.slots.total() as usize
     }
 }
 

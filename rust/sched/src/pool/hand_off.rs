@@ -106,8 +106,8 @@ impl<E: Upcalls> Shared<E> {
         None
     }
 
-    /// A body defers and releases its slot.
-    pub(super) fn release(&self, permit: Permit<E>) {
+    /// A body defers and releases its slot. True if there should be one thread more for it.
+    pub(super) fn release(&self, permit: Permit<E>) -> bool {
         let slot = self.deposit(permit);
         let mut state = self.state.lock();
         state.threads -= 1;
@@ -119,11 +119,13 @@ impl<E: Upcalls> Shared<E> {
             HandOff::Free => None,
         };
         self.copy_counts(&state);
+        let needs_spare = state.needs_spare();
         drop(state);
         match parker {
             Some(parker) => parker.assign(slot),
             None => self.wake_if_jobs(),
         }
+        needs_spare
     }
 
     /// A slot is free, and the thread that freed it does not look for jobs afterwards. A job that arrived after the

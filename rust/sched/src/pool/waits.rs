@@ -12,13 +12,12 @@ use crate::upcalls::{Alarm, Upcalls};
 const SHORT: Duration = Duration::from_millis(20);
 
 impl<E: Upcalls> Pool<E> {
-    /// A body defers: releases its slot and makes sure that a thread is there to use it. On a thread that may start
-    /// threads.
-    pub fn release(&self, engine: &Arc<E>, permit: Permit<E>) {
+    /// A body defers: releases its slot. If this is true, [`Pool::keep_spare`] is to be called afterwards, on a thread
+    /// that may start threads: none is there to use the slot, and another one may have taken the last in between.
+    #[must_use]
+    pub fn release(&self, permit: Permit<E>) -> bool {
         self.body_stops(&permit);
-        self.shared.release(permit);
-        // Afterwards: another thread may have taken the last idle one in between.
-        self.keep_spare(engine);
+        self.shared.release(permit)
     }
 
     /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `last` is the poll
