@@ -19,6 +19,7 @@ from . import (
     bide_growth,
     bide_looks,
     bide_processes,
+    bide_schedules,
     bide_signals,
     bide_waits,
     measure,
@@ -159,6 +160,7 @@ if __name__ == "__main__":
         bide_growth,
         bide_looks,
         bide_processes,
+        bide_schedules,
         bide_signals,
         bide_waits,
     )

@@ -645,7 +645,7 @@ class Runner:
     def alter_schedule(
         self, name: str, what: Literal["pause", "resume", "remove", "trigger"]
     ) -> tuple[str, str] | None:
-        """Pause, resume or remove a schedule, or start a run of it and return its id and key. KeyError if there is none."""
+        """Pause, resume or remove a schedule, or start a run of it and return id and key. KeyError if there is none."""
 
     def backfill(self, name: str, since: int, until: int, most: int) -> list[tuple[str, str]]:
         """Start the runs of past ticks, and return their ids and keys. OverflowError if there are more than `most`."""

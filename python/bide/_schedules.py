@@ -1,6 +1,6 @@
 """Schedules: `schedule`, `backfill` and what else a `Runner` or a `Client` does with them.
 
-A schedule is a row of the store. Which runs it starts, and when, is decided by the executor (`rust/core/src/schedules/`).
+A schedule is a row of the store. Which runs it starts, and when, the executor decides (`rust/core/src/schedules/`).
 """
 
 from collections.abc import Mapping
@@ -40,8 +40,8 @@ _VALUES = Codec(where="an input of a schedule", root="value")
 class Cron(msgspec.Struct, frozen=True):
     """A cron expression and the time zone that it counts in.
 
-    The expression has five fields (minute, hour, day of month, month, day of week), or six with seconds before them, or is
-    `"@daily"`, `"@hourly"` and the like. The zone is a name such as `"Europe/Berlin"`, or a `ZoneInfo`.
+    The expression has five fields (minute, hour, day of month, month, day of week), or six with seconds before them, or
+    is `"@daily"`, `"@hourly"` and the like. The zone is a name such as `"Europe/Berlin"`, or a `ZoneInfo`.
     """
 
     expression: str
@@ -113,14 +113,15 @@ class Schedules:
     ) -> Schedule:
         """Have runs of a workflow started at certain times, until `unschedule(name)`.
 
-        `when` is a cron expression in the time zone `tz` (UTC if there is none), a `bide.Cron`, or a `timedelta` between
-        two ticks. The schedule is committed: it is served by every runner of the store that has the workflow, also after
-        a restart. Each tick starts one run, with the key `name@<moment>`. A task that takes `scheduled_at` gets the
-        moment of the tick, a `datetime` in UTC.
+        `when` is a cron expression in the time zone `tz` (UTC if there is none), a `bide.Cron`, or a `timedelta`
+        between two ticks. The schedule is committed: it is served by every runner of the store that has the workflow,
+        also after a restart. Each tick starts one run, with the key `name@<moment>`. A task that takes `scheduled_at`
+        gets the moment of the tick, a `datetime` in UTC.
 
-        Of ticks at which no runner was there, `on_miss` starts the `"latest"`, `"all"`, or none (`"skip"`). While a run of
-        an earlier tick has not ended, `overlap` starts the next one beside it (`"allow"`), not at all (`"skip"`),
-        afterwards (`"queue"`), or afterwards and cancels that one (`"cancel"`). A run starts up to `jitter` after its tick.
+        Of ticks at which no runner was there, `on_miss` starts the `"latest"`, `"all"`, or none (`"skip"`). While a run
+        of an earlier tick has not ended, `overlap` starts the next one beside it (`"allow"`), not at all (`"skip"`),
+        afterwards (`"queue"`), or afterwards and cancels that one (`"cancel"`). A run starts up to `jitter` after its
+        tick.
 
         The same call again changes nothing; with other settings it changes the schedule, for ticks from now on.
         """
@@ -180,8 +181,8 @@ class Schedules:
             raise self._no_schedule(name) from None
         except OverflowError:
             msg = (
-                f"schedule {name!r} has more than {limit:,} ticks from {since} to {until}, each of which would start a run: "
-                "name a shorter time, or pass most= to start so many"
+                f"schedule {name!r} has more than {limit:,} ticks from {since} to {until}, each of which would start a "
+                "run: name a shorter time, or pass most= to start so many"
             )
             raise DefinitionError(msg) from None
         return [self._handle_of(one) for one in started]
@@ -200,7 +201,7 @@ class Schedules:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _alter(self, name: str, what: str) -> tuple[str, str] | None:
+    def _alter(self, name: str, what: Literal["pause", "resume", "remove", "trigger"]) -> tuple[str, str] | None:
         name = check_text(name, "schedule: name")
         try:
             return cast("StoreAccess", self)._core.alter_schedule(name, what)
@@ -249,8 +250,8 @@ def _zone_name(name: str, tz: object) -> str:
     key = tz if isinstance(tz, str) else getattr(tz, "key", None)
     if not isinstance(key, str) or not key:
         msg = (
-            f"schedule {name!r}: tz must be the name of a time zone, such as 'Europe/Berlin', or a ZoneInfo with a name, "
-            f"not {tz!r}"
+            f"schedule {name!r}: tz must be the name of a time zone, such as 'Europe/Berlin', or a ZoneInfo with a "
+            f"name, not {tz!r}"
         )
         raise DefinitionError(msg)
     return check_text(key, f"schedule {name!r}: tz")
@@ -279,8 +280,8 @@ def _inputs(
         return [pair for pair in encoded if pair[0] != MOMENT_INPUT], tag
     readers = ", ".join(repr(task) for task in dict.fromkeys(compiled.readers(MOMENT_INPUT)))
     msg = (
-        f"schedule {name!r}: the input {MOMENT_INPUT!r} gets the moment of the tick, a datetime, which does not fit what "
-        f"the tasks take it as ({readers}): annotate it datetime or str"
+        f"schedule {name!r}: the input {MOMENT_INPUT!r} gets the moment of the tick, a datetime, which does not fit "
+        f"what the tasks take it as ({readers}): annotate it datetime or str"
     )
     raise DefinitionError(msg)
 

@@ -8,8 +8,8 @@ use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow,
-    UnownedRuns, WaitPosition, Written,
+    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
+    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
 };
 
 /// A store that was released.

@@ -12,8 +12,8 @@ use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow,
-    UnownedRuns, WaitPosition, Written,
+    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
+    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
 };
 use bide_sync::{Condvar, Mutex};
 

@@ -180,11 +180,8 @@ fn a_queued_tick_starts_once_the_earlier_run_has_ended() {
     assert_eq!(keys(&*store), ticks(since, 1));
     assert_eq!(process.0.engine().schedules().unwrap()[0].schedule.queue.len(), 2);
     let run = store.list(&RunFilter::default()).unwrap()[0].run.id;
-    let control = bide_executor::core::Control {
-        ask: bide_executor::core::Ask::Cancel { force: true },
-        by: None,
-        reason: None,
-    };
+    let control =
+        bide_executor::core::Control { ask: bide_executor::core::Ask::Cancel { force: true }, by: None, reason: None };
     process.0.engine().ask(run, &control).unwrap();
     // No time passes: the end of the run is seen.
     (0..3).for_each(|_| assert!(process.turn()));

@@ -1,9 +1,9 @@
 //! Cron expressions in a time zone. The crate `croner` reads them and finds the times of day that match; what they mean
 //! when clocks are set is decided here. The zones are those of the IANA database that is built in.
 //!
-//! It is that of Vixie cron. An expression with fixed times has one tick for each of them on each day: a time that is left
-//! out has its tick at the first moment afterwards, one that comes twice the first time. An expression whose minute or
-//! hour begins with `*` goes by the clock: what is left out has no tick, what comes twice has two.
+//! It is that of Vixie cron. An expression with fixed times has one tick for each of them on each day: a time that is
+//! left out has its tick at the first moment afterwards, one that comes twice the first time. An expression whose
+//! minute or hour begins with `*` goes by the clock: what is left out has no tick, what comes twice has two.
 
 use chrono::{DateTime, Offset, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};

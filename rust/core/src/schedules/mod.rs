@@ -1,8 +1,8 @@
 //! Schedules: what is due at a moment, which of it starts a run, and which runs have to end first.
 //!
-//! A schedule is a row. Its *ticks* are instants, made by its [`Timetable`]; those up to [`Schedule::decided`] are decided
-//! for good. Nothing here reads a clock: whoever serves schedules asks [`due`] and [`plan`], and commits the answer with
-//! the runs that it starts, if the row is still the one that was asked about.
+//! A schedule is a row. Its *ticks* are instants, made by its [`Timetable`]; those up to [`Schedule::decided`] are
+//! decided for good. Nothing here reads a clock: whoever serves schedules asks [`due`] and [`plan`], and commits the
+//! answer with the runs that it starts, if the row is still the one that was asked about.
 
 mod cron;
 mod decide;
@@ -88,7 +88,8 @@ pub enum When {
 }
 
 impl When {
-    /// Whether the ticks are the same. Where equal distances are counted from makes no difference: the first one stands.
+    /// Whether the ticks are the same. Where equal distances are counted from makes no difference: the first one
+    /// stands.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -159,9 +160,8 @@ impl Schedule {
         }
         // FNV-1a, and a last mix: neighbouring ticks differ in few bits.
         let bytes = self.name.bytes().chain(tick.0.to_le_bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = bytes
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let mixed = (hash ^ (hash >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let range = u128::from(self.jitter.unsigned_abs()) + 1;
         i64::try_from((u128::from(mixed) * range) >> 64).unwrap_or(0)

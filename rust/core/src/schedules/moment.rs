@@ -10,8 +10,7 @@ use crate::time::Time;
 #[must_use]
 pub fn text(moment: Time) -> String {
     let Some(moment) = DateTime::<Utc>::from_timestamp_micros(moment.0) else { return moment.0.to_string() };
-    let digits =
-        if moment.timestamp_subsec_micros() == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
+    let digits = if moment.timestamp_subsec_micros() == 0 { SecondsFormat::Secs } else { SecondsFormat::Micros };
     moment.to_rfc3339_opts(digits, true)
 }
 

@@ -20,9 +20,9 @@ fn ticks(table: &Timetable, since: &str, most: usize) -> Vec<String> {
 
 #[test]
 fn ticks_when_clocks_are_set_are_those_of_vixie_cron() {
-    // Clocks go from 02:00 to 03:00 (Berlin: 2026-03-29 01:00Z; New York: 2026-03-08 07:00Z) and back from 03:00 to 02:00
-    // (2026-10-25 01:00Z) or from 02:00 to 01:00 (2026-11-01 06:00Z). Lord Howe: by half an hour, back from 02:00 to 01:30
-    // (2026-04-04 15:00Z), on from 02:00 to 02:30 (2026-10-03 15:30Z).
+    // Clocks go from 02:00 to 03:00 (Berlin: 2026-03-29 01:00Z; New York: 2026-03-08 07:00Z) and back from 03:00 to
+    // 02:00 (2026-10-25 01:00Z) or from 02:00 to 01:00 (2026-11-01 06:00Z). Lord Howe: by half an hour, back from 02:00
+    // to 01:30 (2026-04-04 15:00Z), on from 02:00 to 02:30 (2026-10-03 15:30Z).
     const BERLIN: &str = "Europe/Berlin";
     const NEW_YORK: &str = "America/New_York";
     const LORD_HOWE: &str = "Australia/Lord_Howe";
@@ -49,24 +49,31 @@ fn ticks_when_clocks_are_set_are_those_of_vixie_cron() {
         // Every so often: by the clock, without what is left out, and with both of what comes twice.
         ("*/30 * * * *", BERLIN, "2026-03-29T00:15:00Z", &["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z"]),
         ("*/5 2 * * *", BERLIN, "2026-03-28T12:00:00Z", &["2026-03-30T00:00:00Z"]),
-        ("0 * * * *", NEW_YORK, "2026-11-01T04:30:00Z", &[
-            "2026-11-01T05:00:00Z",
-            "2026-11-01T06:00:00Z",
-            "2026-11-01T07:00:00Z",
-        ]),
-        ("*/20 2 * * *", BERLIN, "2026-10-25T00:05:00Z", &[
-            "2026-10-25T00:20:00Z",
-            "2026-10-25T00:40:00Z",
-            "2026-10-25T01:00:00Z",
-            "2026-10-25T01:20:00Z",
-            "2026-10-25T01:40:00Z",
-            "2026-10-26T01:00:00Z",
-        ]),
-        ("*/15 * * * *", LORD_HOWE, "2026-04-04T14:40:00Z", &[
-            "2026-04-04T14:45:00Z",
-            "2026-04-04T15:00:00Z",
-            "2026-04-04T15:15:00Z",
-        ]),
+        (
+            "0 * * * *",
+            NEW_YORK,
+            "2026-11-01T04:30:00Z",
+            &["2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"],
+        ),
+        (
+            "*/20 2 * * *",
+            BERLIN,
+            "2026-10-25T00:05:00Z",
+            &[
+                "2026-10-25T00:20:00Z",
+                "2026-10-25T00:40:00Z",
+                "2026-10-25T01:00:00Z",
+                "2026-10-25T01:20:00Z",
+                "2026-10-25T01:40:00Z",
+                "2026-10-26T01:00:00Z",
+            ],
+        ),
+        (
+            "*/15 * * * *",
+            LORD_HOWE,
+            "2026-04-04T14:40:00Z",
+            &["2026-04-04T14:45:00Z", "2026-04-04T15:00:00Z", "2026-04-04T15:15:00Z"],
+        ),
         // Once a year, with clocks set in between.
         ("0 12 1 12 *", BERLIN, "2026-01-01T00:00:00Z", &["2026-12-01T11:00:00Z", "2027-12-01T11:00:00Z"]),
     ];
@@ -95,7 +102,8 @@ fn five_minutes_are_always_five_minutes_apart() {
 fn the_newest_tick_is_the_last_of_all_that_there_are() {
     for table in [cron("*/7 3 * * 1-5", "Europe/Berlin"), cron("0 0 29 2 *", "UTC"), cron("* * * * *", "UTC")] {
         for hours in [0, 1, 5, 24, 24 * 9] {
-            let (after, until) = (at("2026-10-20T00:00:30Z"), Time(at("2026-10-20T00:00:30Z").0 + hours * 3_600_000_000));
+            let (after, until) =
+                (at("2026-10-20T00:00:30Z"), Time(at("2026-10-20T00:00:30Z").0 + hours * 3_600_000_000));
             let all = table.between(Time(after.0 + 1), until, usize::MAX).expect("no limit");
             assert_eq!(table.newest(after, until), all.last().copied(), "{table:?} {hours}");
         }
@@ -104,26 +112,34 @@ fn the_newest_tick_is_the_last_of_all_that_there_are() {
 
 #[test]
 fn equal_distances_are_counted_from_the_anchor_in_both_directions() {
-    let table = Timetable::new(&When::Every { micros: 600_000_000, anchor: at("2026-01-01T00:03:00Z") }).expect("a table");
+    let table =
+        Timetable::new(&When::Every { micros: 600_000_000, anchor: at("2026-01-01T00:03:00Z") }).expect("a table");
     assert_eq!(ticks(&table, "2026-01-01T00:03:00Z", 2), ["2026-01-01T00:13:00Z", "2026-01-01T00:23:00Z"]);
     assert_eq!(ticks(&table, "2025-12-31T23:50:00Z", 2), ["2025-12-31T23:53:00Z", "2026-01-01T00:03:00Z"]);
     assert_eq!(table.newest(at("2025-12-01T00:00:00Z"), at("2026-01-01T00:12:59Z")), Some(at("2026-01-01T00:03:00Z")));
     assert_eq!(table.newest(at("2026-01-01T00:03:00Z"), at("2026-01-01T00:12:59Z")), None);
     assert_eq!(table.between(at("2026-01-01T00:03:00Z"), at("2026-01-01T00:23:00Z"), 2), Err(TooManyTicks));
-    assert_eq!(table.between(at("2026-01-01T00:03:00Z"), at("2026-01-01T00:23:00Z"), 3).map(|ticks| ticks.len()), Ok(3));
+    assert_eq!(
+        table.between(at("2026-01-01T00:03:00Z"), at("2026-01-01T00:23:00Z"), 3).map(|ticks| ticks.len()),
+        Ok(3)
+    );
 }
 
 #[test]
 fn what_cannot_be_read_says_what_is_wrong_with_it() {
     let refused = |expression: &str, zone: &str| {
-        Timetable::new(&When::Cron { expression: expression.into(), zone: zone.into() }).expect_err(expression).to_string()
+        Timetable::new(&When::Cron { expression: expression.into(), zone: zone.into() })
+            .expect_err(expression)
+            .to_string()
     };
     assert_eq!(
         refused("0 2 * * *", "Europe/Berlni"),
         "there is no time zone 'Europe/Berlni'; did you mean 'Europe/Berlin'? (zones have names such as 'Europe/Berlin' or \
          'UTC')"
     );
-    for (expression, part) in [("0 2 * *", "five fields are needed"), ("61 2 * * *", "61"), ("a b c d e", "'a b c d e'")] {
+    for (expression, part) in
+        [("0 2 * *", "five fields are needed"), ("61 2 * * *", "61"), ("a b c d e", "'a b c d e'")]
+    {
         assert!(refused(expression, "UTC").contains(part), "{}", refused(expression, "UTC"));
     }
     assert!(Timetable::new(&When::Every { micros: 999, anchor: Time(0) }).is_err());

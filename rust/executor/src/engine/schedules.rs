@@ -63,8 +63,8 @@ impl<H: Host> Engine<H> {
         self.scheduler.trigger(name)
     }
 
-    /// Starts a run for each tick from one moment to another, both included, that has none yet; at most `most`. Returns the
-    /// runs of all these ticks.
+    /// Starts a run for each tick from one moment to another, both included, that has none yet; at most `most`. Returns
+    /// the runs of all these ticks.
     ///
     /// # Errors
     /// See [`ScheduleError`]; some of the runs may have been started.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bide_core::record::NewRun;
 use bide_core::schedules::{
-    At, Due, MOST_STARTED, MomentInput, OnMiss, Overlap, Schedule, Timetable, TooManyTicks, When, due, moment_text, plan,
-    run_key,
+    At, Due, MOST_STARTED, MomentInput, OnMiss, Overlap, Schedule, Timetable, TooManyTicks, When, due, moment_text,
+    plan, run_key,
 };
 use bide_core::{DefinitionError, RunId, RunOptions, Time};
 use bide_store::{Creation, ScheduleChange, ScheduleChanged, StoreError, StoredSchedule};
@@ -93,7 +93,8 @@ pub(crate) struct Step {
 pub(crate) enum Looked {
     /// Something is to be committed.
     Step(Box<Step>),
-    /// Nothing is to be done before this moment; `None`: before a change. Of runs that are to be cancelled these are left.
+    /// Nothing is to be done before this moment; `None`: before a change. Of runs that are to be cancelled these are
+    /// left.
     Nothing(Option<Time>, Vec<RunId>),
 }
 
@@ -113,8 +114,8 @@ impl<H: Host> Scheduler<H> {
         Arc::new(Self { control, recovery, ids })
     }
 
-    /// What is to be done about a schedule. `watch` is called with the runs whose ends matter, before it is asked whether
-    /// they have ended.
+    /// What is to be done about a schedule. `watch` is called with the runs whose ends matter, before it is asked
+    /// whether they have ended.
     ///
     /// # Errors
     /// From the store.
@@ -162,8 +163,7 @@ impl<H: Host> Scheduler<H> {
                 changed.queue.len()
             ));
         }
-        let change =
-            ScheduleChange { name: Arc::clone(name), expected: Some(revision), schedule: Some(changed), runs };
+        let change = ScheduleChange { name: Arc::clone(name), expected: Some(revision), schedule: Some(changed), runs };
         Ok(Looked::Step(Box::new(Step { change, cancels, notes })))
     }
 
@@ -306,8 +306,8 @@ impl<H: Host> Scheduler<H> {
         }
     }
 
-    /// Before the ticks of a schedule become other ones, those that are due by now start their runs. True if it has changed
-    /// by that.
+    /// Before the ticks of a schedule become other ones, those that are due by now start their runs. True if it has
+    /// changed by that.
     fn settle(&self, revision: i64, old: &Schedule, now: Time) -> Result<bool, ScheduleError> {
         // What cannot be read any more has no ticks.
         let Ok(table) = Timetable::new(&old.when) else { return Ok(false) };
@@ -429,8 +429,8 @@ impl<H: Host> Scheduler<H> {
         }
     }
 
-    /// Starts a run for each tick from one moment to another, both included, that has none yet; at most `most`. Returns the
-    /// runs of all these ticks.
+    /// Starts a run for each tick from one moment to another, both included, that has none yet; at most `most`. Returns
+    /// the runs of all these ticks.
     ///
     /// # Errors
     /// See [`ScheduleError`]; some of the runs may have been started.
@@ -443,7 +443,8 @@ impl<H: Host> Scheduler<H> {
     ) -> Result<Vec<StartedRun>, ScheduleError> {
         let (_, schedule) = self.named(name)?;
         if until > self.control.clock.now() {
-            let why = "only past ticks can be made up for, and the range ends in the future, whose runs it starts itself";
+            let why =
+                "only past ticks can be made up for, and the range ends in the future, whose runs it starts itself";
             return Err(ScheduleError::Refused(DefinitionError(why.into())));
         }
         let table = Timetable::new(&schedule.when).map_err(ScheduleError::Refused)?;

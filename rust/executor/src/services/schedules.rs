@@ -273,9 +273,8 @@ impl<H: Host> SchedulesService<H> {
     /// Begins to serve the schedules whose workflows are registered.
     fn serve(&self, agenda: &mut Agenda) {
         let now = self.control.clock.now();
-        let is_new = |known: &Known| {
-            known.serving.is_none() && self.recovery.workflow(&known.schedule.workflow).is_some()
-        };
+        let is_new =
+            |known: &Known| known.serving.is_none() && self.recovery.workflow(&known.schedule.workflow).is_some();
         let new: Vec<Arc<str>> =
             agenda.known.iter().filter(|(_, known)| is_new(known)).map(|(name, _)| Arc::clone(name)).collect();
         for name in new {
@@ -353,12 +352,10 @@ impl<H: Host> SchedulesService<H> {
                     self.cancel(agenda, name, &step.cancels)?;
                 }
                 // Another runner was faster, or somebody has changed it.
-                ScheduleChanged::Moved | ScheduleChanged::NumberTaken => {
-                    match self.control.store().schedule(name)? {
-                        Some(row) => self.take_in(agenda, row),
-                        None => drop(agenda.forget(name)),
-                    }
-                }
+                ScheduleChanged::Moved | ScheduleChanged::NumberTaken => match self.control.store().schedule(name)? {
+                    Some(row) => self.take_in(agenda, row),
+                    None => drop(agenda.forget(name)),
+                },
             }
         }
         if has_started { self.scheduler.claim() } else { Ok(()) }

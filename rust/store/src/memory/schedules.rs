@@ -1,6 +1,5 @@
 //! The schedules of a store in memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bide_core::record::RunRowId;
@@ -8,15 +7,6 @@ use bide_core::schedules::Schedule;
 
 use super::MemoryStore;
 use crate::{Creation, ScheduleChange, ScheduleChanged, Schedules, StoreError, StoredSchedule};
-
-/// All schedules, also those that were removed, with their revisions.
-#[derive(Default)]
-pub(super) struct MemSchedules {
-    /// By name.
-    rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
-    /// The highest revision.
-    last: i64,
-}
 
 fn stored(name: &Arc<str>, (revision, schedule): &(i64, Option<Schedule>)) -> StoredSchedule {
     StoredSchedule { name: Arc::clone(name), revision: *revision, schedule: Ok(schedule.clone()) }

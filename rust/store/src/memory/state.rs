@@ -1,15 +1,15 @@
 //! What the store in memory holds, and the changes of it that take several steps. Its lock is in `mod.rs`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+use bide_core::schedules::Schedule;
 use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
 use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
-use super::schedules::MemSchedules;
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
@@ -43,6 +43,15 @@ pub(super) struct State {
     pub(super) children: HashMap<RunRowId, Vec<RunRowId>, RowHash>,
     /// The schedules.
     pub(super) schedules: MemSchedules,
+}
+
+/// All schedules, also those that were removed, with their revisions.
+#[derive(Default)]
+pub(super) struct MemSchedules {
+    /// By name.
+    pub(super) rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
+    /// The highest revision.
+    pub(super) last: i64,
 }
 
 /// A workflow.

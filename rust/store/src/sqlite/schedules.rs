@@ -22,7 +22,8 @@ const NEXT: &str = "SELECT coalesce(max(revision), 0) + 1 FROM schedule";
 const SET: &str = "INSERT OR REPLACE INTO schedule (name, revision, removed, workflow, version, cron, zone, every, anchor, \
      inputs, moment, on_miss, overlap, jitter, timeout, created_at, paused_at, decided, last_tick, last_run, queue, open) \
      VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
-const REMOVE: &str = "UPDATE schedule SET revision = ?2, removed = 1, inputs = x'', queue = x'', open = x'' WHERE name = ?1";
+const REMOVE: &str =
+    "UPDATE schedule SET revision = ?2, removed = 1, inputs = x'', queue = x'', open = x'' WHERE name = ?1";
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
@@ -142,12 +143,12 @@ impl SqliteStore {
 
     fn read_schedule(&self, row: &Row<'_>, name: &Arc<str>) -> Result<Schedule, StoreError> {
         let fields = ScheduleFields { row, identity: &self.identity.name, name };
-        let when = match (fields.get(6, "cron")?, fields.get(7, "zone")?, fields.get(8, "every")?, fields.get(9, "anchor")?)
-        {
-            (Some(expression), Some(zone), None, None) => When::Cron { expression, zone },
-            (None, None, Some(micros), Some(anchor)) => When::Every { micros, anchor: Time(anchor) },
-            _ => return Err(fields.corrupt("cron", "it has no ticks, or those of two kinds")),
-        };
+        let when =
+            match (fields.get(6, "cron")?, fields.get(7, "zone")?, fields.get(8, "every")?, fields.get(9, "anchor")?) {
+                (Some(expression), Some(zone), None, None) => When::Cron { expression, zone },
+                (None, None, Some(micros), Some(anchor)) => When::Every { micros, anchor: Time(anchor) },
+                _ => return Err(fields.corrupt("cron", "it has no ticks, or those of two kinds")),
+            };
         let inputs: Vec<u8> = fields.get(10, "inputs")?;
         let last_tick: Option<i64> = fields.get(19, "last_tick")?;
         let last_run: Option<Vec<u8>> = fields.get(20, "last_run")?;
