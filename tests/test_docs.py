@@ -17,6 +17,7 @@ PAGES = [
     "docs/live.md",
     "docs/intervening.md",
     "docs/deploying.md",
+    "docs/testing.md",
     "README.md",
 ]
 

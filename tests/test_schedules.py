@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 import bide
+import bide.testing
 from processes import Child, eventually
 
 WEEK = timedelta(days=7)
@@ -308,3 +309,12 @@ def test_bad_input_is_refused_with_its_reason_and_changes_nothing(file: Path, ca
             act(runner)
         assert runner.schedules() == [before]
         assert runner.runs() == []
+
+
+def test_ticks_follow_a_clock_that_is_moved_by_hand() -> None:
+    start = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    with bide.testing.Runner(start=start) as runner:
+        runner.schedule("berlin", workflow, "30 2 * * *", tz="Europe/Berlin")
+        runner.advance(3 * 86_400)
+        found = sorted(run["work"] for run in runner.runs(key_prefix="berlin@"))
+        assert found == [f"nobody 2026-03-{moment}+00:00" for moment in ("29T01:00:00", "30T00:30:00", "31T00:30:00")]

@@ -23,6 +23,7 @@ mod handle;
 mod history;
 mod host;
 mod in_step;
+mod journal;
 mod lists;
 mod location;
 mod maps;
@@ -42,6 +43,8 @@ mod snapshot;
 mod stack;
 mod step;
 mod submission;
+mod test_clock;
+mod test_hooks;
 mod thread;
 mod turn;
 mod value;
@@ -61,6 +64,13 @@ fn counts() -> (u64, u64, u64) {
 #[pyfunction]
 fn in_body() -> bool {
     process::is_in_body()
+}
+
+/// Whether the calling thread executes a step.
+#[pyfunction]
+#[pyo3(name = "in_step")]
+fn is_in_step() -> bool {
+    in_step::in_step()
 }
 
 /// Starts the thread of a runner's own event loop: a daemon thread that calls this.
@@ -101,6 +111,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<workflow::PyWorkflow>()?;
     m.add_class::<runner::PyRunner>()?;
     m.add_class::<run_handle::PyRunHandle>()?;
+    m.add_class::<test_clock::PyTestClock>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_class::<aio::PyLoopQueue>()?;
@@ -113,6 +124,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
+    m.add_function(wrap_pyfunction!(is_in_step, m)?)?;
     m.add_function(wrap_pyfunction!(current::current, m)?)?;
     m.add_function(wrap_pyfunction!(callback::token, m)?)?;
     m.add_function(wrap_pyfunction!(callback::read_token, m)?)?;

@@ -335,6 +335,17 @@ impl Call {
         self.record(operation, Err(failure))
     }
 
+    /// Whether it waits for conditions that are polled for ever if they go on answering as they have. (Deadlines of the
+    /// members of a combination have timers of their own.)
+    #[must_use]
+    pub fn is_endless(&self) -> bool {
+        match &self.kind {
+            Kind::Condition(polling) => polling.is_endless(),
+            Kind::Combined(combined) => combined.is_endless(),
+            _ => false,
+        }
+    }
+
     /// The deadline of its open entry has changed.
     pub fn set_deadline(&mut self, deadline: Option<Time>) {
         if let Kind::Condition(polling) = &mut self.kind {

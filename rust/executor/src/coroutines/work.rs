@@ -63,7 +63,7 @@ impl<H: Host> Start<H> {
         let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
         let begun = Begun { body: Arc::clone(&body), args };
         if !entered.mark {
-            coroutines.begins(&body, engine.steady());
+            coroutines.begins(&body, engine.clock().machine());
             return Beginning::Done(Some(begun));
         }
         Beginning::Waits(Box::pin(async move {
@@ -76,7 +76,7 @@ impl<H: Host> Start<H> {
                 }
                 return None;
             }
-            coroutines.begins(&body, engine.steady());
+            coroutines.begins(&body, engine.clock().machine());
             Some(begun)
         }))
     }

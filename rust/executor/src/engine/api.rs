@@ -420,6 +420,11 @@ impl<H: Host> Engine<H> {
         self.control.lease_holds_at(now)
     }
 
+    /// See [`crate::services::lease::LeaseService::rest`].
+    pub(crate) fn lease_rest(&self) -> Option<u64> {
+        self.lease_service.rest()
+    }
+
     /// What rings when a time has come.
     #[inline]
     pub(crate) fn timers(&self) -> &Timers {

@@ -20,7 +20,9 @@ impl<H: Host> Engine<H> {
         workflow: &Arc<RegisteredWorkflow<H>>,
         request: &ScheduleRequest,
     ) -> Result<ScheduleView, ScheduleError> {
-        self.scheduler.define(workflow, request)
+        let view = self.scheduler.define(workflow, request)?;
+        self.has_changed()?;
+        Ok(view)
     }
 
     /// All schedules of the store, by name.
@@ -36,7 +38,8 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// See [`ScheduleError`].
     pub fn pause_schedule(&self, name: &str) -> Result<(), ScheduleError> {
-        self.scheduler.pause(name)
+        self.scheduler.pause(name)?;
+        self.has_changed()
     }
 
     /// Resumes a paused schedule, with the first tick from now on.
@@ -44,7 +47,8 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// See [`ScheduleError`].
     pub fn resume_schedule(&self, name: &str) -> Result<(), ScheduleError> {
-        self.scheduler.resume(name)
+        self.scheduler.resume(name)?;
+        self.has_changed()
     }
 
     /// Removes a schedule. Its runs stay.
@@ -52,7 +56,8 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// See [`ScheduleError`].
     pub fn unschedule(&self, name: &str) -> Result<(), ScheduleError> {
-        self.scheduler.remove(name)
+        self.scheduler.remove(name)?;
+        self.has_changed()
     }
 
     /// Starts a run of a schedule now, also if it is paused or another run has not ended.
@@ -76,5 +81,18 @@ impl<H: Host> Engine<H> {
         most: usize,
     ) -> Result<Vec<StartedRun>, ScheduleError> {
         self.scheduler.backfill(name, since, until, most)
+    }
+
+    /// The thread that serves schedules hears of a change at once: clocks that are moved by hand may be moved next.
+    fn has_changed(&self) -> Result<(), ScheduleError> {
+        if !self.is_client() {
+            self.schedules_service.read()?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::services::schedules::SchedulesService::rest`].
+    pub(crate) fn schedules_rest(&self) -> Option<u64> {
+        self.schedules_service.rest()
     }
 }

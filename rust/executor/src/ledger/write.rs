@@ -41,6 +41,7 @@ pub(super) fn write<H: Host>(
     if pending.is_empty() && !creates {
         return Ok(());
     }
+    engine.crash().before_commit()?;
     let store = &*engine.store();
     if store.blocks() {
         pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
@@ -67,6 +68,7 @@ pub(super) fn write<H: Host>(
     } else {
         (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
     };
+    engine.crash().after_commit()?;
     for ((run, number), effect) in pending.committed(committed) {
         let Some(request) = group.get_mut(number) else { continue };
         match effect {

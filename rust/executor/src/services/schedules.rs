@@ -169,15 +169,7 @@ impl<H: Host> SchedulesService<H> {
     /// From the store.
     pub(crate) fn look(&self, changes: &Changes) -> Result<(), StoreError> {
         if changes.unowned {
-            let after = self.told.lock().read;
-            let rows = self.control.store().schedules(after)?;
-            if let Some(last) = rows.last() {
-                let last = last.revision;
-                self.tell(|told| {
-                    told.read = last;
-                    told.rows.extend(rows);
-                });
-            }
+            self.read()?;
         }
         let has_ended = {
             let awaited = self.awaited.lock();
@@ -189,6 +181,23 @@ impl<H: Host> SchedulesService<H> {
         };
         if has_ended {
             self.tell(|told| told.ended = true);
+        }
+        Ok(())
+    }
+
+    /// Tells the thread which schedules have changed since it was told last.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn read(&self) -> Result<(), StoreError> {
+        let after = self.told.lock().read;
+        let rows = self.control.store().schedules(after)?;
+        if let Some(last) = rows.last() {
+            let last = last.revision;
+            self.tell(|told| {
+                told.read = told.read.max(last);
+                told.rows.extend(rows);
+            });
         }
         Ok(())
     }
@@ -234,7 +243,6 @@ impl<H: Host> SchedulesService<H> {
     }
 
     /// Whether the thread has nothing to do, as a number that changes whenever it has had something to do.
-    #[expect(dead_code, reason = "for clocks that are moved by hand")]
     pub(crate) fn rest(&self) -> Option<u64> {
         let told = self.told.lock();
         (!told.is_busy && !told.has_work()).then_some(told.turns)
@@ -390,7 +398,7 @@ impl<H: Host> SchedulesService<H> {
             self.timers.cancel(key);
         }
         let Some((at, me)) = at.zip(self.me.upgrade()) else { return };
-        agenda.alarm = self.timers.at(at, me, 0).map(|key| (at, key));
+        agenda.alarm = self.timers.tick_at(at, me, 0).map(|key| (at, key));
     }
 }
 

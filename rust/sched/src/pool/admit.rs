@@ -28,7 +28,11 @@ enum Admission<J> {
 impl<E: Upcalls> Pool<E> {
     /// False if the host is ending and needs no thread any more.
     pub(super) fn start<F>(&self, start: impl FnOnce() -> Result<bool, F>) -> Result<bool, F> {
-        self.shared.state.lock().threads += 1;
+        {
+            let mut state = self.shared.state.lock();
+            state.threads += 1;
+            state.changes += 1;
+        }
         let started = start();
         if !matches!(started, Ok(true)) {
             self.shared.thread_ends(&mut self.shared.state.lock());
@@ -89,6 +93,7 @@ impl<E: Upcalls> Pool<E> {
 
     /// A thread that is not the pool's own sleeps for a body: the end is signalled to it, too.
     pub fn enlist(&self, parker: &Arc<Parker<E>>) {
+        parker.set_enlisted();
         self.shared.state.lock().bodies.push(Arc::downgrade(parker));
         if self.shared.is_closing() {
             parker.close();

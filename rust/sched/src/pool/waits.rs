@@ -20,21 +20,22 @@ impl<E: Upcalls> Pool<E> {
         self.shared.release(permit)
     }
 
-    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `last` is the poll
-    /// before, which ends with this. `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
+    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `endless`: it is
+    /// polled for ever if its condition goes on answering as it has. `last` is the poll before, which ends with this.
+    /// `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
     pub fn park_until_poll(
         &self,
         engine: &Arc<E>,
         parker: &Arc<Parker<E>>,
-        span: Duration,
+        (span, endless): (Duration, bool),
         last: Option<PollNo>,
         set_alarm: impl FnOnce(Arc<dyn Alarm>, u64),
     ) -> Woken {
         self.shared.end_poll(last);
         let ticket = parker.next_ticket();
-        if span > SHORT {
+        if span > SHORT || engine.is_manual() {
             set_alarm(Arc::clone(parker) as _, ticket);
-            engine.ring_after(span, Arc::clone(parker) as _, ticket);
+            engine.ring_poll(span, endless, Arc::clone(parker) as _, ticket);
         } else if parker.sleep(span) == Woken::Rung {
             self.shared.poll_due(Arc::clone(parker), ticket);
         }

@@ -221,9 +221,12 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
         match sleep {
-            Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {
-                self.run.set_alarm(self.task, call.key(), alarm, ticket);
-            }),
+            Sleep::Poll(span) => {
+                let span = (span, call.is_endless());
+                workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {
+                    self.run.set_alarm(self.task, call.key(), alarm, ticket);
+                })
+            }
             Sleep::Until(due) => loop {
                 let woken = parker.park_until(|alarm, ticket| {
                     self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
@@ -239,7 +242,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             }
             Sleep::PollOrClosed(span) => parker.park_until(|alarm, ticket| {
                 self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
-                let _ = self.engine.timers().after(span, alarm, ticket);
+                let _ = self.engine.timers().poll_after(span, call.is_endless(), alarm, ticket);
             }),
         }
     }
