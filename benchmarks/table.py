@@ -208,6 +208,11 @@ METRICS = {
         Metric("open_waits", f"the first page of {measure.GATES:,} open waits", "ms", 2, ratio=False),
         Metric("open_waits_last", "the last page", "ms", 2, ratio=False),
     ],
+    "schedules": [
+        Metric("schedules_cpu", "10,000 schedules of which none is due, of a core", "%", 2, ratio=False),
+        Metric("schedules_late_p50", "the run of a tick beside them: its lateness, median", "ms", 2, ratio=False),
+        Metric("schedules_late_p99", "the same, p99", "ms", 2, ratio=False),
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -312,6 +317,8 @@ GOALS = (
     Goal("follow", NORMAL, most=60),
     Goal("elsewhere", NORMAL, most=5),
     Goal("take_over", NORMAL, most=10),
+    *(Goal("schedules_cpu", subject, most=0.5) for subject in (MEMORY, NORMAL)),
+    *(Goal("schedules_late_p99", subject, most=20) for subject in (MEMORY, NORMAL)),
     *(
         Goal(key, subject, most=50)
         for key in ("why", "why_client", "open_waits", "open_waits_last")

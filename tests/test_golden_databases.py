@@ -93,6 +93,18 @@ def test_unfinished_runs_keep_their_state(golden: Path) -> None:
         assert runner.get("suspected").tasks["suspect"].status is bide.TaskStatus.Running
 
 
+def test_schedules_read_back(golden: Path) -> None:
+    names = {"hourly", "yearly"} if int(golden.read_bytes()[60:64].hex(), 16) >= SINCE_WAITS else set()
+    with bide.Runner(golden, workflows=[workflows.later]) as runner:
+        found = {one.name: one for one in runner.schedules()}
+        assert found.keys() == names
+        assert all(one.paused and one.workflow == "later" for one in found.values())
+        if names:
+            assert found["yearly"].when == bide.Cron("30 2 1 1 *", "Europe/Berlin")
+            runner.resume_schedule("yearly")
+            assert next(one.next for one in runner.schedules() if one.name == "yearly") is not None
+
+
 def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:
     workflows.CALLS.clear()
     expected = outputs_of(golden)

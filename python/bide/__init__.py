@@ -39,6 +39,7 @@ from bide._result import RunResult, TaskResult
 from bide._retry import Retry
 from bide._run_handle import RunHandle
 from bide._runner import Runner
+from bide._schedules import Cron, Schedule
 from bide._signals import AsyncReceived, Received, Request, Signal, request, signal
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
@@ -69,6 +70,7 @@ __all__ = [
     "ChildRun",
     "Client",
     "Context",
+    "Cron",
     "DefinitionError",
     "Each",
     "Event",
@@ -101,6 +103,7 @@ __all__ = [
     "Runner",
     "RunnerClosed",
     "RunnerInfo",
+    "Schedule",
     "SerializationError",
     "Signal",
     "SignalRejected",

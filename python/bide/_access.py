@@ -17,6 +17,7 @@ from bide._inputs import paired
 from bide._reads import Reads, Run
 from bide._repair import Repairs
 from bide._run_handle import RunHandle
+from bide._schedules import Schedules
 from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text
 from bide._twins import StoreTwins
@@ -33,7 +34,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class StoreAccess(Reads, Controls, Repairs, StoreTwins):
+class StoreAccess(Reads, Controls, Repairs, Schedules, StoreTwins):
     """The runs of a store, for a runner or a client."""
 
     _does = "runs"

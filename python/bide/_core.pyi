@@ -665,6 +665,20 @@ class Runner:
         after 50 ms. With `many` an error names the run. `awaited`: the caller waits for them, or calls `give_up`.
         """
 
+    def schedule(self, workflow: Workflow, asked: object) -> dict[str, Any]:
+        """Define a schedule, or change it, and return it. See `_schedules.py`."""
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """Return all schedules."""
+
+    def alter_schedule(
+        self, name: str, what: Literal["pause", "resume", "remove", "trigger"]
+    ) -> tuple[str, str] | None:
+        """Pause, resume or remove a schedule, or start a run of it and return id and key. KeyError if there is none."""
+
+    def backfill(self, name: str, since: int, until: int, most: int) -> list[tuple[str, str]]:
+        """Start the runs of past ticks, and return their ids and keys. OverflowError if there are more than `most`."""
+
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""
 

@@ -31,6 +31,7 @@ pub mod record;
 pub mod recover;
 pub mod retry;
 pub mod run;
+pub mod schedules;
 pub mod shown;
 pub mod status;
 pub mod time;

@@ -8,8 +8,8 @@ use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
-    UnownedRuns, WaitPosition, Written,
+    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
+    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
 };
 
 /// A store that was released.
@@ -165,6 +165,20 @@ impl Look for Closed {
     }
 
     fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
+        self.refuse()
+    }
+}
+
+impl Schedules for Closed {
+    fn schedules(&self, _after: i64) -> Result<Vec<StoredSchedule>, StoreError> {
+        self.refuse()
+    }
+
+    fn schedule(&self, _name: &str) -> Result<Option<StoredSchedule>, StoreError> {
+        self.refuse()
+    }
+
+    fn change_schedules(&self, _changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
         self.refuse()
     }
 }

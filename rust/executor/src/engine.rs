@@ -4,6 +4,7 @@
 pub(crate) mod api;
 #[cfg(feature = "testing")]
 pub mod drive;
+mod schedules;
 pub(crate) mod show;
 
 use std::sync::Arc;
@@ -21,12 +22,14 @@ use crate::log::Log;
 use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
+use crate::runs::schedules::Scheduler;
 use crate::runs::submit::Submitter;
 use crate::runs::suspects::Suspects;
 use crate::runs::watch::Watch;
 use crate::services::committer::CommitterService;
 use crate::services::lease::LeaseService;
 use crate::services::retention::{RETENTION, RetentionService};
+use crate::services::schedules::SchedulesService;
 use crate::services::timers::Timers;
 use crate::services::{Service, Services};
 
@@ -64,12 +67,16 @@ pub struct Engine<H: Host> {
     children: Arc<Children<H>>,
     /// Takes runs in.
     submitter: Submitter<H>,
+    /// Defines schedules, and starts their runs.
+    scheduler: Arc<Scheduler<H>>,
     /// Makes ids, and random numbers.
     ids: Arc<IdMaker>,
     /// Renews the lease and looks at the store.
     lease_service: Arc<LeaseService<H>>,
     /// Deletes ended runs.
     retention_service: Arc<RetentionService<H>>,
+    /// Starts the runs of schedules when they are due.
+    schedules_service: Arc<SchedulesService<H>>,
     /// Those that were started and not stopped yet.
     services: Services,
 }
@@ -141,10 +148,14 @@ impl<H: Host> Engine<H> {
         let recovery = Recovery::new(&control, &path, &children);
         let watch = Watch::new(&control, &path, &recovery);
         let mail = Mail::new(&control, &path, &ids);
+        let scheduler = Scheduler::new(&control, &recovery, &ids);
+        let schedules_service = SchedulesService::new(&control, &recovery, &mail, &scheduler, &timers);
         Arc::new(Self {
             submitter: Submitter::new(&control, &path, &ids, &watch),
-            lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children),
+            lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children, &schedules_service),
             retention_service: RetentionService::new(&control, retention),
+            scheduler,
+            schedules_service,
             services: Services::default(),
             control,
             path,
@@ -166,6 +177,7 @@ impl<H: Host> Engine<H> {
         }
         self.start_service(Arc::clone(&self.timers) as Arc<dyn Service>)?;
         self.start_service(Arc::new(CommitterService(Arc::clone(&self.path))))?;
+        self.start_service(Arc::clone(&self.schedules_service) as Arc<dyn Service>)?;
         self.start_service(Arc::clone(&self.lease_service) as Arc<dyn Service>)?;
         self.start_service(Arc::clone(&self.retention_service) as Arc<dyn Service>)
     }

@@ -59,6 +59,7 @@ pub use runs::polls::{GatePolls, Polls};
 pub use runs::recover::NotRegistered;
 pub use runs::requests::{Outlook, PendingRequest};
 pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};
+pub use runs::schedules::{ScheduleError, ScheduleRequest, ScheduleView, StartedRun};
 pub use runs::settled::{Settled, Settlement};
 pub use runs::submit::SubmitError;
 pub use runs::watch::{Awaiting, Handle, Watched};

@@ -38,6 +38,7 @@ mod process;
 mod refused;
 mod run_handle;
 mod runner;
+mod schedules;
 mod snapshot;
 mod stack;
 mod step;

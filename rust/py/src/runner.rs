@@ -14,7 +14,7 @@ use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
 use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
@@ -24,6 +24,7 @@ use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
+use crate::host::PyEngine;
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
@@ -31,6 +32,7 @@ use crate::options::PyOptions;
 use crate::process::{self, Kind};
 use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
+use crate::schedules::{self, PySchedule, PyStarted};
 use crate::snapshot::{self, PySnapshot};
 use crate::test_clock::PyTestClock;
 use crate::why::{self, PyListed, PyPosition, PyWhy};
@@ -205,10 +207,7 @@ impl PyRunner {
 
     /// Sends messages to runs; says of each what became of it.
     fn send(&self, py: Python<'_>, letters: Vec<PyLetter>) -> PyResult<Vec<PySent>> {
-        panics::method(|| {
-            self.open(py)?;
-            messages::send(py, &self.inner.engine, letters)
-        })
+        self.within(py, |engine| messages::send(py, engine, letters))
     }
 
     /// Answers a callback, with a value or by rejecting it; says what became of the answer.
@@ -246,10 +245,7 @@ impl PyRunner {
 
     /// Asks something of runs as a whole, or of one of their tasks; says of each what became of that.
     fn ask(&self, py: Python<'_>, runs: Vec<String>, asked: PyAsk) -> PyResult<Vec<PySent>> {
-        panics::method(|| {
-            self.open(py)?;
-            control::ask(py, &self.inner.engine, &runs, asked)
-        })
+        self.within(py, |engine| control::ask(py, engine, &runs, asked))
     }
 
     /// Forks a run of a workflow.
@@ -275,18 +271,32 @@ impl PyRunner {
         by: Option<String>,
         reason: Option<String>,
     ) -> PyResult<PySent> {
-        panics::method(|| {
-            self.open(py)?;
-            fork::adopt(py, &self.inner.engine, workflow, run, by, reason)
-        })
+        self.within(py, |engine| fork::adopt(py, engine, workflow, run, by, reason))
+    }
+
+    /// Defines a schedule, or changes it; as a dict.
+    fn schedule<'p>(&self, py: Python<'p>, workflow: &PyWorkflow, asked: PySchedule) -> PyResult<Bound<'p, PyDict>> {
+        self.within(py, |engine| schedules::define(py, engine, workflow, asked))
+    }
+
+    /// All schedules, as dicts.
+    fn schedules<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.within(py, |engine| schedules::list(py, engine))
+    }
+
+    /// Pauses, resumes or removes a schedule, or starts a run of it, which it answers.
+    fn alter_schedule(&self, py: Python<'_>, name: &str, what: &str) -> PyResult<Option<PyStarted>> {
+        self.within(py, |engine| schedules::alter(py, engine, name, what))
+    }
+
+    /// Starts the runs of past ticks of a schedule, at most so many; all of them.
+    fn backfill(&self, py: Python<'_>, name: &str, since: i64, until: i64, most: usize) -> PyResult<Vec<PyStarted>> {
+        self.within(py, |engine| schedules::backfill(py, engine, name, since, until, most))
     }
 
     /// What has happened to a run; `None` if there is none.
     fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
-        panics::method(|| {
-            self.open(py)?;
-            history::history(py, &self.inner.engine, run_id(py, id)?)
-        })
+        self.within(py, |engine| history::history(py, engine, run_id(py, id)?))
     }
 
     /// How many requests wait for their answers here.
@@ -324,18 +334,12 @@ impl PyRunner {
 
     /// What holds a run; `None` if there is none.
     fn explain<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<PyWhy<'py>>> {
-        panics::method(|| {
-            self.open(py)?;
-            why::explain(py, &self.inner.engine, run_id(py, id)?)
-        })
+        self.within(py, |engine| why::explain(py, engine, run_id(py, id)?))
     }
 
     /// A page of the open waits of all runs, the oldest first.
     fn open_waits<'py>(&self, py: Python<'py>, after: Option<PyPosition>, most: usize) -> PyResult<Vec<PyListed<'py>>> {
-        panics::method(|| {
-            self.open(py)?;
-            why::open_waits(py, &self.inner.engine, after, most)
-        })
+        self.within(py, |engine| why::open_waits(py, engine, after, most))
     }
 
     /// The last event of a channel of a run; `None` if there is none.
@@ -442,6 +446,11 @@ impl PyRunner {
 
     fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
+    }
+
+    /// Calls the engine, if it is open.
+    fn within<T>(&self, py: Python<'_>, act: impl FnOnce(&Arc<PyEngine>) -> PyResult<T>) -> PyResult<T> {
+        panics::method(|| self.open(py).and_then(|_| act(&self.inner.engine)))
     }
 
     fn open(&self, py: Python<'_>) -> PyResult<()> {

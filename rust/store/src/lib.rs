@@ -20,6 +20,7 @@ mod convert;
 mod lease_time;
 mod look;
 pub mod memory;
+mod schedules;
 pub mod sqlite;
 
 pub use changes::{ChangedRuns, Changes, Seen};
@@ -29,6 +30,7 @@ pub use convert::{Conversion, Converted};
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
+pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
 
 /// How long a lease lasts without being renewed.
@@ -218,7 +220,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Maintenance + Look + Send + Sync + 'static {
+pub trait Store: Maintenance + Look + Schedules + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 

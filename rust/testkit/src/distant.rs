@@ -10,8 +10,8 @@ use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow,
-    UnownedRuns, WaitPosition, Written,
+    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
+    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
 };
 use bide_sync::Mutex;
 
@@ -294,6 +294,20 @@ impl Look for DistantStore {
 
     fn unowned_runs(&self) -> Result<Vec<UnownedRuns>, StoreError> {
         self.call(|store| store.unowned_runs())
+    }
+}
+
+impl Schedules for DistantStore {
+    fn schedules(&self, after: i64) -> Result<Vec<StoredSchedule>, StoreError> {
+        self.call(|store| store.schedules(after))
+    }
+
+    fn schedule(&self, name: &str) -> Result<Option<StoredSchedule>, StoreError> {
+        self.call(|store| store.schedule(name))
+    }
+
+    fn change_schedules(&self, changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
+        self.call(|store| store.change_schedules(changes))
     }
 }
 

@@ -43,7 +43,9 @@ impl<H: Host> Engine<H> {
         graph: Arc<Graph>,
         bodies: Arc<[H::Body]>,
     ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
-        self.recovery.register(graph, bodies)
+        let registered = self.recovery.register(graph, bodies)?;
+        self.schedules_service.registered();
+        Ok(registered)
     }
 
     /// The workflow registered under this name.

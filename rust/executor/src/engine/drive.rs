@@ -21,6 +21,7 @@ use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 pub use crate::runs::suspects::Turn;
 use crate::services::lease::LeaseState;
 use crate::services::retention::{RETENTION, Sweep};
+use crate::services::schedules::Agenda;
 use crate::services::timers::Alarm;
 use crate::threads::limit::Limit;
 use crate::threads::pool::Pool;
@@ -33,6 +34,8 @@ pub struct Driver<H: Host> {
     lease_state: LeaseState,
     /// The state of the retention thread.
     sweep: Sweep,
+    /// The state of the schedules thread.
+    agenda: Agenda,
     /// The state of the timer thread.
     timer: Sleep,
 }
@@ -123,7 +126,7 @@ impl<H: Host> Driver<H> {
         let lease_state = LeaseState::since(clock.machine());
         let control = Control::enroll(Role::Runner, store, clock, dispatch, log, Arc::default())?;
         let engine = Engine::assemble(control, seed, retention);
-        Ok(Self { engine, lease_state, sweep: Sweep::new(), timer: Sleep::default() })
+        Ok(Self { engine, lease_state, sweep: Sweep::new(), agenda: Agenda::default(), timer: Sleep::default() })
     }
 
     /// The engine.
@@ -171,6 +174,11 @@ impl<H: Host> Driver<H> {
     /// The lease thread's turn.
     pub fn lease_turn(&mut self) {
         self.engine.lease_service.turn(&mut self.lease_state, Duration::ZERO);
+    }
+
+    /// The schedules thread's turn.
+    pub fn schedules_turn(&mut self) {
+        self.engine.schedules_service.turn(&mut self.agenda);
     }
 
     /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.

@@ -15,6 +15,7 @@ pub(crate) mod recover;
 pub(crate) mod registry;
 pub(crate) mod requests;
 pub(crate) mod run;
+pub(crate) mod schedules;
 pub(crate) mod settled;
 pub(crate) mod submit;
 pub(crate) mod suspects;

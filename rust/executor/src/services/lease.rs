@@ -14,6 +14,7 @@ use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::watch::Watch;
+use crate::services::schedules::SchedulesService;
 use crate::services::{Service, Signal};
 
 /// How long the thread waits for changes of the store before it does its other work.
@@ -37,6 +38,8 @@ pub(crate) struct LeaseService<H: Host> {
     mail: Arc<Mail<H>>,
     /// Finds the ends of children that are executed elsewhere.
     children: Arc<Children<H>>,
+    /// Serves the schedules of the store.
+    schedules: Arc<SchedulesService<H>>,
     /// How often the thread has begun and ended to handle changes: odd while it does.
     handled: AtomicU64,
     /// Set when the thread is to end.
@@ -94,10 +97,12 @@ impl<H: Host> LeaseService<H> {
         watch: &Arc<Watch<H>>,
         mail: &Arc<Mail<H>>,
         children: &Arc<Children<H>>,
+        schedules: &Arc<SchedulesService<H>>,
     ) -> Arc<Self> {
         let (control, recovery, watch) = (Arc::clone(control), Arc::clone(recovery), Arc::clone(watch));
-        let (mail, children) = (Arc::clone(mail), Arc::clone(children));
-        Arc::new(Self { control, recovery, watch, mail, children, handled: AtomicU64::new(0), stop: Signal::default() })
+        let (mail, children, schedules) = (Arc::clone(mail), Arc::clone(children), Arc::clone(schedules));
+        let (handled, stop) = (AtomicU64::new(0), Signal::default());
+        Arc::new(Self { control, recovery, watch, mail, children, schedules, handled, stop })
     }
 
     /// Waits before the first turn, which looks at everything: the thread that opens the runner registers workflows
@@ -167,6 +172,9 @@ impl<H: Host> LeaseService<H> {
             self.recovery.report_stranded()?;
         }
         self.mail.look(changes, &mut state.mail)?;
+        if !self.control.is_client() {
+            self.schedules.look(changes)?;
+        }
         self.children.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
         if renewed && !self.control.is_client() {
             self.recovery.enter_for_stranded()?;

@@ -6,6 +6,7 @@
 pub(crate) mod committer;
 pub(crate) mod lease;
 pub(crate) mod retention;
+pub(crate) mod schedules;
 pub(crate) mod timers;
 
 use std::sync::Arc;

@@ -114,6 +114,15 @@ impl Timers {
         Some(self.add(due, Item { wall: Some(time), ticket, alarm, endless: false }))
     }
 
+    /// As [`Timers::at`], for the next tick of a schedule: there is always another one, and it ends no wait.
+    pub(crate) fn tick_at(&self, time: Time, alarm: Arc<dyn Alarm>, ticket: u64) -> Option<Key> {
+        if time == Time::NEVER {
+            return None;
+        }
+        let due = self.clock.steady() + time.since(self.clock.now());
+        Some(self.add(due, Item { wall: Some(time), ticket, alarm, endless: true }))
+    }
+
     fn add(&self, due: Duration, item: Item) -> Key {
         let mut state = self.state.lock();
         if state.stop {

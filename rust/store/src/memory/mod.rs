@@ -8,6 +8,7 @@ mod live;
 mod look;
 mod messages;
 mod run;
+mod schedules;
 mod state;
 
 use std::collections::{BTreeSet, HashMap};

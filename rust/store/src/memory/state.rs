@@ -1,9 +1,10 @@
 //! What the store in memory holds, and the changes of it that take several steps. Its lock is in `mod.rs`.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
+use bide_core::schedules::Schedule;
 use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
 use super::live::Live;
@@ -40,6 +41,17 @@ pub(super) struct State {
     pub(super) ended: VecDeque<RunRowId>,
     /// The children of each run that has some, in order of creation.
     pub(super) children: HashMap<RunRowId, Vec<RunRowId>, RowHash>,
+    /// The schedules.
+    pub(super) schedules: MemSchedules,
+}
+
+/// All schedules, also those that were removed, with their revisions.
+#[derive(Default)]
+pub(super) struct MemSchedules {
+    /// By name.
+    pub(super) rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
+    /// The highest revision.
+    pub(super) last: i64,
 }
 
 /// A workflow.
@@ -292,6 +304,12 @@ impl State {
             }
         }
         Ok(made)
+    }
+
+    /// Forgets a run that was created without an owner just now.
+    pub(super) fn undo_unowned(&mut self, row: RunRowId) {
+        self.unowned.remove(&row);
+        self.forget(row);
     }
 
     /// Creates one run. `inserted` gets it if it is new.

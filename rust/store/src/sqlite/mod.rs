@@ -35,6 +35,7 @@ mod purge;
 mod read;
 mod registry;
 mod room;
+mod schedules;
 mod schema;
 mod surroundings;
 mod system;

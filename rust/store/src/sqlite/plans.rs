@@ -12,7 +12,7 @@ use rusqlite::{Connection, StatementStatus};
 
 use super::connection::keep_plans;
 use super::error::Identity;
-use super::{convert, events, lease, listing, look, messages, purge, read, schema, write};
+use super::{convert, events, lease, listing, look, messages, purge, read, schedules, schema, write};
 use crate::RunFilter;
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -176,6 +176,7 @@ fn hot() -> Vec<&'static str> {
         purge::HOT,
         purge::HOT_REST,
         messages::HOT,
+        schedules::HOT,
         &convert::hot(),
     ];
     of_modules.concat()

@@ -235,7 +235,7 @@ impl SqliteStore {
     }
 
     /// Creates the runs of one request, or none of them if it is refused. `bytes` gets about what they take in the log.
-    fn insert_runs(
+    pub(super) fn insert_runs(
         &self,
         writer: &Connection,
         lease: Option<Lease>,

@@ -47,6 +47,8 @@ mod looks;
 mod messages;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod repeats;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
+mod schedules;
 
 /// Makes one `#[test]` of every guarantee. The argument is a function that opens an empty store and hands it to a
 /// check: `fn with_store(check: fn(&dyn Store))`.
@@ -139,6 +141,12 @@ macro_rules! conformance {
             a_runner_is_shown_until_it_leaves
             what_has_not_ended_is_read_without_the_rest
             the_control_requests_of_a_run_are_listed
+            a_schedule_reads_back_until_it_is_removed
+            of_two_changes_of_a_schedule_the_first_stands_with_its_runs
+            a_tick_whose_key_names_a_run_starts_no_other
+            a_row_number_in_use_changes_no_schedule
+            a_change_of_a_schedule_ends_waits_for_changes
+            a_purge_leaves_schedules
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -285,3 +293,4 @@ pub use live::*;
 pub use looks::*;
 pub use messages::*;
 pub use repeats::*;
+pub use schedules::*;

@@ -61,3 +61,31 @@ WHEN old.seq > (SELECT coalesce(max(seq), 0) FROM message)
 BEGIN
     UPDATE message_gone SET seq = max(seq, old.seq) WHERE id = 0;
 END;
+
+-- Schedules. Retention never purges them: a tick is decided once. One that was removed stays as a name and a revision.
+CREATE TABLE schedule (
+    name       TEXT PRIMARY KEY,
+    revision   INTEGER NOT NULL, -- raised by each change of any schedule
+    removed    INTEGER NOT NULL, -- 1: it was removed
+    workflow   INTEGER NOT NULL,
+    version    INTEGER NOT NULL, -- that it was defined with
+    cron       TEXT,             -- a cron expression, and the zone that it counts in
+    zone       TEXT,
+    every      INTEGER,          -- or microseconds between ticks, and one of the ticks
+    anchor     INTEGER,
+    inputs     BLOB NOT NULL,    -- packed, without the moment of the tick
+    moment     INTEGER NOT NULL, -- how the runs get that: 0 not, 1 as a datetime, 2 as a text
+    on_miss    INTEGER NOT NULL, -- 0 latest, 1 all, 2 skip
+    overlap    INTEGER NOT NULL, -- 0 allow, 1 skip, 2 queue, 3 cancel
+    jitter     INTEGER NOT NULL, -- microseconds
+    timeout    INTEGER,          -- of its runs, in microseconds
+    created_at INTEGER NOT NULL,
+    paused_at  INTEGER,
+    decided    INTEGER NOT NULL, -- the ticks up to here have started runs or never will
+    last_tick  INTEGER,          -- the last tick that has started a run, and the run
+    last_run   BLOB,
+    queue      BLOB NOT NULL,    -- ticks that wait for the end of a run: 8 bytes each
+    open       BLOB NOT NULL     -- runs that may not have ended: 16 bytes each
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX schedule_revision ON schedule (revision);
