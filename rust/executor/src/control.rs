@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::closed::Closed;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
+use crate::limits::Limiter;
 use crate::log::{Level, Log, SharedLog};
 use crate::retrying::Retrying;
 use crate::runs::answers::Requests;
@@ -58,6 +59,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) followers: Followers,
     /// The requests whose senders wait here.
     pub(crate) requests: Requests,
+    /// What limits hold back.
+    pub(crate) limits: Limiter<H>,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
     cancel_grace: Mutex<(Duration, Duration)>,
     /// The store; once released, one that refuses everything.
@@ -110,6 +113,7 @@ impl<H: Host> Control<H> {
             runs: LiveRuns::default(),
             followers: Followers::default(),
             requests: Requests::default(),
+            limits: Limiter::default(),
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),
             store: RwLock::new(store),
             lease: RwLock::new(lease),
@@ -163,6 +167,7 @@ impl<H: Host> Control<H> {
     }
 
     pub(crate) fn dispatch_ready(&self, ready: &mut Vec<Ready<H>>) {
+        self.limits.hold(ready);
         if !ready.is_empty() {
             self.dispatch.ready(ready);
         }
@@ -210,6 +215,7 @@ impl<H: Host> Control<H> {
         self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
         self.closing.store(true, Ordering::Release);
         self.dispatch.close();
+        self.limits.close();
         self.forget_suspects();
         self.runs.settle_all(settlement);
         self.followers.ring_where(|_| true);
@@ -219,6 +225,7 @@ impl<H: Host> Control<H> {
     pub(crate) fn begin_close(&self) {
         if !self.closing.swap(true, Ordering::AcqRel) {
             self.dispatch.close();
+            self.limits.close();
             self.forget_suspects();
         }
     }
@@ -267,6 +274,7 @@ impl<H: Host> Control<H> {
         self.warn("the lease was lost: another runner has claimed the runs");
         self.runs.abandon_all();
         self.dispatch.lost();
+        self.limits.lost();
         let now = self.clock.lease_time();
         match self.store().enroll(now) {
             Ok(new) => {

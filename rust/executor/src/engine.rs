@@ -7,6 +7,7 @@ pub mod drive;
 pub(crate) mod show;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bide_core::{Event, Outcome};
@@ -70,6 +71,8 @@ pub struct Engine<H: Host> {
     lease_service: Arc<LeaseService<H>>,
     /// Deletes ended runs.
     retention_service: Arc<RetentionService<H>>,
+    /// The service of limits is started.
+    limits_started: AtomicBool,
     /// Those that were started and not stopped yet.
     services: Services,
 }
@@ -145,6 +148,7 @@ impl<H: Host> Engine<H> {
             submitter: Submitter::new(&control, &path, &ids, &watch),
             lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children),
             retention_service: RetentionService::new(&control, retention),
+            limits_started: AtomicBool::new(false),
             services: Services::default(),
             control,
             path,
@@ -170,7 +174,7 @@ impl<H: Host> Engine<H> {
         self.start_service(Arc::clone(&self.retention_service) as Arc<dyn Service>)
     }
 
-    fn start_service(&self, service: Arc<dyn Service>) -> Result<(), StoreError> {
+    pub(crate) fn start_service(&self, service: Arc<dyn Service>) -> Result<(), StoreError> {
         let name = service.name();
         let control = Arc::downgrade(&self.control);
         let guard = move |body: &mut dyn FnMut()| {

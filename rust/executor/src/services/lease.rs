@@ -154,6 +154,9 @@ impl<H: Host> LeaseService<H> {
             state.report = None;
             self.recovery.report_stranded()?;
         }
+        if changes.limits {
+            self.control.limits.others_changed();
+        }
         self.mail.look(changes, &mut state.mail)?;
         self.children.look(if renewed { &ChangedRuns::Any } else { &changes.runs })?;
         if renewed && !self.control.is_client() {

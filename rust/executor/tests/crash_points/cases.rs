@@ -198,5 +198,7 @@ crash_points! {
 
 #[path = "thread_steps.rs"]
 mod steps;
+#[path = "thread_limits.rs"]
+pub(crate) mod thread_limits;
 #[path = "thread_waits.rs"]
 mod waits;

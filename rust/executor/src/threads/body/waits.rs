@@ -302,6 +302,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
         let permit = self.permit.lock().take();
         permit.into_iter().for_each(|permit| self.engine.dispatch().workers.release(&self.engine, permit));
+        self.engine.limiter().idle(&self.run, self.task);
         waiting.parked = true;
         Fed::Released
     }
@@ -316,7 +317,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
             // While its run is paused it gets no slot: it is entered again afterwards.
             let held = self.run.state.lock().is_held();
-            (outcome, (!held).then(|| workers.resume(&self.parker, self.run.priority())))
+            let may = !held
+                && self.engine.limiter().resume(&self.run, self.task).is_none_or(|due| due.blocking_recv().is_ok());
+            (outcome, may.then(|| workers.resume(&self.parker, self.run.priority())))
         });
         waiting.poll = None;
         waiting.parked = permit.is_none();
