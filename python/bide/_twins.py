@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bide._signals import Request, Signal
     from bide._status import RunStatus
     from bide._waits import Duration
+    from bide._limits import LimitInfo
     from bide._why import OpenWait, Why
     from bide._workflow import Workflow
 
@@ -220,6 +221,10 @@ class StoreTwins:
     async def waiting_async(self, *, limit: int = 100, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
         """Return open waits like `waiting`, without blocking the event loop."""
         return await in_thread(_access(self).waiting, limit=limit, after=after)
+
+    async def limits_async(self) -> "list[LimitInfo]":
+        """Return the limits of the store like `limits`, without blocking the event loop."""
+        return await in_thread(_access(self).limits)
 
 
 class RunnerTwins:

@@ -23,6 +23,7 @@ mod handle;
 mod history;
 mod host;
 mod in_step;
+mod limits;
 mod lists;
 mod location;
 mod maps;

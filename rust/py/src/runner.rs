@@ -26,6 +26,7 @@ use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
+use crate::limits::{self, PyLimitInfo};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
@@ -312,6 +313,14 @@ impl PyRunner {
         panics::method(|| {
             self.open(py)?;
             why::explain(py, &self.inner.engine, run_id(py, id)?)
+        })
+    }
+
+    /// The limits of the store, and how much of each is used.
+    fn limits(&self, py: Python<'_>) -> PyResult<Vec<PyLimitInfo>> {
+        panics::method(|| {
+            self.open(py)?;
+            limits::all(py, &self.inner.engine)
         })
     }
 
