@@ -71,7 +71,7 @@ class Subject:
 
 
 SUBJECTS = [
-    Subject(table.MEMORY, "bide_rows", ("import", *BIDE_ROWS)),
+    Subject(table.MEMORY, "bide_rows", ("import", *BIDE_ROWS, "tested")),
     Subject(
         table.NORMAL,
         "bide_rows",

@@ -13,6 +13,7 @@ from pathlib import Path
 import bide
 
 from . import measure
+from .bide_looks import find_rare, submit_rare
 from .bide_workflows import noop_named, one_workflow, open_runner, wide_workflow
 
 
@@ -94,8 +95,10 @@ def row_unfinished(setting: measure.Setting) -> measure.Metrics:
 
 
 def row_million(setting: measure.Setting) -> measure.Metrics:
-    """Measure a runner that has executed a million runs: the cost of the next run, and the memory."""
+    """Measure a runner that has executed a million runs: the cost of the next run, the memory, and a few found."""
     with open_runner(setting) as full:
+        if setting.store != "memory":  # which keeps the newest alone
+            submit_rare(full)
 
         def execute(count: int) -> None:
             for _ in range(count // measure.BATCH):
@@ -108,7 +111,8 @@ def row_million(setting: measure.Setting) -> measure.Metrics:
         late = measure.resident_mb()
         with open_runner(setting) as empty:
             costs = beside("million", empty, full)
-    return {"million_mb": late, "million_mb_growth": late / early} | costs
+        found = find_rare(full, "million") if setting.store != "memory" else {}
+    return found | {"million_mb": late, "million_mb_growth": late / early} | costs
 
 
 def register(runner: bide.Runner, number: int) -> float:

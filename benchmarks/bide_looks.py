@@ -1,6 +1,7 @@
-"""bide's rows about looking: what holds a large run, and a page of many open waits."""
+"""bide's rows about looking: what holds a large run, a page of many open waits, and a few runs among very many."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import bide
 
@@ -58,6 +59,39 @@ def row_open_waits(setting: measure.Setting) -> measure.Metrics:
             "open_waits": milliseconds(runner.waiting),
             "open_waits_last": milliseconds(lambda: runner.waiting(after=last)),
         }
+
+
+def submit_rare(runner: bide.Runner) -> None:
+    """Submit runs of each kind that are to be found among many others."""
+
+    def noop() -> int:
+        return 1
+
+    def fails() -> None:
+        raise OSError
+
+    tagged = bide.Workflow("tagged", [bide.task(noop, name="noop")])
+    keys = [f"order-{n}" for n in range(measure.PAGE)]
+    runner.submit_many(tagged, [None] * measure.PAGE, keys, tags={"customer": "7"})
+    runner.submit_many(bide.Workflow("gated", [bide.task(noop, name="gated", gate=START)]), [None] * measure.PAGE)
+    failing = runner.submit_many(bide.Workflow("failing", [bide.task(fails, name="fails")]), [None] * measure.PAGE)
+    for handle in failing:
+        with suppress(bide.RunFailed):
+            handle.result()
+
+
+def find_rare(runner: bide.Runner, what: str) -> measure.Metrics:
+    """Measure how `bide runs` finds these, by a client: each listing has as many of them as a page."""
+    with bide.Client(runner) as client:
+        looks: dict[str, Callable[[], list[bide.RunResult]]] = {
+            "tag": lambda: client.runs(tags={"customer": "7"}, limit=measure.PAGE),
+            "failed": lambda: client.runs(status="Failed", limit=measure.PAGE),
+            "running": lambda: client.runs(status="Running", limit=measure.PAGE),
+            "key": lambda: client.runs(key_prefix="order-", limit=measure.PAGE),
+        }
+        for look in looks.values():
+            assert len(look()) == measure.PAGE  # noqa: S101 - as above
+        return {f"{what}_{name}": milliseconds(look) for name, look in looks.items()}
 
 
 ROWS = {"why": row_why, "open_waits": row_open_waits}

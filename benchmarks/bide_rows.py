@@ -6,7 +6,12 @@ result is returned, which on SQLite means committed.
 """
 
 import asyncio
+import statistics
+import subprocess
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import bide
 
@@ -20,6 +25,7 @@ from . import (
     bide_looks,
     bide_processes,
     bide_signals,
+    bide_testing,
     bide_waits,
     measure,
 )
@@ -133,7 +139,19 @@ def row_application(setting: measure.Setting) -> measure.Metrics:
 
 def row_import(_setting: measure.Setting) -> measure.Metrics:
     own, asyncios = measure.import_times("bide", "asyncio")
-    return {"import": own, "import_growth": own / asyncios}
+    return {"import": own, "import_growth": own / asyncios, "command": command_ms()}
+
+
+def command_ms() -> float:
+    """Return the milliseconds of `bide runs`: the median."""
+    with measure.scratch() as folder:
+        store = Path(folder) / "bide.db"
+        bide.Runner(store).close()
+        command = [sys.executable, "-m", "bide", "runs", str(store), "-o", "json"]
+        return statistics.median(
+            measure.timed(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)) * 1e3
+            for _ in range(measure.LOOKS)
+        )
 
 
 ROWS = {
@@ -160,6 +178,7 @@ if __name__ == "__main__":
         bide_looks,
         bide_processes,
         bide_signals,
+        bide_testing,
         bide_waits,
     )
     measure.main(ROWS | {name: row for module in modules for name, row in module.ROWS.items()})

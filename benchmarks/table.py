@@ -38,6 +38,7 @@ METRICS = {
     "import": [
         Metric("import", "a process that imports the module and ends", "ms", 1, ratio=False),
         Metric("import_growth", "by one that imports asyncio, in turns", "", 2, ratio=False),
+        Metric("command", "`bide runs` of an empty store, from its start to its end", "ms", 1, ratio=False),
     ],
     "wide": [
         Metric("wide", f"{measure.WIDE:,} independent no-op tasks", "tasks/s"),
@@ -60,6 +61,11 @@ METRICS = {
     "levels": [
         Metric("levels", f"{measure.LEVELS} levels of children on one slot", "ms", 2, ratio=False),
         Metric("levels_growth", "by one run, in turns", "", 1, ratio=False),
+    ],
+    "tested": [
+        Metric("tested_sleeps", f"{measure.SLEPT_DAYS:,} sleeps of a day, under the test clock", "s", 3, ratio=False),
+        Metric("tested_sleeps_async", "the same by a coroutine", "s", 3, ratio=False),
+        Metric("crash_points", "all crash points of the README's workflow", "s", 3, ratio=False),
     ],
     "growth": [
         Metric("cost_small", f"cost per task, {measure.SMALL:,} tasks", "µs", 2),
@@ -207,6 +213,10 @@ METRICS = {
         *_costs("million", f"after {measure.ENDED:,} ended"),
         Metric("million_mb", f"resident memory after {measure.ENDED:,} runs", "MB", ratio=False),
         Metric("million_mb_growth", f"by that after {measure.ENDED_EARLY:,}", "", 2, ratio=False),
+        Metric("million_tag", f"{measure.PAGE} older runs listed by a tag", "ms", 2, ratio=False),
+        Metric("million_failed", f"{measure.PAGE} others, which have failed, by their status", "ms", 2, ratio=False),
+        Metric("million_running", f"{measure.PAGE} others, which wait, by their status", "ms", 2, ratio=False),
+        Metric("million_key", "the first ones, by the beginning of their keys", "ms", 2, ratio=False),
     ],
     "workflows": [
         *_costs("workflows", f"beside {measure.WORKFLOWS:,} workflows"),
@@ -242,6 +252,7 @@ class Goal:
 
 GOALS = (
     Goal("import_growth", MEMORY, most=1.0),
+    Goal("command", MEMORY, most=150),
     Goal("wide", MEMORY, least=5.0, against=BASELINE),
     Goal("wide", NORMAL, least=2.0, against=BASELINE),
     Goal("wide", NORMAL, least=5.0, against=THREADS),
@@ -253,6 +264,9 @@ GOALS = (
     Goal("children", FULL, least=50, against=DBOS),
     Goal("children_single", FULL, least=10, against=DBOS),
     Goal("levels_growth", NORMAL, most=20),
+    Goal("tested_sleeps", MEMORY, most=0.5),
+    Goal("tested_sleeps_async", MEMORY, most=0.5),
+    Goal("crash_points", MEMORY, most=2.0),
     Goal("first_growth", MEMORY, most=2.0),
     Goal("first_growth", NORMAL, most=3.0),
     Goal("chain", MEMORY, least=8.0, against=SAYIIR),
@@ -319,6 +333,7 @@ GOALS = (
     ),
     Goal("million_mb_growth", MEMORY, most=1.1),
     Goal("million_mb_growth", NORMAL, most=1.1),
+    *(Goal(f"million_{key}", NORMAL, most=100) for key in ("tag", "failed", "running", "key")),
     Goal("idle_cpu", NORMAL, most=1.0),
     Goal("sleeps", MEMORY, most=0.4),
     Goal("sleeps", NORMAL, most=0.4),

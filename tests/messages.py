@@ -16,7 +16,7 @@ CRATES = ("core", "sched", "store", "executor", "py")
 
 SQL = re.compile(
     r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|FROM|WHERE|VALUES|SET|JOIN|BEGIN IMMEDIATE|ON CONFLICT)\b"
-    r"|\b[rw]\.\w+ (=|<|>=) |^run r ?$"  # parts of the statement of a listing
+    r"|\b[rw]\.\w+ (=|<|>|>=) |^run r ?$|\b(BETWEEN|INDEXED BY)\b"  # parts of the statement of a listing
 )
 NOTHING_PUT_IN = re.compile(r"[{}\W\d]*")
 PUT_IN = re.compile(r"\{[^{}]*\}")
@@ -134,7 +134,7 @@ def rust_sources(crate: Path) -> Iterator[str]:
 
 def collected() -> str:
     """Return the snapshot: every text, by package, in alphabetical order."""
-    python = [file.read_text() for file in sorted((ROOT / "python" / "bide").glob("*.py"))]
+    python = [file.read_text() for file in sorted((ROOT / "python" / "bide").rglob("*.py"))]
     found = {"python/bide": {text for source in python for text in python_texts(source)}}
     for crate in CRATES:
         sources = rust_sources(ROOT / "rust" / crate / "src")

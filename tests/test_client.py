@@ -30,6 +30,19 @@ def only() -> int:
 
 one = bide.Workflow("one", [only])
 
+
+@bide.task
+def read() -> list[int]:
+    return [1, 2, 3]
+
+
+@bide.task
+def total(read: list[int], factor: int) -> int:
+    return sum(read) * factor
+
+
+TOTAL = bide.Workflow("totals", [read, total])
+
 RUNNER = """
 approval = bide.signal("approval", str)
 
@@ -104,18 +117,36 @@ def test_a_client_never_executes_a_run_even_if_it_has_the_workflow(file: Path) -
             assert {run.status for run in other.runs()} == {bide.RunStatus.Pending}
 
 
-def test_a_client_does_not_fork_and_says_who_does(file: Path) -> None:
+def test_a_fork_by_a_client_belongs_to_nobody_until_a_runner_has_its_workflow(file: Path) -> None:
     with bide.Runner(file) as runner:
-        done = runner.run(one)
+        done = runner.run(TOTAL, {"factor": 2}, tags={"customer": "7"})
     with bide.Client(file) as client:
-        with pytest.raises(
-            bide.BideError, match=r"which this client does not have: runner\.register\(workflow\) first"
-        ):
-            client.fork(done, start_at="only")
-        client.submit(one)
-        with pytest.raises(bide.DefinitionError, match=r"a Client executes nothing, .* call runner\.fork\(\.\.\.\)"):
-            client.fork(done, start_at="only")
-        assert len(client.runs()) == 2
+        with pytest.raises(bide.BideError, match=r"which this client does not have: pass it, fork\(run, workflow="):
+            client.fork(done, start_at="total")
+        with pytest.raises(bide.DefinitionError, match="workflow 'totals' has no task 'totl'"):
+            client.fork(done, workflow=TOTAL, start_at="totl")
+        forked = client.fork(done, workflow=TOTAL, start_at="total", inputs={"factor": 5}, by="ana")
+        assert client.why(forked).held_by is bide.HeldBy.NoRunner
+        assert client.get(forked.id).tasks["read"].status is bide.TaskStatus.Completed
+        counted = subprocess.run([sys.executable, "-c", RUNNERS, file], capture_output=True, text=True, check=True)
+        assert counted.stdout == "0\n"
+        with bide.Runner(file, workflows=[TOTAL]):
+            result = forked.result(timeout=30)
+        assert (result["total"], result.tags) == (30, {"customer": "7"})
+        assert client.get(done.id)["total"] == 12
+        assert [(one.what, one.name) for one in client.history(done.id) if one.by] == [("forked_to", forked.id)]
+        assert [(one.what, one.name) for one in client.history(forked) if one.by] == [("forked_from", done.id)]
+
+
+def test_a_fork_by_a_client_is_executed_by_the_runner_that_is_there(store: str) -> None:
+    with bide.Runner(store, workflows=[TOTAL]) as runner, bide.Client(runner) as client:
+        done = runner.run(TOTAL, {"factor": 2})
+        for factor in range(3, 6):
+            forked = client.fork(done, workflow=TOTAL, start_at="total", inputs={"factor": factor})
+            assert forked.result(timeout=30)["total"] == 6 * factor
+        wider = bide.Workflow("totals", [read, total, only])
+        with pytest.raises(bide.DefinitionError, match="'factor' is read by task 'total', whose recorded outcome"):
+            client.fork(done, workflow=wider, start_at="only", inputs={"factor": 1})
 
 
 def test_a_client_adopts_under_the_rules_of_a_runner(file: Path) -> None:

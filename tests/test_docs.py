@@ -18,6 +18,7 @@ PAGES = [
     "docs/intervening.md",
     "docs/limits.md",
     "docs/deploying.md",
+    "docs/testing.md",
     "README.md",
 ]
 

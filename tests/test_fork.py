@@ -270,9 +270,7 @@ def test_a_run_of_a_workflow_that_is_not_registered_is_not_forked(tmp_path: Path
     with bide.Runner(tmp_path / "bide.db") as runner:
         first = runner.run(workflow)
     with bide.Runner(tmp_path / "bide.db") as other:
-        with pytest.raises(
-            bide.BideError, match=r"of workflow 'numbers', which this runner does not have: runner\.reg"
-        ):
+        with pytest.raises(bide.BideError, match=r"of workflow 'numbers', which this runner does not have: pass it"):
             other.fork(first.id, start_at="load")
         other.register(made()[0])
         assert other.fork(first.id, start_at="report").result(10)["report"] == "2!"

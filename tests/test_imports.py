@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,17 @@ def added_by(statement: str, before: str) -> set[str]:
 
 def test_importing_bide_imports_nothing_that_few_programs_use() -> None:
     assert added_by("import bide", before="import msgspec") & LATE == set()
+
+
+def test_listing_runs_from_the_command_line_imports_nothing_that_other_commands_need(file: Path) -> None:
+    with bide.Runner(file):
+        pass
+    script = f"from bide._cli import main\nsys.argv = ['bide', 'runs', {str(file)!r}, '-o', 'jsonl']\n"
+    script += "try:\n    main()\nexcept SystemExit:\n    pass"
+    late = {"rich", "sqlite3", "asyncio", "subprocess", "tempfile", "bide._cli._act", "bide._cli._serve"}
+    imported = added_by(script, before="")
+    assert "bide._cli._look" in imported
+    assert imported & late == set()
 
 
 @pytest.mark.parametrize("name", ["LogFilter", "install_log_record_factory"])

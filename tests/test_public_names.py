@@ -12,7 +12,8 @@ import bide
 def test_every_public_name_is_there() -> None:
     for name in bide.__all__:
         assert getattr(bide, name) is not None
-    assert {name for name in vars(bide) if not name.startswith("_")} <= set(bide.__all__)
+    late = {"testing"}  # a module that programs do not import
+    assert {name for name in vars(bide) if not name.startswith("_")} <= set(bide.__all__) | late
 
 
 def test_public_classes_are_named_as_they_are_imported() -> None:

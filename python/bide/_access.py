@@ -65,7 +65,7 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         a `timedelta`, says when the run begins: it is committed at once, and nothing of it starts before. All of this
         is said once: a call that attaches to the run of its `key` changes nothing.
         """
-        said = _options.options("submit", tags, priority, start_at, start_after)
+        said = _options.options("submit", tags, priority, start_at, start_after, self._time)
         return self._submit_one(workflow, inputs, key, said)
 
     def submit_many(  # noqa: PLR0913 - each is a setting of its own, by keyword
@@ -84,7 +84,7 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         A key that exists attaches, as in `run`. If one key or one of the inputs is refused, nothing is submitted. Tags,
         priority and start are those of `submit`, for all of them.
         """
-        said = _options.options("submit_many", tags, priority, start_at, start_after)
+        said = _options.options("submit_many", tags, priority, start_at, start_after, self._time)
         compiled = self._core_workflow(workflow)
         given, names = paired(inputs, keys, "submit_many")
         encode = workflow._compiled().encode_inputs
@@ -109,7 +109,11 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         ended or its workflow does not declare the signal, `SerializationError` if the value does not fit its type, and
         `KeyError` if there is no such run.
         """
-        self.signal_many([(run, signal, value, id)], workflow=workflow)
+        from bide._mail import check_sent, letter  # noqa: PLC0415 - for those who send signals
+
+        found = self._find_run(run, workflow)
+        letters = [letter(found, signal, value, id, self._declared(found, signal))]
+        check_sent(letters, self._core.send(letters))
 
     def signal_many(
         self,
@@ -265,9 +269,15 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
         known = self._workflows.get(workflow.name)
         if known is not None and known[0] is workflow:
             return known[1]
-        compiled = workflow._compiled().core
+        compiled = self._compile(workflow)
         self._workflows[workflow.name] = (workflow, compiled)
         return compiled
+
+    def _compile(self, workflow: Workflow) -> "_core.Workflow":
+        return workflow._compiled().core
+
+    def _handle(self, core: "_core.RunHandle", key: str | None) -> RunHandle:
+        return RunHandle(core, self, key)
 
     def _submit_one(
         self,
@@ -330,7 +340,7 @@ class StoreAccess(Reads, Controls, Repairs, StoreTwins):
             if recorded == runs:
                 raise
             handles = self._core.submit(compiled, recorded, context, linger, many, said, awaited)
-        return [RunHandle(handle, self, key) for handle, (_, key) in zip(handles, runs, strict=True)]
+        return [self._handle(handle, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
         self, compiled: "_core.Workflow", runs: list[tuple[list[tuple[str, bytes]], str | None]]

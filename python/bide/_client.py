@@ -9,7 +9,7 @@ from bide._runner import Runner
 
 
 class Client(StoreAccess):
-    """Submits, signals, controls and looks, and executes nothing: runs continue where their runners are.
+    """Submits, forks, signals, controls and looks, and executes nothing: runs continue where their runners are.
 
     `store` is the path or URL of a store that is there: a client creates none. A store in memory belongs to its runner:
     `Client(runner)` is one on that runner's store. What is submitted belongs to nobody at first, and is executed by a

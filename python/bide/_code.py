@@ -34,10 +34,10 @@ def describe(code: types.CodeType) -> Described:
     names: dict[str, None] = {}
     imports: dict[str, None] = {}
     words: dict[str, None] = {}
-    for one in _nested(code):
+    for one in nested(code):
         names |= dict.fromkeys(one.co_names)
         imports |= dict.fromkeys(found.argval for found in dis.get_instructions(one) if found.opname == "IMPORT_NAME")
-        words |= dict.fromkeys(word for word in _texts(one.co_consts) if word.isidentifier())
+        words |= dict.fromkeys(word for word in texts(one.co_consts) if word.isidentifier())
         if any(found.opname == "MATCH_CLASS" for found in dis.get_instructions(one)):
             words["__match_args__"] = None
     sink = _Code(_MOST)
@@ -54,20 +54,21 @@ def _forget(key: int, gone: "weakref.ref[types.CodeType]") -> None:
         del _known[key]
 
 
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+def nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield code and all code within it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
+            yield from nested(constant)
 
 
-def _texts(constants: tuple[object, ...]) -> Iterator[str]:
+def texts(constants: tuple[object, ...]) -> Iterator[str]:
     """Yield the strings among constants, also in tuples, where `match` has the names of class patterns."""
     for constant in constants:
         if type(constant) is str:
             yield constant
         elif type(constant) is tuple:
-            yield from _texts(constant)
+            yield from texts(constant)
 
 
 class _Code(Sink):

@@ -78,6 +78,18 @@ _Shown: TypeAlias = tuple[
     datetime | None,
     list[tuple[datetime, str, str | None, str | None, str | None]],
 ]
+# An entry of a journal: opened and closed, due and deadline are pairs.
+_Entry: TypeAlias = tuple[
+    str,
+    str,
+    int,
+    str,
+    str,
+    tuple[datetime, datetime | None],
+    tuple[datetime | None, datetime | None],
+    bytes | None,
+    bytes | None,
+]
 _Position: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
@@ -98,8 +110,11 @@ __all__ = [
     "_callback_token",
     "_current",
     "_executes_here",
+    "_hold_after_commit",
+    "_is_held",
     "_panic_once_at",
     "_read_callback_token",
+    "_release",
     "_start_loop_thread",
     "_system_time",
     "counts",
@@ -110,6 +125,9 @@ __version__: str
 
 def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
+
+def in_step() -> bool:
+    """Whether the calling thread executes a step."""
 
 def in_body() -> bool:
     """Return whether the calling thread executes a body or a condition of any runner of this process."""
@@ -131,6 +149,15 @@ def _start_loop_thread(run: Callable[[], object]) -> None:
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""
+
+def _hold_after_commit(nth: int) -> None:
+    """Have the thread that makes the nth commit from now on wait after it, until `_release`: for tests. 0: none."""
+
+def _is_held() -> bool:
+    """Return whether a thread waits after its commit."""
+
+def _release() -> None:
+    """Let the thread that waits after its commit continue."""
 
 def _system_time() -> float:
     """Return the system's clock in seconds since 1970, even if Python's clock is patched."""
@@ -598,6 +625,8 @@ class Runner:
         retention: float | None,
         async_slots: int,
         cancel_grace: tuple[float, float],
+        clock: TestClock | None = None,
+        crashed: Runner | None = None,
     ) -> Runner: ...
     @staticmethod
     def client(store: str) -> Runner:
@@ -701,8 +730,9 @@ class Runner:
         tags: dict[str, str] | None = None,
         key_prefix: str | None = None,
         parent: str | None = None,
+        ids: tuple[str, str] | None = None,
     ) -> list[Snapshot]:
-        """Return runs as they stand, newest first; `since` is microseconds since 1970."""
+        """Return runs as they stand, newest first; `since` is microseconds since 1970, `ids` the first and last id."""
 
     def latest(self, id: str, channel: Channel[Any]) -> _EventFields | None:  # noqa: A002 - as the extension names it
         """Return the last event of a channel of a run; None if there is none."""
@@ -770,6 +800,17 @@ class LoopQueue:
 
     def take_lost(self) -> bool:
         """Return whether the runner has lost its runs since this was last asked."""
+
+    @property
+    def tested(self) -> bool:
+        """Whether the clock of the runner is moved by hand."""
+
+    @property
+    def asked(self) -> int:
+        """The number of the last question whether nothing is ready on the loop."""
+
+    def answer(self, number: int) -> None:
+        """Answer a question: what was ready on the loop then has had its turn."""
 
     def wake(self) -> None:
         """Wake the loop."""
@@ -955,6 +996,9 @@ class Call:
     def asking(self) -> tuple[int, Begun] | None:
         """Return the part and the rest of a condition that was begun outside of the task."""
 
+    def tested_step(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what is called in place of this step in a test."""
+
     def asked(self, part: int, value: object) -> None:
         """Report what a condition has returned."""
 
@@ -1053,6 +1097,60 @@ class _TaskRow(TypedDict):
     progress: tuple[float, float | None, str | None, datetime] | None
 
 @final
+class TestClock:
+    """The clock of runners in tests: its time passes only when it is moved."""
+
+    def __new__(cls, start: int) -> TestClock: ...
+    @property
+    def micros(self) -> int:
+        """The time that it shows, in microseconds since 1970."""
+
+    def hold(self) -> None:
+        """Let no time pass for those who wait for a run, until `release` is called: a call of the test begins."""
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+
+    def prescribe(self, answers: int) -> None:
+        """Say how many answers are prescribed for conditions and not given yet: while there are, each poll is made."""
+
+    def settle(self) -> None:
+        """Wait until nothing happens any more, without moving the time."""
+
+    def advance(self, seconds: float) -> None:
+        """Move the time from alarm to alarm; return when nothing happens any more."""
+
+    def elapse(self, seconds: float) -> None:
+        """Move the time from alarm to alarm while bodies execute: for them it passes, too."""
+
+    def drive(
+        self, run: RunHandle | None, moves: bool, seconds: float | None = None, once: bool = False
+    ) -> Literal["ended", "nothing", "timeout", "moved"]:
+        """Wait until a run ends, or nothing happens any more by itself, or `seconds` of this clock have passed.
+
+        With `moves` the time moves to the next alarm whenever nothing happens; with `once` one time at most.
+        """
+
+    @staticmethod
+    def crash(runner: Runner) -> bool:
+        """End a runner as if the process died now; return False if it was closed before."""
+
+    @staticmethod
+    def crash_at(runner: Runner, commit: int, after: bool) -> None:
+        """Have a runner crash before or after a commit to come, counted from its first."""
+
+    @staticmethod
+    def number(runner: Runner) -> int:
+        """Tell a runner from the others of the process."""
+
+    @staticmethod
+    def commits(runner: Runner) -> int:
+        """Return how many commits a runner has begun."""
+
+    @staticmethod
+    def has_crashed(runner: Runner) -> bool:
+        """Whether a runner has crashed."""
+
 class Snapshot:
     """The state of a run when it was read."""
 
@@ -1107,6 +1205,9 @@ class Snapshot:
 
     def output(self, task: str) -> list[Any] | None:
         """Return what a task returned, in a list of one; an empty list if nothing (yet); None for an unknown task."""
+
+    def journal(self) -> list[_Entry]:
+        """Return what the tasks have recorded: task, name, use, kind, state, times, value and failure as stored."""
 
     def elements(self) -> list[str]:
         """Return the names of the elements of mapped tasks, in order."""

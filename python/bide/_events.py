@@ -170,7 +170,7 @@ class Follower(Generic[T]):
             if self._fill(*self._core.read(self.after, MOST)):
                 raise StopIteration
             if not self._buffer:
-                self._core.wait()
+                self._wait()
         return self._next()
 
     def __aiter__(self) -> AsyncIterator[Event[T]]:
@@ -187,6 +187,9 @@ class Follower(Generic[T]):
             if not self._buffer:
                 await self._wait_async()
         return self._next()
+
+    def _wait(self) -> None:
+        self._core.wait()
 
     def _fill(self, found: "list[_core._EventFields]", last: bool) -> bool:  # noqa: FBT001 - as it is read
         self._buffer.extend(Event(*fields) for fields in found)

@@ -21,6 +21,10 @@ _ANSWERS = Codec(
 )
 
 
+_ACCEPTED = frozenset({"stored", "duplicate"})
+"""What became of a message that its run takes."""
+
+
 def letter(
     run: str,
     one: object,
@@ -38,8 +42,8 @@ def letter(
 
 def check_sent(letters: Iterable[tuple[Any, ...]], sent: "Iterable[_core._Sent]") -> None:
     """Raise `SignalRejected` or `KeyError` for the first message that was not accepted."""
-    for (run, name, *_), (outcome, details) in zip(letters, sent, strict=True):
-        if outcome in {"stored", "duplicate"}:
+    for (run, name, _, _), (outcome, details) in zip(letters, sent, strict=True):
+        if outcome in _ACCEPTED:
             continue
         if outcome == "no run":
             msg = f"no run has the id {run!r}"
@@ -63,7 +67,7 @@ def answer(
         outcome, details = runner.answer((run, secret), _ANSWERS.encode_by_class(value), "", given)
     else:
         outcome, details = runner.answer((run, secret), None, check_reason(reason, what), given)
-    if outcome in {"stored", "duplicate"}:
+    if outcome in _ACCEPTED:
         return
     if outcome == "no run":
         msg = (

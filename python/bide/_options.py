@@ -1,10 +1,9 @@
 """What `submit` and its relatives take beside the inputs of a run: tags, priority, and when it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from bide import _core
 from bide._duration import moment, seconds
 from bide._errors import DefinitionError
 from bide._text import check_text, is_text
@@ -28,8 +27,9 @@ def options(
     priority: int,
     start_at: datetime | None,
     start_after: Duration | None,
+    now: Callable[[], float],
 ) -> Options | None:
-    """Return the options of runs that `what` creates, checked; None for none."""
+    """Return the options of runs that `what` creates, checked; None for none. `now` is the clock of their runner."""
     if tags is None and priority == 0 and start_at is None and start_after is None:
         return None
     if isinstance(priority, bool) or not isinstance(priority, int) or not -MOST <= priority < MOST:
@@ -38,7 +38,7 @@ def options(
     if start_at is not None and start_after is not None:
         msg = f"{what} takes start_at or start_after, not both"
         raise DefinitionError(msg)
-    return Options(check_tags(tags, what), int(priority), _start(what, start_at, start_after))
+    return Options(check_tags(tags, what), int(priority), _start(what, start_at, start_after, now))
 
 
 def check_tags(tags: Mapping[str, str] | None, what: str) -> dict[str, str]:
@@ -61,10 +61,10 @@ def check_tags(tags: Mapping[str, str] | None, what: str) -> dict[str, str]:
     return checked
 
 
-def _start(what: str, start_at: datetime | None, start_after: Duration | None) -> int | None:
+def _start(what: str, start_at: datetime | None, start_after: Duration | None, now: Callable[[], float]) -> int | None:
     if start_after is not None:
         after = seconds(start_after, f"{what}: start_after", zero=True)
-        return int((_core._system_time() + after) * 1_000_000) if after > 0 else None
+        return int((now() + after) * 1_000_000) if after > 0 else None
     if start_at is None:
         return None
     since = moment(start_at, f"{what}: start_at") - datetime(1970, 1, 1, tzinfo=UTC)

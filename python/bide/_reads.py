@@ -58,8 +58,12 @@ class Reads:
         """
         micros = None
         if since is not None:
-            then = datetime.now().astimezone() - since if isinstance(since, timedelta) else moment(since, "since")
-            micros = int(then.timestamp() * 1_000_000)
+            then = (
+                self._time() - since.total_seconds()
+                if isinstance(since, timedelta)
+                else moment(since, "since").timestamp()
+            )
+            micros = int(then * 1_000_000)
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         most = None if limit is None else count(limit, "limit")
         tagged = _options.check_tags(tags, "runs")
@@ -104,7 +108,7 @@ class Reads:
         The arguments are those of `events`.
         """
         refuse_in_body(f"{type(self).__name__}.follow()")
-        return Follower(self._core, self._find_run(run, workflow), channel, after)
+        return self._follower(self._find_run(run, workflow), channel, after)
 
     @overload
     def latest(
@@ -143,6 +147,13 @@ class Reads:
         return _limits.limits(self._core)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _time(self) -> float:
+        """Return the time in seconds since 1970, by the clock of the runner."""
+        return _core._system_time()
+
+    def _follower(self, run: str, channel: str | Channel[Any], after: int) -> Follower[Any]:
+        return Follower(self._core, run, channel, after)
 
     def _find_run(self, run: Run, workflow: Workflow | str | None) -> str:
         return run.id if isinstance(run, (RunHandle, RunResult)) else self._find(run, workflow)

@@ -58,12 +58,12 @@ class Repairs:
         has not ended. Every other task keeps what it came to. `edit` replaces outputs that are kept, by name; `inputs`
         replaces inputs, which only tasks that are done again may read. Tags and priority are copied; journals,
         signals, child runs and the key are not. The other run stays as it is, in whatever state. The workflow has to be
-        registered here.
+        known here: registered, or passed as `workflow`. The new run of a client begins where a runner has its workflow.
         """
         runner = cast("StoreAccess", self)
         found = runner._find_run(run, workflow)
         snapshot = runner._snapshot(found)
-        code = _code(runner, snapshot)
+        code = _code(runner, snapshot, workflow)
         compiled = code._compiled()
         by = None if by is None else check_text(by, "by")
         reason = None if reason is None else check_text(reason, "reason")
@@ -71,7 +71,7 @@ class Repairs:
         merged, changed = (None, []) if inputs is None else _inputs(compiled, snapshot, inputs)
         asked = Forking(found, _names(start_at), outputs, merged, changed, by, reason)
         core = runner._core_workflow(code)
-        return RunHandle(runner._core.fork(core, asked, contextvars.copy_context()), runner, None)
+        return runner._handle(runner._core.fork(core, asked, contextvars.copy_context()), None)
 
     def adopt(
         self,
@@ -116,12 +116,14 @@ def _not_adopted(run: str, workflow: "Workflow", outcome: str, tasks: list[str])
     )
 
 
-def _code(runner: "StoreAccess", snapshot: "Snapshot") -> "Workflow":
+def _code(runner: "StoreAccess", snapshot: "Snapshot", workflow: "Chosen") -> "Workflow":
+    if workflow is not None and not isinstance(workflow, str):
+        return workflow
     known = runner._workflows.get(snapshot.workflow)
     if known is None:
         msg = (
             f"run {snapshot.id} is of workflow {snapshot.workflow!r}, which this {type(runner).__name__.lower()} does "
-            "not have: runner.register(workflow) first, in the process that is to execute the fork"
+            "not have: pass it, fork(run, workflow=..., start_at=...)"
         )
         raise BideError(msg)
     return known[0]

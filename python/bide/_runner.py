@@ -89,7 +89,7 @@ class Runner(RunnerTwins, StoreAccess):
         kept = optional_seconds(retention, "retention")
         grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)
         _surroundings.check()
-        core = _core.Runner(
+        core = self._open(
             name,
             None if slots is None else count(slots, "slots", MAX_SLOTS),
             durability,
@@ -133,7 +133,7 @@ class Runner(RunnerTwins, StoreAccess):
         refuse_in_body("Runner.run()")
         refuse_on_loop("Runner.run()", "`await runner.run_async(workflow, inputs)`")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        said = _options.options("run", tags, priority, start_at, start_after)
+        said = _options.options("run", tags, priority, start_at, start_after, self._time)
         return self._submit_one(workflow, inputs, key, said, linger=limit is None, awaited=True).result(limit)
 
     def register(self, workflow: Workflow) -> None:
@@ -144,6 +144,10 @@ class Runner(RunnerTwins, StoreAccess):
 
     def serve(self) -> None:
         """Run until SIGTERM or Ctrl-C, then close. On the main thread only, whose signals these are."""
+        self._serve(GRACE)
+
+    def _serve(self, grace: Duration) -> bool:
+        """Do that; return False if it has ended without a signal."""
         import signal  # noqa: PLC0415 - for this alone
         import threading  # noqa: PLC0415 - for this alone
 
@@ -164,7 +168,8 @@ class Runner(RunnerTwins, StoreAccess):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        self.close()
+        self.close(grace)
+        return stop.is_set()
 
     def close(self, grace: Duration = GRACE) -> None:
         """Suspend waiting bodies, give others `grace` seconds to end, and close the store. Calling it twice is fine."""
@@ -192,6 +197,9 @@ class Runner(RunnerTwins, StoreAccess):
         return f"<Runner on {self._core.store!r}{' (closed)' if self._core.closed else ''}>"
 
     # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _open(self, *settings: Any) -> "_core.Runner":  # noqa: ANN401 - those of the extension
+        return _core.Runner(*settings)
 
     def _core_workflow(self, workflow: Workflow) -> "_core.Workflow":
         known = self._workflows.get(workflow.name) if isinstance(workflow, Workflow) else None

@@ -80,7 +80,8 @@ def _number(read: Callable[[], object]) -> float | None:
 def _frozen(what: str) -> str:
     return (
         f"{what}: bide uses the system's clock, which cannot be frozen or shifted. Create and use the runner while "
-        "Python's clock is not patched, and pass the time that a body should use as an input"
+        "Python's clock is not patched, and pass the time that a body should use as an input. A test needs no patch: "
+        "the time of a bide.testing.Runner is moved by runner.advance(seconds), and handle.now() reads it"
     )
 
 

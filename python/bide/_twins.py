@@ -64,7 +64,7 @@ class StoreTwins:
         start_after: "Duration | None" = None,
     ) -> "RunHandle":
         """Submit a run like `submit`, without blocking the event loop."""
-        said = options("submit_async", tags, priority, start_at, start_after)
+        said = options("submit_async", tags, priority, start_at, start_after, _access(self)._time)
         return await _access(self)._submit_soon(workflow, inputs, key, said)
 
     async def submit_many_async(
@@ -245,7 +245,7 @@ class RunnerTwins:
         """Run a workflow like `run`, without blocking the event loop."""
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
-        said = options("run_async", tags, priority, start_at, start_after)
+        said = options("run_async", tags, priority, start_at, start_after, _runner(self)._time)
         handle = await _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True)
         return await handle._result_within(limit)
 

@@ -32,6 +32,18 @@ impl RunId {
         ((ms << ROW_LOW_BITS) | (a << 9) | b) as i64
     }
 
+    /// The row numbers that ids from one to another can have: none is left out, whatever the bits are that a row number
+    /// does not hold.
+    #[must_use]
+    pub const fn rows_between(first: Self, last: Self) -> (i64, i64) {
+        // A millisecond of more than 42 bits is after the year 2109.
+        match (first.0 >> 122, last.0 >> 122) {
+            (0, 0) => (first.row(), last.row()),
+            (0, _) => (first.row(), i64::MAX),
+            _ => (i64::MAX, 0),
+        }
+    }
+
     /// The smallest row number that a run created at this Unix millisecond can have.
     #[must_use]
     pub const fn first_row_at(unix_ms: i64) -> i64 {

@@ -156,6 +156,12 @@ impl Poll {
         }
     }
 
+    /// Whether it has raised at the last poll, and will end the wait if it goes on raising.
+    #[must_use]
+    pub const fn is_failing(&self) -> bool {
+        self.progress.errors > 0 && matches!(self.policy.tolerate, Tolerance::Tolerate(..))
+    }
+
     /// The condition returned something: the count of errors in a row starts again from zero.
     pub fn ok(&mut self) {
         self.progress.errors = 0;

@@ -14,6 +14,7 @@ use bide_sync::{Mutex, MutexGuard, RwLock};
 
 use crate::clock::Clock;
 use crate::closed::Closed;
+use crate::crash::Crash;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
 use crate::limits::Limiter;
@@ -57,6 +58,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) runs: LiveRuns<H>,
     /// Those who follow what runs show.
     pub(crate) followers: Followers,
+    /// When it crashes, if a test has asked for that.
+    pub(crate) crash: Crash,
     /// The requests whose senders wait here.
     pub(crate) requests: Requests,
     /// What limits hold back.
@@ -112,6 +115,7 @@ impl<H: Host> Control<H> {
             dispatch,
             runs: LiveRuns::default(),
             followers: Followers::default(),
+            crash: Crash::default(),
             requests: Requests::default(),
             limits: Limiter::default(),
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),
@@ -212,7 +216,9 @@ impl<H: Host> Control<H> {
     }
 
     fn wind_up(&self, settlement: &Settlement, why: &str) {
-        self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
+        if !self.crash.is_planned() {
+            self.log(Level::Error, &format!("the runner on {} stops: {why}", self.store().name()));
+        }
         self.closing.store(true, Ordering::Release);
         self.dispatch.close();
         self.limits.close();

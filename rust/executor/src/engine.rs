@@ -215,6 +215,40 @@ impl<H: Host> Engine<H> {
         self.control.release_store();
     }
 
+    /// Ends as if the process died now: what is not committed is lost, and nobody is told.
+    pub fn crash(&self) {
+        self.control.crash.plan(u64::MAX / 4, false);
+        {
+            let _lock = self.path.ledger.lock();
+            self.control.stop_closed();
+        }
+        self.finish_close();
+    }
+
+    /// Has it crash before or after a commit to come, counted from the first one that it makes.
+    pub fn crash_at(&self, commit: u64, is_after: bool) {
+        self.control.crash.plan(commit, is_after);
+    }
+
+    /// Whether it has.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.control.crash.is_planned() && self.control.stopped().is_some()
+    }
+
+    /// How many commits it has begun.
+    #[must_use]
+    pub fn begun_commits(&self) -> u64 {
+        self.control.crash.begun()
+    }
+
+    /// How many events have moved its runs, with a clock that is moved by hand. What bodies show, and what conditions
+    /// raise, does not.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.path.ledger.moves()
+    }
+
     /// Fences the bodies that have not returned: what they do from here on changes nothing, and their runs are not
     /// taken for ones that kill their process.
     fn suspend_entered(&self) {

@@ -9,6 +9,8 @@ mod clock;
 mod closed;
 mod control;
 mod coroutines;
+mod crash;
+mod due;
 mod engine;
 #[doc(hidden)]
 pub mod failpoint;
@@ -20,9 +22,11 @@ mod limits;
 mod log;
 #[doc(hidden)]
 pub mod panic;
+mod rest;
 mod retrying;
 mod runs;
 mod services;
+mod test_clock;
 mod threads;
 mod tokio;
 
@@ -39,6 +43,7 @@ pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
 pub use control::Observer;
 pub use coroutines::{Beginning, Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
+pub use due::Due;
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_max_parked, default_slots};
@@ -60,6 +65,7 @@ pub use runs::settled::{Settled, Settlement};
 pub use runs::submit::SubmitError;
 pub use runs::watch::{Awaiting, Handle, Watched};
 pub use services::retention::RETENTION;
+pub use test_clock::TestClock;
 pub use threads::body::{BodyCx, Check, Condition, StartIdentity, StartedChild, StepEnd, StepRequest, StepStart};
 pub use threads::gates::GateWorker;
 pub use threads::pool::{Pool, StartWorker};

@@ -62,9 +62,9 @@ impl Retrying {
         if !matches!(outcome, Err(StoreError::Disconnected { .. })) {
             return outcome;
         }
-        let (since, mut rest, mut is_reported) = (self.clock.steady(), FIRST_REST, false);
+        let (since, mut rest, mut is_reported) = (self.clock.machine(), FIRST_REST, false);
         while let Err(error @ StoreError::Disconnected { .. }) = &outcome {
-            let passed = self.clock.steady().saturating_sub(since);
+            let passed = self.clock.machine().saturating_sub(since);
             if passed >= RETRY_FOR || (passed >= CLOSING && *self.closing.lock()) {
                 break;
             }

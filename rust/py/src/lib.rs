@@ -23,6 +23,7 @@ mod handle;
 mod history;
 mod host;
 mod in_step;
+mod journal;
 mod limits;
 mod lists;
 mod location;
@@ -42,6 +43,8 @@ mod snapshot;
 mod stack;
 mod step;
 mod submission;
+mod test_clock;
+mod test_hooks;
 mod thread;
 mod turn;
 mod value;
@@ -61,6 +64,13 @@ fn counts() -> (u64, u64, u64) {
 #[pyfunction]
 fn in_body() -> bool {
     process::is_in_body()
+}
+
+/// Whether the calling thread executes a step.
+#[pyfunction]
+#[pyo3(name = "in_step")]
+fn is_in_step() -> bool {
+    in_step::in_step()
 }
 
 /// Starts the thread of a runner's own event loop: a daemon thread that calls this.
@@ -94,6 +104,27 @@ fn panic_once_at(place: &str) -> PyResult<()> {
     Ok(())
 }
 
+/// Has the thread that makes the nth commit from now on wait after it, until `_release`: for tests. 0: none.
+#[pyfunction]
+#[pyo3(name = "_hold_after_commit")]
+fn hold_after_commit(nth: u32) {
+    failpoint::hold_after_commit(nth);
+}
+
+/// Whether a thread waits after its commit.
+#[pyfunction]
+#[pyo3(name = "_is_held")]
+fn is_held() -> bool {
+    failpoint::is_held()
+}
+
+/// Lets the thread that waits after its commit continue.
+#[pyfunction]
+#[pyo3(name = "_release")]
+fn release() {
+    failpoint::release();
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
@@ -101,6 +132,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<workflow::PyWorkflow>()?;
     m.add_class::<runner::PyRunner>()?;
     m.add_class::<run_handle::PyRunHandle>()?;
+    m.add_class::<test_clock::PyTestClock>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_class::<aio::PyLoopQueue>()?;
@@ -113,12 +145,16 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
+    m.add_function(wrap_pyfunction!(is_in_step, m)?)?;
     m.add_function(wrap_pyfunction!(current::current, m)?)?;
     m.add_function(wrap_pyfunction!(callback::token, m)?)?;
     m.add_function(wrap_pyfunction!(callback::read_token, m)?)?;
     m.add_function(wrap_pyfunction!(current::executes_here, m)?)?;
     m.add_function(wrap_pyfunction!(start_loop_thread, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
+    m.add_function(wrap_pyfunction!(hold_after_commit, m)?)?;
+    m.add_function(wrap_pyfunction!(is_held, m)?)?;
+    m.add_function(wrap_pyfunction!(release, m)?)?;
     m.add_function(wrap_pyfunction!(system_time, m)?)?;
     Ok(())
 }

@@ -7,6 +7,7 @@ use bide_core::{Address, Failure, FailureKind, MessageKind, RunId, RunStatus, Va
 use bide_executor::{Letter, Outlook, Reply};
 use bide_store::{Sent, StoreError};
 use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::PyBytes;
 
 use crate::callback::refused;
@@ -15,7 +16,7 @@ use crate::process::SLICE;
 use crate::{errors, gil};
 
 /// A signal: to which run, name, value, and the sender's id.
-pub(crate) type PyLetter = (String, String, Vec<u8>, Option<String>);
+pub(crate) type PyLetter = (PyBackedStr, PyBackedStr, PyBackedBytes, Option<PyBackedStr>);
 
 /// What became of a message, in one word, with what belongs to it: see `bide._mail`.
 pub(crate) type PySent = (&'static str, Vec<String>);
@@ -25,8 +26,8 @@ pub(crate) fn send(py: Python<'_>, engine: &PyEngine, letters: Vec<PyLetter>) ->
     let mut read = Vec::with_capacity(letters.len());
     for (run, name, value, id) in letters {
         let run = run_id(py, &run)?;
-        let address = Address { kind: MessageKind::Signal, name: name.into() };
-        read.push(Letter { run, address, id: id.map(Into::into), content: Ok(Value::new(&value)) });
+        let address = Address { kind: MessageKind::Signal, name: (*name).into() };
+        read.push(Letter { run, address, id: id.map(|id| (*id).into()), content: Ok(Value::new(&value)) });
     }
     let sent = gil::detached(py, || engine.send_all(read));
     let sent: Vec<Sent> =

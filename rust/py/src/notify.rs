@@ -37,6 +37,10 @@ pub(crate) struct Notifier {
 struct State {
     /// Messages in the order in which they were reported.
     queue: VecDeque<Message>,
+    /// The thread waits for messages.
+    resting: bool,
+    /// How often it has taken some.
+    batches: u64,
     /// The thread ends once the queue is empty.
     stop: bool,
 }
@@ -62,6 +66,12 @@ impl Notifier {
     fn push(&self, message: Message) {
         self.state.lock().queue.push_back(message);
         self.changed.notify_one();
+    }
+
+    /// `None`: something is to be delivered, or is being delivered. Else how often something was.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.queue.is_empty() && state.resting).then_some(state.batches)
     }
 
     /// Ends the thread once the queue is empty.
@@ -91,8 +101,11 @@ impl Notifier {
             if state.stop {
                 return None;
             }
+            state.resting = true;
             self.changed.wait(&mut state);
         }
+        state.resting = false;
+        state.batches += 1;
         Some(std::mem::take(&mut state.queue))
     }
 }

@@ -46,6 +46,11 @@ impl PyRunHandle {
         self.handle.lock().id()
     }
 
+    /// Whether there is something to report to who waits for the run.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.handle.lock().settled().get().is_some()
+    }
+
     fn handle(&self) -> Handle<Python3> {
         self.handle.lock().clone()
     }

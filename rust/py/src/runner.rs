@@ -16,8 +16,6 @@ use bide_store::{RunFilter, Store};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-pub(crate) use inner::Inner;
-
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
@@ -35,10 +33,13 @@ use crate::process::{self, Kind};
 use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
 use crate::snapshot::{self, PySnapshot};
+use crate::test_clock::PyTestClock;
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
 use crate::{client, errors, location, panics, submission, thread};
+
+pub(crate) use inner::Inner;
 
 /// How long coroutines that are cancelled at the end of their grace may take to unwind.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
@@ -47,13 +48,17 @@ const CANCEL_GRACE: Duration = Duration::from_millis(200);
 #[pyclass(frozen, module = "bide._core", name = "Runner")]
 pub(crate) struct PyRunner {
     /// Shared with its handles.
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[pymethods]
 impl PyRunner {
-    /// Opens a store and starts the threads.
+    /// Opens a store and starts the threads. For tests: with a clock that is moved by hand, and on the store of a runner
+    /// that has crashed.
     #[new]
+    #[pyo3(signature = (
+        store, slots, durability, max_parked, retention, async_slots, cancel_grace, clock=None, crashed=None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "those of Python, each by its name")]
     fn new(
         py: Python<'_>,
@@ -64,6 +69,8 @@ impl PyRunner {
         retention: Option<f64>,
         async_slots: u32,
         cancel_grace: (f64, f64),
+        clock: Option<&Bound<'_, PyTestClock>>,
+        crashed: Option<&Bound<'_, Self>>,
     ) -> PyResult<Self> {
         panics::method(|| {
             errors::names(py)?;
@@ -71,7 +78,10 @@ impl PyRunner {
             if process::closing() {
                 return Err(errors::closed(py, "the interpreter is exiting: no runner can be made any more"));
             }
-            let opened = gil::detached(py, || location::open(&store, durability));
+            let opened = match crashed.and_then(|crashed| crashed.get().inner.left_in_memory()) {
+                Some(left) => Ok(left),
+                None => gil::detached(py, || location::open(&store, durability)),
+            };
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
             let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(threads::start_worker));
@@ -83,13 +93,16 @@ impl PyRunner {
             let span = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
             let retention = retention.map(span);
             let log = Arc::clone(&notifier);
+            let time = clock.map_or_else(SystemClock::shared, |clock| clock.get().clock());
+            let kept = clock.map(|_| Arc::clone(&store));
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
-                Engine::start_with(store, SystemClock::shared(), pool, log, retention)
+                Engine::start_with(store, time, pool, log, retention)
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
-            let inner = Arc::new(Inner::new(engine, notifier, queue));
+            clock.into_iter().for_each(|clock| clock.get().moves(&engine));
+            let inner = Arc::new(Inner::new(engine, notifier, queue, kept));
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner };
@@ -284,7 +297,7 @@ impl PyRunner {
     }
 
     /// Runs as they stand, newest first.
-    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None))]
+    #[pyo3(signature = (status, workflow, since, limit, tags=None, key_prefix=None, parent=None, ids=None))]
     #[expect(clippy::too_many_arguments, reason = "each narrows the listing down")]
     fn runs(
         &self,
@@ -296,6 +309,7 @@ impl PyRunner {
         tags: Option<BTreeMap<String, String>>,
         key_prefix: Option<String>,
         parent: Option<&str>,
+        ids: Option<(String, String)>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
             self.open(py)?;
@@ -303,7 +317,8 @@ impl PyRunner {
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
             let since = since.map(Time);
-            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent };
+            let ids = ids.map(|(first, last)| PyResult::Ok(run_id(py, &first)?..=run_id(py, &last)?)).transpose()?;
+            let filter = RunFilter { status, workflow, since, limit, tags, key_prefix, parent, ids };
             snapshot::list(py, &self.inner.engine, &filter)
         })
     }
@@ -427,7 +442,7 @@ impl PyRunner {
     fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
         let (engine, notifier) = client::start(py, store)?;
         let queue = LoopQueue::new(&notifier);
-        let inner = Arc::new(Inner::new(engine, notifier, queue));
+        let inner = Arc::new(Inner::new(engine, notifier, queue, None));
         exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
         let notifier = Arc::clone(&inner.notifier);
         thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;

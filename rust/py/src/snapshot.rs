@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
 use crate::host::{PyEngine, PyRun};
+use crate::journal::{self, PyEntry};
 use crate::moment::datetime;
 use crate::{errors, gil, options, panics};
 
@@ -332,6 +333,14 @@ impl PySnapshot {
             let writer = if place.1 == NO_MAP { task } else { split_element(task).map_or(task, |(task, _)| task) };
             let value = row.output.as_ref().map(|value| self.decode(py, writer, value)).transpose()?;
             Ok(Some(value.into_iter().collect()))
+        })
+    }
+
+    /// The journals of its tasks, each entry as it is stored: see the stub.
+    fn journal<'py>(&self, py: Python<'py>) -> PyResult<Vec<PyEntry<'py>>> {
+        panics::method(|| {
+            let stored = self.stored();
+            stored.entries.iter().map(|(task, map, entry)| journal::shown(py, stored, (*task, *map), entry)).collect()
         })
     }
 

@@ -15,6 +15,7 @@ use crate::errors::{self, names};
 use crate::gil::{self, Raised};
 use crate::handle::PyTaskHandle;
 use crate::in_step::InStep;
+use crate::test_hooks;
 use crate::value::Codec;
 use crate::workflow::read_retry;
 
@@ -139,7 +140,11 @@ impl PyTaskHandle {
     fn execute_step(&self, step: &Step<'_, '_>) -> Result<Value, Raised> {
         let _in_step = InStep::enter();
         let py = step.function.py();
-        let value = self.with_context_read_only(py, || gil::call(step.function, step.arguments, step.keywords))?;
+        let (engine, run) = (self.body().engine(), self.body().run().id);
+        let stub = test_hooks::step(engine, run, &step.name, step.function);
+        let stub = stub.map_err(|error| Raised::new(py, error))?;
+        let function = stub.as_ref().unwrap_or(step.function);
+        let value = self.with_context_read_only(py, || gil::call(function, step.arguments, step.keywords))?;
         step.codec.encode(&value)
     }
 

@@ -20,7 +20,7 @@ const AWAY: Duration = Duration::from_micros(50);
 /// even when all counted threads are idle; it costs half a percent.
 const UNSEEN: Duration = Duration::from_millis(20);
 
-/// A thread's account of how long it has been attached, by the engine's steady clock.
+/// A thread's account of how long it has been attached, by the machine's steady clock.
 #[derive(Clone, Copy)]
 struct Turn {
     since: Duration,
@@ -33,7 +33,7 @@ thread_local! {
 
 /// The calling thread has just attached.
 pub(crate) fn begin(engine: &PyEngine) {
-    let now = engine.steady();
+    let now = engine.clock().machine();
     TURN.set(Turn { since: now, away: now });
 }
 
@@ -57,9 +57,9 @@ pub(crate) fn idle<R: Send>(py: Python<'_>, engine: &PyEngine, wait: impl FnOnce
 }
 
 fn away<R>(engine: &PyEngine, leave: impl FnOnce() -> R) -> R {
-    let detached_at = engine.steady();
+    let detached_at = engine.clock().machine();
     let result = leave();
-    let back = engine.steady();
+    let back = engine.clock().machine();
     if back.saturating_sub(detached_at) >= AWAY {
         TURN.set(Turn { since: back, away: back });
     }

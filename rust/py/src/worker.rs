@@ -24,7 +24,7 @@ use crate::lists::{Items, NotAList};
 use crate::process::Kind;
 use crate::wait::time_of;
 use crate::workflow::PyWorkflow;
-use crate::{panics, thread, turn};
+use crate::{panics, test_hooks, thread, turn};
 
 /// A worker thread's or the gate thread's side.
 pub(crate) struct Thread<'py> {
@@ -399,7 +399,12 @@ fn call_gate<'py>(
     };
     let (run, task) = (&gate.run, gate.task);
     let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
-    arguments.call(empty, target.function.bind(py), &target.binding)
+    let (function, name) = (target.function.bind(py), gate.spec().map(|spec| &*spec.name).unwrap_or_default());
+    let stub = match target.purpose.computes() {
+        None => test_hooks::condition(engine, run.id, name, function)?,
+        Some(_) => None,
+    };
+    arguments.call(empty, stub.as_ref().unwrap_or(function), &target.binding)
 }
 
 /// The failure of a function of a gate that raised; kept in `last`, as the exception is. An error if the task's retry

@@ -24,7 +24,9 @@ mod upcalls;
 mod models;
 
 pub use pacer::Pacer;
-pub use pool::{Parker, Permit, PollNo, Pool, RETRY_THREAD_AFTER, StartWorker, Woken, WorkerThread, be_punctual};
+pub use pool::{
+    Parker, Permit, PollNo, Pool, RETRY_THREAD_AFTER, RestMark, StartWorker, Woken, WorkerThread, be_punctual,
+};
 pub use queue::Queue;
 pub use slots::{HandOff, SlotNo, Slots};
 pub use upcalls::{Alarm, Upcalls};

@@ -10,6 +10,7 @@ mod hand_off;
 mod parker;
 mod polls;
 mod ranked;
+mod rest;
 mod waits;
 mod worker;
 
@@ -30,6 +31,7 @@ pub use admit::RETRY_THREAD_AFTER;
 pub use parker::{Parker, Woken, be_punctual};
 pub use polls::PollNo;
 use ranked::Ranked;
+pub use rest::RestMark;
 pub use worker::WorkerThread;
 
 /// Starts a worker thread; false if the host is ending and needs none. Called only on threads of the host that may
@@ -109,6 +111,8 @@ struct State<E: Upcalls> {
     threads: usize,
     /// Threads that are parked in a body.
     parked: usize,
+    /// Counts what gives a thread something to do, and its end: slots that move, threads that come and go.
+    changes: u64,
     /// The parkers of bodies with a handle, parked or not: the end is signalled to them.
     bodies: Vec<Weak<Parker<E>>>,
     /// Whose poll it is, by parker and ticket.
@@ -159,6 +163,7 @@ impl<E: Upcalls> Pool<E> {
                 idle: Vec::new(),
                 threads: 0,
                 parked: 0,
+                changes: 0,
                 bodies: Vec::new(),
                 pacer: Pacer::new(slots as usize),
                 polling: Vec::new(),
@@ -366,15 +371,16 @@ impl<E: Upcalls> Shared<E> {
             && let Some(parker) = state.idle.pop()
         {
             self.searching.store(true, Ordering::SeqCst);
-            self.copy_counts(&state);
+            self.copy_counts(&mut state);
             drop(state);
             parker.assign(slot);
         }
     }
 
     /// Updates the copies of the slot machine's numbers. Call after each change of it, with the state locked.
-    fn copy_counts(&self, state: &State<E>) {
+    fn copy_counts(&self, state: &mut State<E>) {
         self.free.store(state.slots.free(), Ordering::SeqCst);
         self.resumed.store(state.slots.resumed(), Ordering::SeqCst);
+        state.changes += 1;
     }
 }

@@ -20,11 +20,20 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     /// The wall's time.
     fn now(&self) -> Time;
 
-    /// A steady time since some fixed point; never goes back.
+    /// The machine's steady time since some fixed point, which no test moves.
     fn steady(&self) -> Duration;
 
-    /// Rings an alarm after a span of steady time.
-    fn ring_after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64);
+    /// Rings an alarm soon: after a span of this time.
+    fn ring_soon(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64);
+
+    /// Rings an alarm when a body is to poll, after a span of the time that bodies wait by. `endless`: it polls for ever
+    /// if its condition goes on answering as it has.
+    fn ring_poll(&self, span: Duration, endless: bool, alarm: Arc<dyn Alarm>, ticket: u64);
+
+    /// Whether the time that bodies wait by passes only when it is moved by hand: no thread may sleep for a span of it.
+    fn is_manual(&self) -> bool {
+        false
+    }
 
     /// Writes a warning to the log.
     fn warn(&self, line: &str);

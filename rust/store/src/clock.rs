@@ -14,6 +14,17 @@ pub trait Clock: Send + Sync + 'static {
     /// A steady time since some fixed point; never goes back.
     fn steady(&self) -> Duration;
 
+    /// Steady time that no test moves: how long a thread has taken, how old a lease is. As [`Clock::steady`], unless that
+    /// is moved by hand.
+    fn machine(&self) -> Duration {
+        self.steady()
+    }
+
+    /// Whether wall and steady time stand still until they are moved by hand. Whoever moves them wakes what sleeps.
+    fn is_manual(&self) -> bool {
+        false
+    }
+
     /// The time since the machine was started, the time asleep included; `None` if the system does not report it.
     fn uptime(&self) -> Option<Uptime>;
 

@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "busy timeouts are measured here; times that are stored are passed in")]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct RunFilter {
     pub key_prefix: Option<String>,
     /// Only runs that bodies of this one have started.
     pub parent: Option<RunId>,
+    /// Only runs with ids from the first to the last of these: those with a beginning of an id, or a page of a listing.
+    pub ids: Option<RangeInclusive<RunId>>,
     /// At most this many.
     pub limit: Option<usize>,
 }

@@ -184,6 +184,15 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// Whether its body, which has a slot, gives that back if it reads that the wait is open.
+    pub(super) const fn may_release(&self) -> bool {
+        match &self.kind {
+            Kind::Pushed(_) => true,
+            Kind::Combined(combined) => combined.has_slot(),
+            _ => false,
+        }
+    }
+
     /// The wait that it has opened with the start of a child, if it has.
     pub(super) fn take_opened(&mut self) -> Option<EntryKey> {
         match &mut self.kind {
@@ -333,6 +342,17 @@ impl Call {
         };
         self.kind = Kind::Record(RecordKind::Callback, Value::NONE);
         self.record(operation, Err(failure))
+    }
+
+    /// Whether it waits for conditions that are polled for ever if they go on answering as they have. (Deadlines of the
+    /// members of a combination have timers of their own.)
+    #[must_use]
+    pub fn is_endless(&self) -> bool {
+        match &self.kind {
+            Kind::Condition(polling) => polling.is_endless(),
+            Kind::Combined(combined) => combined.is_endless(),
+            _ => false,
+        }
     }
 
     /// The deadline of its open entry has changed.

@@ -155,6 +155,16 @@ impl Combined {
         self.parts.iter().find_map(|entry| entry.polls.as_ref()?.0.error())
     }
 
+    /// Whether each of its open conditions is polled for ever if it goes on answering as it has.
+    pub(super) fn is_endless(&self) -> bool {
+        let open = self.parts.iter().filter(|entry| !entry.closed);
+        open.filter_map(|entry| entry.polls.as_ref()).all(|(polling, _)| polling.is_endless())
+    }
+
+    pub(super) const fn has_slot(&self) -> bool {
+        self.has_slot
+    }
+
     /// The polls of its open conditions.
     pub(super) fn polls(&self) -> impl Iterator<Item = PollReport> {
         let open = self.parts.iter().filter(|entry| !entry.closed);

@@ -74,6 +74,12 @@ impl Polling {
         self.poll.progress()
     }
 
+    /// Whether it is polled for ever if its condition goes on answering as it has at the last poll.
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.deadline.is_none() && !self.poll.is_failing()
+    }
+
     /// Sets the deadline that was committed with the wait.
     pub const fn set_deadline(&mut self, deadline: Option<Time>) {
         self.deadline = deadline;

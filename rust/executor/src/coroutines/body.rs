@@ -2,21 +2,22 @@
 //!
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
+mod sleep;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::attempt::{
-    Action, Attempt, Call, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
+    Action, Attempt, Call, CallError, Caller, Fed, Request, Standing, Within, now_value, read_now,
 };
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
-use bide_sched::Alarm;
 use bide_sync::Mutex;
 use tokio::sync::oneshot;
 
-use super::alarm::{CancelTimer, Ring};
 use super::dispatch::{Coroutines, Counted, Slot};
+use super::rest::{BegunBody, UnderWay};
 use crate::engine::Engine;
 use crate::engine::show::publish;
 use crate::host::Host;
@@ -45,6 +46,8 @@ pub struct CoroutineBody<H: Host> {
     due: Mutex<Option<oneshot::Receiver<()>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
+    /// With a clock that is moved by hand: counts its calls.
+    begun: Mutex<Option<BegunBody>>,
     /// The child runs that it has started, so that their results are read from memory.
     pub(super) children: Mutex<Started<H>>,
 }
@@ -80,6 +83,8 @@ pub struct OpenCall {
     call: Mutex<Box<Call>>,
     /// A commit of the call is under way.
     committing: AtomicBool,
+    /// With a clock that is moved by hand: counts it until it has ended or is abandoned.
+    under_way: Mutex<Option<UnderWay>>,
 }
 
 impl OpenCall {
@@ -107,6 +112,7 @@ impl<H: Host> CoroutineBody<H> {
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
             slot: Mutex::new(Held::Slot(slot)),
             due: Mutex::new(None),
+            begun: Mutex::new(own.counted.coroutines.book.get().map(|book| book.body())),
             own: Mutex::new(Some(own)),
             children: Mutex::default(),
         })
@@ -272,7 +278,9 @@ impl<H: Host> CoroutineBody<H> {
     pub fn begin(&self, name: &Arc<str>, request: Request, within: Within) -> Result<Arc<OpenCall>, CallError> {
         let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
         let call = self.attempt.lock().begin(name, request, standing)?;
-        Ok(Arc::new(OpenCall { call: Mutex::new(call), committing: AtomicBool::new(false) }))
+        let begun = self.begun.lock();
+        let under_way = Mutex::new(begun.as_ref().map(|body| body.book().call(body.whose())));
+        Ok(Arc::new(OpenCall { call: Mutex::new(call), committing: AtomicBool::new(false), under_way }))
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
@@ -286,6 +294,7 @@ impl<H: Host> CoroutineBody<H> {
     /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A
     /// body that was deferred gets the next slot that is free and continues without waiting for it.
     pub fn abandon(&self, call: &OpenCall) {
+        call.under_way.lock().take();
         self.attempt.lock().cancel(&call.call.lock());
         let attempt = self.attempt();
         self.run.state.lock().leaves_call(self.task, attempt);
@@ -311,6 +320,8 @@ impl<H: Host> CoroutineBody<H> {
     /// The body has returned: what it held until now.
     pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
+        let begun = self.begun.lock().take();
+        drop(begun);
         let children = self.children.lock().take();
         drop(children);
         let own = self.own.lock().take();
@@ -349,7 +360,10 @@ impl<H: Host> CoroutineBody<H> {
                     if is_pushed && !self.is_committed().await { Fed::Stopped } else { recalled }
                 }
                 Action::Read => {
-                    let closed = self.run.state.lock().closed_entry(self.task, &call.key());
+                    let closed = {
+                        let call = call.call.lock();
+                        self.attempt.lock().read(&call, &self.run.state.lock())
+                    };
                     if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
                 }
                 Action::Commit(event) => {
@@ -375,7 +389,12 @@ impl<H: Host> CoroutineBody<H> {
                     Fed::Acquired { commit, slot }
                 }
                 Action::Acquire => Fed::Acquired { commit: Ok(()), slot: !self.is_held() && self.acquire().await },
-                action => return action,
+                action => {
+                    if matches!(action, Action::Done(_)) {
+                        call.under_way.lock().take();
+                    }
+                    return action;
+                }
             };
             action = self.advance(call, fed);
         }
@@ -413,7 +432,7 @@ impl<H: Host> CoroutineBody<H> {
         if self.engine.store().blocks() {
             self.engine.path().ledger.enqueue(event);
         } else {
-            coroutines.group.push(event, self.engine.steady());
+            coroutines.group.push(event, self.engine.clock().machine());
             coroutines.commit_gathered();
         }
     }
@@ -466,41 +485,5 @@ impl<H: Host> CoroutineBody<H> {
     /// While its run is paused it gets no slot: it is entered again afterwards.
     fn is_held(&self) -> bool {
         self.run.state.lock().is_held()
-    }
-
-    async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
-        let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
-        noted.into_iter().for_each(|event| self.enqueue(event, None));
-        let (key, rung) = (call.key(), Arc::new(Ring::default()));
-        let alarm: Arc<dyn Alarm> = Arc::clone(&rung) as Arc<dyn Alarm>;
-        let timers = self.engine.timers();
-        let timer = match sleep {
-            Sleep::Poll(span) | Sleep::PollOrClosed(span) => Some(timers.after(span, Arc::clone(&alarm), 0)),
-            Sleep::Until(due) => timers.at(due, Arc::clone(&alarm), 0),
-            Sleep::Closed => None,
-        };
-        let _cancelled = CancelTimer(&self.engine, timer);
-        loop {
-            self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
-            rung.0.notified().await;
-            if self.run.has_deadline() && self.run.is_over() {
-                return Fed::Stopped;
-            }
-            let (closed, deadline) = {
-                let state = self.run.state.lock();
-                (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))
-            };
-            match sleep {
-                Sleep::Closed | Sleep::PollOrClosed(_) => return Fed::Woken,
-                _ if closed => return Fed::Closed,
-                // Somebody has rung for what is no reason to wake.
-                Sleep::Until(due) if self.engine.now() < due => {}
-                Sleep::Until(_) => return Fed::Woken,
-                Sleep::Poll(_) => {
-                    call.call.lock().set_deadline(deadline);
-                    return Fed::Woken;
-                }
-            }
-        }
     }
 }

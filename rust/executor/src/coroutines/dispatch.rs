@@ -12,6 +12,7 @@ use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::body::CoroutineBody;
+use super::rest::RestBook;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::{Group, QueuedEvent};
@@ -32,6 +33,8 @@ pub struct Coroutines<H: Host> {
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
     emptied: Condvar,
+    /// With a clock that is moved by hand: which bodies and gates have something to do.
+    pub(super) book: OnceLock<Arc<RestBook>>,
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
     /// Bodies that may have to be interrupted, until the loop is told.
@@ -84,9 +87,19 @@ pub trait EventLoop: Send + Sync {
     /// A body is ready or a gate is open: there is to be a loop, if there is none yet.
     fn want(&self);
 
-    /// Called every 50 ms or so, with the steady time: it may find out whether the loop is blocked. `executing`: bodies
+    /// Called every 50 ms or so, with the machine's time: it may find out whether the loop is blocked. `executing`: bodies
     /// execute.
     fn look(&self, now: Duration, executing: bool);
+
+    /// `None`: it is to take something, or what was left to the host's other threads is not done. Else a number that
+    /// changes whenever either happens.
+    fn rest(&self) -> Option<u64>;
+
+    /// Asks it, if it is there, to go through what is ready on it now. Returns the number of the question.
+    fn ask(&self) -> Option<u64>;
+
+    /// The number of the last question that it has answered.
+    fn answered(&self) -> u64;
 }
 
 /// A body that has a slot, for the loop to begin.
@@ -149,6 +162,7 @@ impl<H: Host> Coroutines<H> {
             event_loop: Box::new(event_loop),
             group: Group::new(),
             emptied: Condvar::new(),
+            book: OnceLock::new(),
             lost: AtomicBool::new(false),
             interrupted: Mutex::default(),
         }
@@ -157,6 +171,9 @@ impl<H: Host> Coroutines<H> {
     /// Gets its engine, once.
     pub(crate) fn open(&self, engine: &Arc<Engine<H>>) {
         let _ = self.engine.set(Arc::downgrade(engine));
+        if engine.clock().is_manual() {
+            let _ = self.book.set(Arc::default());
+        }
         engine.path().ledger.look_after(Arc::clone(&self.group));
     }
 
@@ -248,7 +265,7 @@ impl<H: Host> Coroutines<H> {
     /// the committer if the loop is blocked.
     pub(super) fn queue(&self, event: QueuedEvent<H>) {
         let Some(engine) = self.engine() else { return };
-        if self.group.push(event, engine.steady()) {
+        if self.group.push(event, engine.clock().machine()) {
             self.commit_gathered();
             return;
         }
@@ -256,6 +273,27 @@ impl<H: Host> Coroutines<H> {
             engine.path().ledger.arm();
         }
         self.wake();
+    }
+
+    /// `None`: a body executes or is about to, or a call has something to do. Else numbers that change if one has.
+    pub(crate) fn rest(&self) -> Option<(u64, u64)> {
+        let state = self.state.lock();
+        let waits = !state.ready.is_empty()
+            || !state.startable.is_empty()
+            || !state.gates.is_empty()
+            || state.slots.resumed() > 0
+            || !self.group.is_empty();
+        let changes = self.book.get().map_or(Some(0), |book| book.rest(state.bodies))?;
+        drop(state);
+        if waits {
+            return None;
+        }
+        self.event_loop.rest().map(|turns| (changes, turns))
+    }
+
+    /// The loop, for who asks it whether it is idle.
+    pub(crate) fn event_loop(&self) -> &dyn EventLoop {
+        &*self.event_loop
     }
 
     /// Whether no body starts or resumes any more.
@@ -404,7 +442,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
 
     fn look(&self) {
         let Some(engine) = self.engine() else { return };
-        let now = engine.steady();
+        let now = engine.clock().machine();
         let (used, _) = self.slots_in_use();
         self.event_loop.look(now, used > 0);
         loop {

@@ -10,8 +10,9 @@ use bide_core::{Event, Failure, GateSpec};
 use bide_sched::Alarm;
 use bide_sync::Mutex;
 
-use super::alarm::{CancelTimer, Ring};
+use super::alarm::{Ring, Sleeping};
 use super::dispatch::Coroutines;
+use super::rest::{UnderWay, Whose};
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
 use crate::ledger::QueuedEvent;
@@ -26,6 +27,8 @@ pub struct GateWatch<H: Host> {
     gate: Gate<H>,
     /// Decides what a poll means.
     polling: Mutex<Polling>,
+    /// With a clock that is moved by hand: counts it until it is closed.
+    under_way: Mutex<Option<UnderWay>>,
 }
 
 impl<H: Host> GateWatch<H> {
@@ -34,7 +37,8 @@ impl<H: Host> GateWatch<H> {
     pub fn new(engine: &Arc<Engine<H>>, coroutines: &Arc<Coroutines<H>>, gate: Gate<H>) -> Self {
         let policy = H::gate_policy(&gate.run.workflow.bodies[gate.task.ix as usize], gate.part);
         let polling = Mutex::new(Polling::new(policy, gate.deadline));
-        Self { engine: Arc::clone(engine), coroutines: Arc::clone(coroutines), gate, polling }
+        let under_way = Mutex::new(coroutines.book.get().map(|book| book.call(Whose::Gate)));
+        Self { engine: Arc::clone(engine), coroutines: Arc::clone(coroutines), gate, polling, under_way }
     }
 
     /// The gate.
@@ -73,6 +77,7 @@ impl<H: Host> GateWatch<H> {
         };
         let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
         self.queue(event);
+        self.under_way.lock().take();
         None
     }
 
@@ -83,9 +88,10 @@ impl<H: Host> GateWatch<H> {
 
     /// Sleeps until the next poll.
     pub async fn sleep(self: Arc<Self>, span: Duration) {
-        let rung = Arc::new(Ring::default());
-        let timer = self.engine.timers().after(span, Arc::clone(&rung) as Arc<dyn Alarm>, 0);
-        let _cancelled = CancelTimer(&self.engine, Some(timer));
-        rung.0.notified().await;
+        let ring = Ring::new(self.coroutines.book.get().map(|book| book.sleep(Whose::Gate)));
+        let alarm: Arc<dyn Alarm> = Arc::clone(&ring) as Arc<dyn Alarm>;
+        let timer = Some(self.engine.timers().poll_after(span, self.polling.lock().is_endless(), alarm, 0));
+        let sleeping = Sleeping { engine: &self.engine, timer, ring };
+        sleeping.ring.rung().await;
     }
 }

@@ -9,6 +9,7 @@ mod body;
 mod children;
 mod dispatch;
 mod gates;
+mod rest;
 mod show;
 mod work;
 

@@ -66,7 +66,7 @@ impl<H: Host> Start<H> {
         let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
         let begun = Begun { body: Arc::clone(&body), args };
         if !entered.mark {
-            coroutines.begins(&body, engine.steady());
+            coroutines.begins(&body, engine.clock().machine());
             return Beginning::Done(Some(begun));
         }
         Beginning::Waits(Box::pin(async move {
@@ -79,7 +79,7 @@ impl<H: Host> Start<H> {
                 }
                 return None;
             }
-            coroutines.begins(&body, engine.steady());
+            coroutines.begins(&body, engine.clock().machine());
             Some(begun)
         }))
     }

@@ -440,6 +440,11 @@ impl<H: Host> Engine<H> {
         &self.control.limits
     }
 
+    /// See [`crate::services::lease::LeaseService::rest`].
+    pub(crate) fn lease_rest(&self) -> Option<u64> {
+        self.lease_service.rest()
+    }
+
     /// What rings when a time has come.
     #[inline]
     pub(crate) fn timers(&self) -> &Timers {

@@ -139,7 +139,7 @@ impl<H: Host> Driver<H> {
         seed: u64,
         retention: Option<Duration>,
     ) -> Result<Self, StoreError> {
-        let lease_state = LeaseState::since(clock.steady());
+        let lease_state = LeaseState::since(clock.machine());
         let control = Control::enroll(Role::Runner, store, clock, dispatch, log, Arc::default())?;
         let engine = Engine::assemble(control, seed, retention);
         // No thread of its own takes turns here.
@@ -210,7 +210,7 @@ impl<H: Host> Driver<H> {
     /// Adds the result of a body; true if its worker is to commit now.
     pub fn gather(&self, on: &Gathering<H>, run: Arc<Run<H>>, event: Event) -> bool {
         let at = self.engine.clock().now();
-        on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock().steady())
+        on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock().machine())
     }
 
     /// A worker commits what has gathered; returns what may start now.

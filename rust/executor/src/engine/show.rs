@@ -56,7 +56,7 @@ impl<H: Host> Engine<H> {
 
     /// Notes how far a task has come.
     pub(crate) fn progress(&self, run: &Arc<Run<H>>, task: TaskRef, attempt: u32, progress: Progress) {
-        let due = run.live_output.progress((task, attempt), progress, self.steady());
+        let due = run.live_output.progress((task, attempt), progress, self.clock().machine());
         if let Some(due) = due {
             Publish::after(self.path(), self.timers(), run, due.max(GATHER), PROGRESS);
         }
@@ -90,7 +90,7 @@ const PROGRESS: u64 = 1;
 impl<H: Host> Publish<H> {
     #[cold]
     fn after(path: &Arc<CommitPath<H>>, timers: &Timers, run: &Arc<Run<H>>, span: Duration, what: u64) {
-        timers.after(span, Arc::new(Self { path: Arc::clone(path), run: Arc::clone(run) }), what);
+        timers.soon(span, Arc::new(Self { path: Arc::clone(path), run: Arc::clone(run) }), what);
     }
 }
 

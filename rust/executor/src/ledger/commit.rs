@@ -2,6 +2,7 @@
 //! for all who wait.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
@@ -34,6 +35,21 @@ pub(crate) struct Ledger<H: Host> {
     pub(super) committer: Committer<H>,
     /// When a body's own events happen, and how old groups are.
     pub(super) clock: Arc<dyn Clock>,
+    /// How many commits have begun, and how many have ended with all that follows from them.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// With a clock that is moved by hand: how many events were applied that move a run, which are all but what is shown
+    /// and what conditions raise. Changed with the commit lock.
+    moves: Option<AtomicU64>,
+}
+
+/// A commit and what follows from it, under way until this is dropped.
+pub(crate) struct Underway<'a>(&'a AtomicU64);
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// The guard of the commit lock: while it exists nothing is committed, and the state in memory is in the store.
@@ -48,8 +64,28 @@ impl<H: Host> Ledger<H> {
             commit_lock: Mutex::new(Pending::default()),
             queue: blocks.then(LeaderQueue::default),
             committer: Committer::new(),
+            moves: clock.is_manual().then(AtomicU64::default),
             clock,
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
         }
+    }
+
+    /// A commit begins.
+    pub(crate) fn begin(&self) -> Underway<'_> {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+        Underway(&self.ended)
+    }
+
+    /// How many commits there were so far; `None` while one is under way.
+    pub(crate) fn commits(&self) -> Option<u64> {
+        let ended = self.ended.load(Ordering::Acquire);
+        (self.begun.load(Ordering::Acquire) == ended).then_some(ended)
+    }
+
+    /// How many events have moved a run so far, with a clock that is moved by hand.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.as_ref().map_or(0, |moves| moves.load(Ordering::Acquire))
     }
 
     /// Locks the commit lock: nothing is committed while the guard lives. Blocks for a commit under way.
@@ -77,6 +113,7 @@ impl<H: Host> Ledger<H> {
         ready: &mut Vec<Ready<H>>,
     ) {
         if !items.is_empty() {
+            let _underway = self.begin();
             let _ = self.commit_with(engine, items, None, ready);
         }
     }
@@ -92,6 +129,7 @@ impl<H: Host> Ledger<H> {
         run: &Arc<Run<H>>,
         event: Event,
     ) -> Result<(), Lost> {
+        let _underway = self.begin();
         let mut items = group.map_or_else(Vec::new, Group::take);
         let mut ready = Vec::new();
         let outcome = self.commit_with(engine, &mut items, Some((run, event)), &mut ready);
@@ -104,6 +142,7 @@ impl<H: Host> Ledger<H> {
 
     /// Commits a group on the thread that made it. Blocks.
     pub(crate) fn commit_group(&self, engine: &Arc<impl Upcalls<H>>, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
+        let _underway = self.begin();
         let mut items = group.take();
         self.commit(engine, &mut items, ready);
         group.reuse(items);
@@ -123,6 +162,7 @@ impl<H: Host> Ledger<H> {
         begin: bool,
         ready: &mut Vec<Ready<H>>,
     ) -> Result<Vec<Creation>, StoreError> {
+        let _underway = self.begin();
         let begins = if begin { begins(runs) } else { Vec::new() };
         let mut request = Request::create(lease, std::mem::take(rows), begins);
         let adopting = engine.adopting();
@@ -138,6 +178,7 @@ impl<H: Host> Ledger<H> {
         let created = || runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
         created().for_each(|(run, _)| engine.adopt(run));
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == lease {
             ready.append(&mut outcome.ready);
@@ -162,6 +203,7 @@ impl<H: Host> Ledger<H> {
         children: &[Arc<Run<H>>],
         begin: bool,
     ) -> Result<Vec<Creation>, Lost> {
+        let _underway = self.begin();
         let begins = if begin { begins(children) } else { Vec::new() };
         let mut request = Request::start(parent, record, std::mem::take(rows), begins);
         let adopting = engine.adopting();
@@ -180,6 +222,7 @@ impl<H: Host> Ledger<H> {
             children.iter().for_each(|child| engine.adopt(child));
         }
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == parent.lease {
             let mut ready = std::mem::take(&mut outcome.ready);
@@ -210,6 +253,7 @@ impl<H: Host> Ledger<H> {
         let own = own.map(|(run, event)| (Arc::clone(run), event));
         let mut request = Request::new(std::mem::take(items), own, std::mem::take(ready));
         self.perform(engine, &mut request);
+        failpoint::committed();
         let Request { events, mut outcome, .. } = request;
         *items = events;
         *ready = std::mem::take(&mut outcome.ready);
@@ -242,9 +286,9 @@ impl<H: Host> Ledger<H> {
         *request = match queue.enter(std::mem::replace(request, Request::new(Vec::new(), None, Vec::new()))) {
             Turn::Done(request) => request,
             Turn::Lead(mut leader) => {
-                let start = self.clock.steady();
+                let start = self.clock.machine();
                 let failed = self.lead(engine, &mut leader.requests().collect::<SmallVec<[_; 16]>>());
-                leader.pass_on(self.clock.steady().saturating_sub(start));
+                leader.pass_on(self.clock.machine().saturating_sub(start));
                 // A failure is reported to all before the followers continue.
                 if let Some(failed) = failed {
                     failed.report(engine);
@@ -393,7 +437,12 @@ impl<H: Host> Ledger<H> {
         event: Event,
         at: Time,
     ) -> Result<RunStatus, Refused> {
-        let shown = tagged.0.live_output.take(&event, || self.clock.steady());
+        if let Some(moves) = &self.moves
+            && !matches!(event, Event::PollRaised { .. } | Event::Published(_))
+        {
+            moves.fetch_add(1, Ordering::AcqRel);
+        }
+        let shown = tagged.0.live_output.take(&event, || self.clock.machine());
         let mut state = tagged.0.state.lock();
         if let Some(shown) = shown {
             // Refused, if the run is over: then nobody is to see it.

@@ -33,6 +33,8 @@ struct State<H: Host> {
     notified: bool,
     /// Groups whose results may gather while their slot's holder executes a long body.
     groups: Vec<Arc<Group<H>>>,
+    /// The committer thread waits for events.
+    resting: bool,
     /// The engine closes: nothing is taken any more.
     stop: bool,
 }
@@ -40,7 +42,13 @@ struct State<H: Host> {
 impl<H: Host> Committer<H> {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new(State { inbox: VecDeque::new(), notified: false, groups: Vec::new(), stop: false }),
+            state: Mutex::new(State {
+                inbox: VecDeque::new(),
+                notified: false,
+                groups: Vec::new(),
+                resting: false,
+                stop: false,
+            }),
             changed: Condvar::new(),
             armed: AtomicBool::new(false),
         }
@@ -70,6 +78,13 @@ impl<H: Host> Ledger<H> {
             counts::add_wake();
             committer.changed.notify_one();
         }
+    }
+
+    /// Whether no event is queued, gathered or being committed. If it is so and no commit has begun since, it was so
+    /// all the time in between.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let state = self.committer.state.lock();
+        state.inbox.is_empty() && state.resting && state.groups.iter().all(|group| group.is_empty())
     }
 
     /// Leaves an event to the committer.
@@ -141,7 +156,7 @@ impl<H: Host> Ledger<H> {
             let groups = {
                 let mut state = committer.state.lock();
                 if state.inbox.is_empty() && !state.stop {
-                    state.notified = false;
+                    (state.notified, state.resting) = (false, true);
                     if looks > 0 {
                         committer.changed.wait_for(&mut state, MAX_AGE);
                     } else {
@@ -155,7 +170,7 @@ impl<H: Host> Ledger<H> {
                         }
                     }
                 }
-                state.notified = false;
+                (state.notified, state.resting) = (false, false);
                 items.extend(state.inbox.drain(..));
                 if state.stop {
                     drop(state);
@@ -182,7 +197,7 @@ impl<H: Host> Ledger<H> {
         if !items.is_empty() {
             self.commit(engine, items, ready);
         }
-        let now = self.clock.steady();
+        let now = self.clock.machine();
         let old: Vec<_> = groups.iter().filter(|group| group.is_older_than(MAX_AGE, now)).collect();
         let waiting = groups.iter().any(|group| !group.is_empty());
         for group in old {

@@ -15,6 +15,7 @@ use super::group::{Group, QueuedEvent};
 use super::request::Lost;
 use super::upcalls::Upcalls;
 use crate::control::Control;
+use crate::crash::Crash;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ids::IdMaker;
 use crate::runs::run::Run;
@@ -41,6 +42,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn lease(&self) -> Lease {
         self.control.lease()
+    }
+
+    fn crash(&self) -> &Crash {
+        &self.control.crash
     }
 
     fn is_observed(&self) -> bool {
@@ -137,7 +142,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
             Effect::Settled { status } => {
                 self.control.runs.remove(&run);
                 if let Some(line) = bad_end(&run, status) {
-                    self.control.unobserved.add(&run, line, self.control.clock.steady());
+                    self.control.unobserved.add(&run, line, self.control.clock.machine());
                 }
                 if matches!(status, RunStatus::Completed | RunStatus::Failed) {
                     for conflict in run.unreported_conflicts() {

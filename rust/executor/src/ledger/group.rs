@@ -49,7 +49,7 @@ struct GroupState<H: Host> {
     items: Vec<QueuedEvent<H>>,
     /// The emptied memory of the last commit. It stays with the slot, because a thread may park for long.
     spare: Vec<QueuedEvent<H>>,
-    /// When the oldest came, in steady time.
+    /// When the oldest came, in the machine's time.
     since: Duration,
 }
 

@@ -7,6 +7,7 @@ use bide_core::record::{Batch, RunRowId};
 use bide_store::{Lease, ShareId, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
+use crate::crash::Crash;
 use crate::host::{Host, Ready};
 use crate::runs::run::Run;
 
@@ -17,6 +18,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// The lease that batches are committed under.
     fn lease(&self) -> Lease;
+
+    /// The crash that a test has asked for.
+    fn crash(&self) -> &Crash;
 
     /// Whether somebody observes what happens.
     fn is_observed(&self) -> bool;

@@ -86,6 +86,10 @@ struct State<H: Host> {
     idle: Vec<ShareId>,
     /// Starts that have not happened in time.
     unstarted: Vec<Unstarted>,
+    /// A turn is under way.
+    turns: bool,
+    /// How many turns there were.
+    count: u64,
     /// Nothing starts or resumes any more.
     closing: bool,
 }
@@ -145,6 +149,8 @@ impl<H: Host> Default for Limiter<H> {
             released: Vec::new(),
             idle: Vec::new(),
             unstarted: Vec::new(),
+            turns: false,
+            count: 0,
             closing: false,
         };
         Self { active: AtomicBool::new(false), state: Mutex::new(state), woken: Condvar::new() }
@@ -359,6 +365,12 @@ impl<H: Host> Limiter<H> {
     pub(crate) fn is_asked(&self) -> bool {
         let state = self.state.lock();
         !state.closing && state.has_work()
+    }
+
+    /// Whether there is nothing to do: with a number that changes whenever there was.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.closing || !(state.turns || state.has_work())).then_some(state.count)
     }
 
     /// Waits until there is something to do. False: nothing will be done any more.

@@ -60,6 +60,7 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
         if state.closing || !state.has_work() {
             return false;
         }
+        state.turns = true;
         state.take()
     };
     let lease = control.lease();
@@ -85,6 +86,9 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
             }
         }
     }
+    let mut state = control.limits.state.lock();
+    state.turns = false;
+    state.count += 1;
     true
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use bide_core::record::NewRun;
-use bide_core::{Ask, Control, DefinitionError, Fork, Forked, RunId, RunOptions, RunState};
-use bide_store::{Creation, StoreError};
+use bide_core::record::{Batch, NewRun, StoredRun};
+use bide_core::{Ask, Control, DefinitionError, Event, Fork, Forked, RunId, RunOptions, RunState};
+use bide_store::{Commit, CommitId, Creation, StoreError};
 
 use crate::host::Host;
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, packed};
@@ -56,11 +56,6 @@ impl<H: Host> Submitter<H> {
         if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
-        if self.control.is_client() {
-            let why = "a Client executes nothing, and a fork begins where it is made: call runner.fork(...) in a \
-                       process that executes the workflow";
-            return Err(SubmitError::Refused(DefinitionError(why.to_owned())));
-        }
         let from = request.from;
         let source = self.control.store().load(from).map_err(SubmitError::Store)?;
         let gone = || SubmitError::Refused(DefinitionError(format!("run {from} is not in the store any more")));
@@ -70,6 +65,9 @@ impl<H: Host> Submitter<H> {
             Some(inputs) => inputs,
             None => source.run.unpacked_inputs().map_err(corrupt)?.into(),
         };
+        if self.control.is_client() {
+            return self.fork_unowned(workflow, &source, &request, inputs);
+        }
         let (tags, priority) = (source.run.options.tags.clone(), source.run.options.priority);
         let local = std::mem::take(&mut request.local);
         let mut new = Some(RunRequest::<H>::new(inputs).with_local(local));
@@ -100,5 +98,50 @@ impl<H: Host> Submitter<H> {
             // Another process has taken the number in the same millisecond.
             new = Arc::into_inner(run).map(|run| RunRequest::<H>::new(run.inputs).with_local(run.local));
         }
+    }
+
+    /// As [`Submitter::fork`], of a client: the new run belongs to nobody, and a runner that has its workflow claims it.
+    /// The client has a lease for the one commit, in which the run begins as it would in a runner that ends then.
+    fn fork_unowned(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        source: &StoredRun,
+        request: &ForkRequest<H>,
+        inputs: Inputs,
+    ) -> Result<Handle<H>, SubmitError> {
+        let corrupt = |why| SubmitError::Store(StoreError::Corrupt(format!("run {}: {why}", request.from)));
+        let store = self.control.store();
+        let options = RunOptions {
+            tags: source.run.options.tags.clone(),
+            priority: source.run.options.priority,
+            ..RunOptions::default()
+        };
+        let now = self.control.clock.now();
+        let new = RunRequest::<H>::new(inputs).with_options(options).with_deadline(&workflow.graph, now);
+        let begin = |lease| -> Result<RunId, SubmitError> {
+            loop {
+                let id = self.ids.next(now);
+                let state = RunState::forked(id, &workflow.graph, &workflow.ids, source, &request.fork, now);
+                let mut state = state.map_err(corrupt)?.map_err(SubmitError::Refused)?;
+                state.tell_fork(request.told(id, &mut || self.ids.message(), now));
+                let (mut batch, mut effects) = (Batch::new(), Vec::new());
+                // A new run refuses nothing.
+                let _ = state.apply(Event::Begin, now, &mut batch, &mut effects);
+                let row = NewRun::new(id, workflow.number, workflow.version, now).with_inputs(packed(&new.inputs));
+                let rows = [row.with_options(new.options.clone())];
+                let mut commit = Commit { id: CommitId::unique(), requests: &[&rows], batch: &mut batch };
+                let written = store.write(lease, &mut commit).map_err(SubmitError::Store)?;
+                // Else another process has taken the number in the same millisecond.
+                if written.creations == [[Creation::Created]] {
+                    return Ok(id);
+                }
+            }
+        };
+        let lease = store.enroll(self.control.clock.lease_time()).map_err(SubmitError::Store)?;
+        let forked = begin(lease);
+        let left = store.leave(lease);
+        let id = forked?;
+        left.map_err(SubmitError::Store)?;
+        self.watch.handle(id).map_err(SubmitError::Store)
     }
 }

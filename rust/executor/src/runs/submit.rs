@@ -63,7 +63,7 @@ pub(crate) struct Submitter<H: Host> {
     /// Makes their ids.
     pub(super) ids: Arc<IdMaker>,
     /// Where to wait for those that are executed elsewhere.
-    watch: Arc<Watch<H>>,
+    pub(super) watch: Arc<Watch<H>>,
 }
 
 impl<H: Host> Submitter<H> {

@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Unobserved<H: Host>(Mutex<Vec<Line<H>>>);
 
 struct Line<H: Host> {
-    /// When its run ended, by the steady clock.
+    /// When its run ended, by the machine's clock.
     since: Duration,
     /// The run: its caller may have got its result and dropped it.
     run: Arc<Run<H>>,

@@ -2,6 +2,7 @@
 //! an owner, and checks the runs that callers here watch. Of a client it only polls and checks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_store::{ChangedRuns, Changes, Seen, StoreError};
@@ -36,13 +37,15 @@ pub(crate) struct LeaseService<H: Host> {
     mail: Arc<Mail<H>>,
     /// Finds the ends of children that are executed elsewhere.
     children: Arc<Children<H>>,
+    /// How often the thread has begun and ended to handle changes: odd while it does.
+    handled: AtomicU64,
     /// Set when the thread is to end.
     stop: Signal,
 }
 
 /// The state of the thread from one turn to the next.
 pub(crate) struct LeaseState {
-    /// When the lease was renewed last, by the steady clock.
+    /// When the lease was renewed last, by the machine's clock.
     renewed: Duration,
     /// When the thread last looked at what is no change of the store.
     looked: Option<Duration>,
@@ -55,7 +58,7 @@ pub(crate) struct LeaseState {
 }
 
 impl LeaseState {
-    /// The lease was taken at this steady time.
+    /// The lease was taken at this time of the machine.
     pub(crate) fn since(renewed: Duration) -> Self {
         Self { renewed, looked: None, seen: Seen::default(), mail: 0, report: Some(renewed + STRANDED) }
     }
@@ -67,7 +70,7 @@ impl<H: Host> Service for LeaseService<H> {
     }
 
     fn run(&self, started: &Signal) {
-        let mut state = LeaseState::since(self.control.clock.steady());
+        let mut state = LeaseState::since(self.control.clock.machine());
         started.set();
         self.wait_first();
         while !self.stop.is_set() {
@@ -94,7 +97,7 @@ impl<H: Host> LeaseService<H> {
     ) -> Arc<Self> {
         let (control, recovery, watch) = (Arc::clone(control), Arc::clone(recovery), Arc::clone(watch));
         let (mail, children) = (Arc::clone(mail), Arc::clone(children));
-        Arc::new(Self { control, recovery, watch, mail, children, stop: Signal::default() })
+        Arc::new(Self { control, recovery, watch, mail, children, handled: AtomicU64::new(0), stop: Signal::default() })
     }
 
     /// Waits before the first turn, which looks at everything: the thread that opens the runner registers workflows
@@ -111,6 +114,13 @@ impl<H: Host> LeaseService<H> {
         }
     }
 
+    /// `None`: the thread handles changes; it may have claimed runs that have not begun. Else a number that changes if it
+    /// does.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        let handled = self.handled.load(Ordering::SeqCst);
+        handled.is_multiple_of(2).then_some(handled)
+    }
+
     /// One turn of the thread: waits for changes, renews the lease if it is time, and handles the changes. False if it
     /// could not wait.
     pub(crate) fn turn(&self, state: &mut LeaseState, timeout: Duration) -> bool {
@@ -124,7 +134,8 @@ impl<H: Host> LeaseService<H> {
         if self.stop.is_set() {
             return waited;
         }
-        let now = control.clock.steady();
+        self.handled.fetch_add(1, Ordering::SeqCst);
+        let now = control.clock.machine();
         let renews = now.saturating_sub(state.renewed) >= RENEW || !(control.is_client() || control.lease_holds());
         let mut outcome = Ok(());
         if renews {
@@ -139,6 +150,7 @@ impl<H: Host> LeaseService<H> {
             Err(error @ StoreError::Busy { .. }) => control.warn(&error.to_string()),
             Err(error) => control.break_down(&error),
         }
+        self.handled.fetch_add(1, Ordering::SeqCst);
         waited
     }
 
@@ -150,7 +162,7 @@ impl<H: Host> LeaseService<H> {
         if changes.unowned {
             self.recovery.recover()?;
         }
-        if !self.control.is_client() && state.report.is_some_and(|at| self.control.clock.steady() >= at) {
+        if !self.control.is_client() && state.report.is_some_and(|at| self.control.clock.machine() >= at) {
             state.report = None;
             self.recovery.report_stranded()?;
         }
@@ -162,7 +174,7 @@ impl<H: Host> LeaseService<H> {
         if renewed && !self.control.is_client() {
             self.recovery.enter_for_stranded()?;
         }
-        let now = self.control.clock.steady();
+        let now = self.control.clock.machine();
         if state.looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK) {
             state.looked = Some(now);
             if let Some(warning) = self.control.store().warning() {

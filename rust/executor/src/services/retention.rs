@@ -96,13 +96,13 @@ impl<H: Host> RetentionService<H> {
         if self.control.is_closing() || self.control.stopped().is_some() {
             return RECHECK;
         }
-        let began = self.control.clock.steady();
+        let began = self.control.clock.machine();
         if began < sweep.due {
             return sweep.due.saturating_sub(began);
         }
         let again = self.kept.map_or(MAX_INTERVAL, |kept| (kept / PART).clamp(MIN_INTERVAL, MAX_INTERVAL));
         let rest = match self.sweep_step(&mut sweep.phase) {
-            Ok(true) => (self.control.clock.steady().saturating_sub(began) * REST).max(SHORTEST_REST),
+            Ok(true) => (self.control.clock.machine().saturating_sub(began) * REST).max(SHORTEST_REST),
             Ok(false) => again,
             Err(error) => {
                 sweep.phase = Phase::Purge(0);
@@ -111,7 +111,7 @@ impl<H: Host> RetentionService<H> {
                 again
             }
         };
-        sweep.due = self.control.clock.steady().saturating_add(rest);
+        sweep.due = self.control.clock.machine().saturating_add(rest);
         rest
     }
 

@@ -3,6 +3,9 @@
 //! Stored times are wall time, polls are spans of steady time. The thread sleeps by the steady clock, at most
 //! [`RECHECK`] at a time, and re-reads the wall whenever it wakes: a wall time never fires early by the wall clock,
 //! and a clock that was set forward is noticed. It never attaches to a host and never commits.
+//!
+//! With a clock that is moved by hand, who moves it rings what is due then. The thread has only what the engine does for
+//! itself ([`Timers::soon`]), which goes by the machine's time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +17,7 @@ use bide_sched::be_punctual;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
+use crate::due::Due;
 use crate::services::{Service, Signal};
 
 /// The longest span between two looks at the wall.
@@ -29,6 +33,8 @@ struct Item {
     wall: Option<Time>,
     ticket: u64,
     alarm: Arc<dyn Alarm>,
+    /// The next poll of a wait that polls for ever if its condition never holds.
+    endless: bool,
 }
 
 /// The timers of an engine.
@@ -44,7 +50,11 @@ pub(crate) struct Timers {
 #[derive(Default)]
 struct State {
     items: BTreeMap<Key, Item>,
+    /// With a clock that is moved by hand: those that go by the machine's time.
+    soon: BTreeMap<Key, Item>,
     seq: u64,
+    /// How many threads ring alarms now, without the lock.
+    ringing: usize,
     /// Wall minus steady time when last looked at.
     offset: Option<i64>,
     stop: bool,
@@ -60,8 +70,32 @@ impl Timers {
 
     /// Rings after a span of steady time.
     pub(crate) fn after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
+        self.poll_after(span, false, alarm, ticket)
+    }
+
+    /// As [`Timers::after`], for the next poll of a wait. `endless`: it has no deadline.
+    pub(crate) fn poll_after(&self, span: Duration, endless: bool, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
         let due = self.clock.steady().saturating_add(span);
-        self.add(due, None, alarm, ticket)
+        self.add(due, Item { wall: None, ticket, alarm, endless })
+    }
+
+    /// Rings after a span of the machine's time: for what the engine does for itself, which no test waits for.
+    pub(crate) fn soon(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
+        if !self.clock.is_manual() {
+            self.after(span, alarm, ticket);
+            return;
+        }
+        let due = self.clock.machine().saturating_add(span);
+        let mut state = self.state.lock();
+        if state.stop {
+            drop(state);
+            return;
+        }
+        state.seq += 1;
+        let key = (due, state.seq);
+        state.soon.insert(key, Item { wall: None, ticket, alarm, endless: false });
+        drop(state);
+        self.changed.notify_one();
     }
 
     /// Cancels what [`Timers::after`] was asked for, if it has not rung yet.
@@ -77,10 +111,10 @@ impl Timers {
             return None;
         }
         let due = self.clock.steady() + time.since(self.clock.now());
-        Some(self.add(due, Some(time), alarm, ticket))
+        Some(self.add(due, Item { wall: Some(time), ticket, alarm, endless: false }))
     }
 
-    fn add(&self, due: Duration, wall: Option<Time>, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
+    fn add(&self, due: Duration, item: Item) -> Key {
         let mut state = self.state.lock();
         if state.stop {
             // Nothing rings any more, and an alarm that is kept would keep the engine.
@@ -90,7 +124,7 @@ impl Timers {
         state.seq += 1;
         let key = (due, state.seq);
         let first = state.items.first_key_value().is_none_or(|((earliest, _), _)| due < *earliest);
-        state.items.insert(key, Item { wall, ticket, alarm });
+        state.items.insert(key, item);
         drop(state);
         if first {
             self.changed.notify_one();
@@ -112,16 +146,48 @@ impl Timers {
                 _ => rung.push(item),
             }
         }
+        let (next, now) = if self.clock.is_manual() {
+            let machine = self.clock.machine();
+            while let Some(first) = state.soon.first_entry().filter(|first| first.key().0 <= machine) {
+                rung.push(first.remove());
+            }
+            (state.soon.first_key_value(), machine)
+        } else {
+            (state.items.first_key_value(), steady)
+        };
         if rung.is_empty() {
-            let next = state.items.first_key_value();
-            return Some(next.map_or(RECHECK, |((due, _), _)| due.saturating_sub(steady).min(RECHECK)));
+            return Some(next.map_or(RECHECK, |((due, _), _)| due.saturating_sub(now).min(RECHECK)));
         }
+        state.seq += 1;
+        state.ringing += 1;
         MutexGuard::unlocked(state, || {
             for item in rung {
                 item.alarm.ring(item.ticket);
             }
         });
+        state.ringing -= 1;
         None
+    }
+
+    /// The clock was moved by hand: rings what is due now. The caller is attached to no host.
+    pub(crate) fn clock_was_moved(&self) {
+        let mut state = self.state.lock();
+        while !state.stop && self.turn(&mut state).is_none() {}
+    }
+
+    /// `None`: something rings, or is due. Else a number that another one follows if something is added or rings.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        let now = self.clock.steady();
+        let state = self.state.lock();
+        let is_due = state.items.first_key_value().is_some_and(|((due, _), _)| *due <= now);
+        (state.ringing == 0 && !is_due).then_some(state.seq)
+    }
+
+    /// Adds what rings next, by the steady clock.
+    pub(crate) fn add_due(&self, dues: &mut Due) {
+        for ((due, _), item) in &self.state.lock().items {
+            dues.add(*due, item.endless);
+        }
     }
 
     /// Rings what is due and returns how long the thread would sleep then. For drivers of an engine without threads.
@@ -143,7 +209,10 @@ impl Timers {
 
     /// Forgets every alarm.
     pub(crate) fn clear(&self) {
-        let remaining = std::mem::take(&mut self.state.lock().items);
+        let remaining = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.items), std::mem::take(&mut state.soon))
+        };
         // What the alarms hold is dropped without the lock: it may be a host's.
         drop(remaining);
     }

@@ -15,6 +15,7 @@ use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, TaskIx, TaskRef, 
 use bide_sched::{Queue, RETRY_THREAD_AFTER};
 use bide_sync::{Condvar, Mutex};
 
+use crate::due::Due;
 use crate::engine::Engine;
 use crate::engine::api::At;
 use crate::host::{Attached, Gate, Host, Polled};
@@ -62,6 +63,10 @@ struct State<H: Host> {
     threads: usize,
     /// Spares that wait for work.
     idle: usize,
+    /// Threads that wait until a gate is due.
+    waiting: usize,
+    /// How often a gate was taken to be polled.
+    taken: u64,
     /// No more threads than this.
     limit: usize,
     /// The system has refused a thread: it is asked again no sooner than this, by the steady clock.
@@ -149,6 +154,8 @@ impl<H: Host> Gates<H> {
             polling: None,
             threads: 0,
             idle: 0,
+            waiting: 0,
+            taken: 0,
             limit,
             ask_again: Duration::ZERO,
             close: false,
@@ -197,12 +204,29 @@ impl<H: Host> Gates<H> {
 
     /// When the first gate is asked next, by the steady clock. The clock may have been moved by hand: the threads look
     /// at it again.
-    #[cfg(feature = "testing")]
     pub(crate) fn clock_was_moved(&self) -> Option<Duration> {
-        self.changed.notify_all();
         let state = self.state.lock();
+        self.changed.notify_all();
         let due = [state.quick.peek(), state.slow.peek()].into_iter().flatten().map(|item| item.due).min();
         due.map(Duration::from_nanos)
+    }
+
+    /// `None`: a gate is polled, or is due. Else how often one was taken to be polled so far.
+    pub(crate) fn rest(&self, now: Duration) -> Option<u64> {
+        let state = self.state.lock();
+        let is_due = [state.quick.peek(), state.slow.peek()].into_iter().flatten().any(|item| item.due <= nanos(now));
+        (!is_due && state.waiting == state.threads).then_some(state.taken)
+    }
+
+    /// Adds when gates are polled next, by the steady clock.
+    pub(crate) fn add_due(&self, dues: &mut Due) {
+        let state = self.state.lock();
+        for item in state.quick.iter().chain(state.slow.iter()) {
+            let gate = &item.gate;
+            let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize], gate.part);
+            let polling = Polling::with_progress(policy, gate.deadline, item.progress);
+            dues.add(Duration::from_nanos(item.due), polling.is_endless());
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -262,6 +286,7 @@ impl<H: Host> Gates<H> {
             let span = match queue.peek().map(|item| item.due) {
                 Some(due) if due <= nanos(now) => {
                     let item = queue.pop()?;
+                    state.taken += 1;
                     if main {
                         state.polling = Some((now, item.gate.clone()));
                     }
@@ -274,10 +299,12 @@ impl<H: Host> Gates<H> {
                 return None;
             }
             state.idle += usize::from(!main);
+            state.waiting += 1;
             match span {
-                Some(span) => drop(self.changed.wait_for(&mut state, span)),
-                None => self.changed.wait(&mut state),
+                Some(span) if !engine.clock().is_manual() => drop(self.changed.wait_for(&mut state, span)),
+                _ => self.changed.wait(&mut state),
             }
+            state.waiting -= 1;
             state.idle -= usize::from(!main);
         }
     }
@@ -382,7 +409,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             if let Some(event) = self.poll_gate(gates, me, item, cx, &mut now) {
                 done.push(event);
             }
-            cx.between(now);
+            cx.between(if self.clock().is_manual() { self.clock().machine() } else { now });
         }
     }
 

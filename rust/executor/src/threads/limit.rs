@@ -3,6 +3,9 @@
 //! A thread cannot be stopped. So when the limit is reached the attempt fails at once, and is fenced: what its body
 //! does from there on changes nothing. Its slot stays taken until the body returns, and so does its place in the run:
 //! the next attempt waits for that.
+//!
+//! With a clock that is moved by hand, both count: the time that it was moved by while the body executed, and the time
+//! that the body has really taken.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -40,8 +43,8 @@ struct State {
     ticket: u64,
     /// What remained of the limit when the body began or continued.
     remaining: Duration,
-    /// When that was, by the steady clock.
-    since: Duration,
+    /// When that was, by the steady clock and by the machine's.
+    since: (Duration, Duration),
     /// The time is used up, and the attempt has failed.
     reached: bool,
     /// Rings when the time is used up; none while the body is deferred.
@@ -78,7 +81,13 @@ impl<H: Host> Limit<H> {
             attempt,
             thread,
             cancel: OnceLock::new(),
-            state: Mutex::new(State { ticket: 0, remaining, since: Duration::ZERO, reached: false, timer: None }),
+            state: Mutex::new(State {
+                ticket: 0,
+                remaining,
+                since: (Duration::ZERO, Duration::ZERO),
+                reached: false,
+                timer: None,
+            }),
         });
         limit.resume();
         limit
@@ -93,8 +102,11 @@ impl<H: Host> Limit<H> {
     pub(crate) fn resume(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.ticket += 1;
-        state.since = self.engine.clock().steady();
+        state.since = self.times();
         let alarm = Arc::clone(self) as Arc<dyn Alarm>;
+        if self.engine.clock().is_manual() {
+            self.engine.timers().soon(state.remaining, Arc::clone(&alarm), state.ticket);
+        }
         state.timer = Some(self.engine.timers().after(state.remaining, alarm, state.ticket));
     }
 
@@ -103,12 +115,19 @@ impl<H: Host> Limit<H> {
         let (timer, reached) = {
             let mut state = self.state.lock();
             state.ticket += 1;
-            let spent = self.engine.clock().steady().saturating_sub(state.since);
-            state.remaining = state.remaining.saturating_sub(spent);
+            let ((steady, machine), now) = (state.since, self.times());
+            state.remaining =
+                state.remaining.saturating_sub(now.0.saturating_sub(steady) + now.1.saturating_sub(machine));
             (state.timer.take(), state.reached)
         };
         self.cancel(timer);
         !reached
+    }
+
+    /// The steady time, and the machine's if that is another one.
+    fn times(&self) -> (Duration, Duration) {
+        let clock = self.engine.clock();
+        (clock.steady(), if clock.is_manual() { clock.machine() } else { Duration::ZERO })
     }
 
     /// Cancels a timer, which would keep the run until it rings.
@@ -153,7 +172,7 @@ impl<H: Host> Alarm for Limit<H> {
     fn ring(self: Arc<Self>, ticket: u64) {
         {
             let mut state = self.state.lock();
-            if state.ticket != ticket {
+            if state.ticket != ticket || state.reached {
                 return;
             }
             state.reached = true;

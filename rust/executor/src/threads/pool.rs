@@ -214,11 +214,19 @@ impl<H: Host> Upcalls for Engine<H> {
     }
 
     fn steady(&self) -> Duration {
-        self.clock().steady()
+        self.clock().machine()
     }
 
-    fn ring_after(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
-        self.timers().after(span, alarm, ticket);
+    fn ring_soon(&self, span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
+        self.timers().soon(span, alarm, ticket);
+    }
+
+    fn ring_poll(&self, span: Duration, endless: bool, alarm: Arc<dyn Alarm>, ticket: u64) {
+        self.timers().poll_after(span, endless, alarm, ticket);
+    }
+
+    fn is_manual(&self) -> bool {
+        self.clock().is_manual()
     }
 
     fn warn(&self, line: &str) {

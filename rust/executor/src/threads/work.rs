@@ -239,7 +239,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         };
         workers.body_stops(&permit);
         let at = self.engine.clock().now();
-        let now = self.engine.clock().steady();
+        let now = self.engine.clock().machine();
         self.seen.see(at, now);
         if entered.mark {
             // Until its end is committed the mark stands: the next body may kill the process, and this one's run would

@@ -14,7 +14,7 @@ pub(super) fn enqueue(engine: &Arc<Engine<Closures>>, event: QueuedEvent<Closure
         engine.path().ledger.enqueue(event);
         return;
     }
-    engine.dispatch().group.push(event, engine.steady());
+    engine.dispatch().group.push(event, engine.clock().machine());
     commit_gathered(engine);
 }
 
@@ -43,7 +43,7 @@ pub(super) fn enqueue_from_lane(
         }
         return;
     }
-    if dispatch.group.push(event, engine.steady()) {
+    if dispatch.group.push(event, engine.clock().machine()) {
         engine.commit_group(&dispatch.group, ready);
     } else {
         path.ledger.arm();

@@ -18,7 +18,7 @@ use crate::plan::{Plan, PlannedCondition, outcomes};
 use crate::step::Described;
 use crate::wait::Until;
 use crate::workflow::read_retry;
-use crate::{callback, children, panics, wait};
+use crate::{callback, children, panics, test_hooks, wait};
 
 mod ask;
 mod course;
@@ -196,10 +196,23 @@ impl PyCall {
     }
 
     /// The condition that is this part.
-    fn condition<'py>(&self, py: Python<'py>, part: usize) -> Option<Bound<'py, PyAny>> {
-        let state = self.state.lock();
-        let What::Wait(asked, _) = &state.what else { return None };
-        asked.iter().find(|asked| asked.part == part).map(|asked| asked.condition.bind(py).clone())
+    fn condition<'py>(&self, py: Python<'py>, part: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let (condition, name) = {
+            let state = self.state.lock();
+            let What::Wait(asked, _) = &state.what else { return Ok(None) };
+            let Some(asked) = asked.iter().find(|asked| asked.part == part) else { return Ok(None) };
+            (asked.condition.bind(py).clone(), asked.name.clone())
+        };
+        let body = self.body()?;
+        let stub = test_hooks::condition(body.engine(), body.run().id, &name, &condition)?;
+        Ok(Some(stub.unwrap_or(condition)))
+    }
+
+    /// What is called in place of this step in a test: the step itself, in most cases.
+    fn tested_step<'py>(&self, name: &str, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let body = self.body()?;
+        let stub = test_hooks::step(body.engine(), body.run().id, name, function)?;
+        Ok(stub.unwrap_or_else(|| function.clone()))
     }
 
     /// A condition has returned.

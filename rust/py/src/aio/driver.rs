@@ -181,9 +181,9 @@ impl PyDriver {
         let names = names(py)?;
         let task = current_task(py)?;
         let cancelling = gil::getattr(&task, pyo3::intern!(py, "cancelling"))?;
-        let since = engine.steady();
+        let since = engine.clock().machine();
         loop {
-            if engine.steady().saturating_sub(since) > BUDGET {
+            if engine.clock().machine().saturating_sub(since) > BUDGET {
                 self.leave(py, Left::Budget)?;
                 return Ok(None);
             }

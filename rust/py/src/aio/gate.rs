@@ -17,7 +17,7 @@ use crate::context::{context_of, read_only};
 use crate::errors::{self, names};
 use crate::gil::{self, Raised};
 use crate::host::{PyEngine, Python3};
-use crate::{panics, worker};
+use crate::{panics, test_hooks, worker};
 
 /// A gate to poll.
 #[pyclass(frozen, module = "bide._core", name = "GateWatch")]
@@ -104,7 +104,9 @@ impl PyGateWatch {
             };
             let (run, task) = (&gate.run, gate.task);
             let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
-            Ok(arguments.call_here(target.function.bind(py), &target.binding)?.into_bound())
+            let (function, name) = (target.function.bind(py), gate.spec().map(|spec| &*spec.name).unwrap_or_default());
+            let stub = test_hooks::condition(self.watch.engine(), run.id, name, function)?;
+            Ok(arguments.call_here(stub.as_ref().unwrap_or(function), &target.binding)?.into_bound())
         })
     }
 

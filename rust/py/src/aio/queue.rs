@@ -25,6 +25,9 @@ pub(crate) struct LoopQueue {
     signalled: AtomicBool,
     /// How many turns the loop has had, and bodies it has begun.
     turns: AtomicU64,
+    /// The number of the last question whether nothing is ready on the loop, and of the last one that it has answered.
+    pub(super) asked: AtomicU64,
+    pub(super) answered: AtomicU64,
     /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
     thread: AtomicU64,
     /// Whether the loop is blocked, as far as is known.
@@ -79,6 +82,8 @@ impl LoopQueue {
             woken: Mutex::default(),
             signalled: AtomicBool::new(false),
             turns: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             thread: AtomicU64::new(0),
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
@@ -184,6 +189,25 @@ impl EventLoop for Loop {
         if executing {
             queue.wake();
         }
+    }
+
+    fn rest(&self) -> Option<u64> {
+        let queue = &self.0;
+        let told = queue.notifier.rest()?;
+        let is_there = queue.bodies.lock().is_some();
+        let is_asked = is_there && queue.signalled.load(Ordering::SeqCst);
+        (!is_asked && queue.woken.lock().is_empty()).then(|| told + queue.turns.load(Ordering::SeqCst))
+    }
+
+    fn ask(&self) -> Option<u64> {
+        self.0.bodies.lock().as_ref()?;
+        let number = self.0.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.wake();
+        Some(number)
+    }
+
+    fn answered(&self) -> u64 {
+        self.0.answered.load(Ordering::SeqCst)
     }
 }
 

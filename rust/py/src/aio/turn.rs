@@ -115,7 +115,7 @@ impl PyLoopQueue {
             let bodies = self.body_loop(py);
             let mut asks = None;
             let mut futures = Vec::new();
-            let since = self.engine.steady();
+            let since = self.engine.clock().machine();
             while let Some(sleeper) = woken.pop_front() {
                 let Some(Parked { future, call }) = sleeper.parked() else { continue };
                 let future = match call {
@@ -131,7 +131,7 @@ impl PyLoopQueue {
                     }
                 };
                 futures.extend(future.map(|future| future.into_owned(py).into_bound().unbind()));
-                if self.engine.steady().saturating_sub(since) > BUDGET && !woken.is_empty() {
+                if self.engine.clock().machine().saturating_sub(since) > BUDGET && !woken.is_empty() {
                     // The loop has a turn before the next ones.
                     self.woken.lock().extend(woken);
                     self.queue.wake();
@@ -175,6 +175,23 @@ impl PyLoopQueue {
             let opened = coroutines.take_gates().into_iter();
             opened.map(|gate| Py::new(py, PyGateWatch::new(&self.queue, &self.engine, coroutines, gate))).collect()
         })
+    }
+
+    /// Whether it is the loop of a test's runner.
+    #[getter]
+    fn tested(&self) -> bool {
+        self.engine.clock().is_manual()
+    }
+
+    /// The number of the last question whether nothing is ready on the loop; for the runner of a test.
+    #[getter]
+    fn asked(&self) -> u64 {
+        self.queue.asked.load(Ordering::SeqCst)
+    }
+
+    /// What was ready on the loop at this question has had its turn.
+    fn answer(&self, number: u64) {
+        self.queue.answered.fetch_max(number, Ordering::SeqCst);
     }
 
     /// Wakes the loop.

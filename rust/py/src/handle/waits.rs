@@ -15,7 +15,7 @@ use crate::gil::{self, Raised};
 use crate::plan::{Plan, PlannedCondition, finished, outcomes};
 use crate::value::Codec;
 use crate::wait::{Until, Wait, name_of, proof_of};
-use crate::{children, panics};
+use crate::{children, panics, test_hooks};
 
 /// A condition that a body waits for.
 struct PyCheck<'a, 'py> {
@@ -118,7 +118,8 @@ impl PyTaskHandle {
     ) -> Polled {
         let py = condition.py();
         let asked = self.with_context_read_only(py, || {
-            let value = gil::call0(condition)?;
+            let stub = test_hooks::condition(self.body.engine(), self.body.run().id, name, condition)?;
+            let value = gil::call0(stub.as_ref().unwrap_or(condition))?;
             Ok(if gil::is_truthy(&value)? { Some(value) } else { None })
         });
         *last = None;

@@ -1,7 +1,10 @@
-//! What a runner shares with its handles.
+//! What a runner and its handles share, and its ends: at the exit of the interpreter, and by a crash that a test asks
+//! for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use bide_store::Store;
 
 use crate::aio::LoopQueue;
 use crate::exit::CloseAtExit;
@@ -17,6 +20,8 @@ pub(crate) struct Inner {
     pub(crate) notifier: Arc<Notifier>,
     /// What waits for a turn of the event loop.
     pub(super) queue: Arc<LoopQueue>,
+    /// With a clock that is moved by hand: its store, for the runner that follows it after a crash.
+    store: Option<Arc<dyn Store>>,
     /// The process in which the runner was made.
     pub(crate) home: Home,
     /// The runner was closed, or is being closed.
@@ -24,8 +29,28 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn new(engine: Arc<PyEngine>, notifier: Arc<Notifier>, queue: Arc<LoopQueue>) -> Self {
-        Self { engine, notifier, queue, home: Home::here(), closed: AtomicBool::new(false) }
+    pub(super) fn new(
+        engine: Arc<PyEngine>,
+        notifier: Arc<Notifier>,
+        queue: Arc<LoopQueue>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Self {
+        Self { engine, notifier, queue, store, home: Home::here(), closed: AtomicBool::new(false) }
+    }
+
+    /// The store of a runner that has crashed, if it was in memory: it is there no longer if it is opened again.
+    pub(super) fn left_in_memory(&self) -> Option<Arc<dyn Store>> {
+        self.store.clone().filter(|store| !store.blocks())
+    }
+
+    /// Ends as if the process died now. What it executes unwinds on its own. False: it was closed before.
+    pub(crate) fn crash(&self) -> bool {
+        let first = !self.closed.swap(true, Ordering::AcqRel);
+        if first {
+            self.engine.crash();
+            self.notifier.stop();
+        }
+        first
     }
 }
 

@@ -99,7 +99,7 @@ fn a_poll_and_a_message_that_come_at_once_wake_a_body_that_waits_for_both() {
         while !run.is_closed(1) && woken < 2 {
             let both = |alarm: Arc<dyn Alarm>, ticket| {
                 if woken == 0 {
-                    engine.ring_after(Duration::ZERO, Arc::clone(&alarm), ticket);
+                    engine.ring_soon(Duration::ZERO, Arc::clone(&alarm), ticket);
                 }
                 run.set_alarm(1, alarm, ticket);
             };

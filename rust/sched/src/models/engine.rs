@@ -71,7 +71,11 @@ impl Upcalls for Engine {
         Duration::ZERO
     }
 
-    fn ring_after(&self, _span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
+    fn ring_poll(&self, _span: Duration, _endless: bool, alarm: Arc<dyn Alarm>, ticket: u64) {
+        self.ring_soon(Duration::ZERO, alarm, ticket);
+    }
+
+    fn ring_soon(&self, _span: Duration, alarm: Arc<dyn Alarm>, ticket: u64) {
         self.alarms.state.lock().due.push_back((alarm, ticket));
         self.alarms.changed.notify_one();
     }
@@ -183,7 +187,9 @@ impl Engine {
         wait: impl FnOnce() -> bool,
     ) -> Option<Permit<Self>> {
         self.deactivate();
-        self.pool.release(self, permit);
+        if self.pool.release(permit) {
+            self.pool.keep_spare(self);
+        }
         if !wait() {
             self.pool.unpark_without_slot();
             return None;

@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 fn poll_until(engine: &Arc<Engine>, parker: &Arc<Parker<Engine>>, polls: &[Ask]) -> bool {
     let mut last = None;
     for ask in polls {
-        if engine.pool.park_until_poll(engine, parker, INTERVAL, last, |_, _| {}) == Woken::Closed {
+        if engine.pool.park_until_poll(engine, parker, (INTERVAL, false), last, |_, _| {}) == Woken::Closed {
             return false;
         }
         last = Some(engine.pool.begin_poll(engine, 0, Arc::from("condition")));

@@ -28,7 +28,11 @@ enum Admission<J> {
 impl<E: Upcalls> Pool<E> {
     /// False if the host is ending and needs no thread any more.
     pub(super) fn start<F>(&self, start: impl FnOnce() -> Result<bool, F>) -> Result<bool, F> {
-        self.shared.state.lock().threads += 1;
+        {
+            let mut state = self.shared.state.lock();
+            state.threads += 1;
+            state.changes += 1;
+        }
         let started = start();
         if !matches!(started, Ok(true)) {
             self.shared.thread_ends(&mut self.shared.state.lock());
@@ -37,11 +41,8 @@ impl<E: Upcalls> Pool<E> {
     }
 
     /// Keeps one thread ready for the next body, up to the number of slots. On a thread that may start threads.
-    pub(super) fn keep_spare(&self, engine: &Arc<E>) {
-        let wanted = {
-            let state = self.shared.state.lock();
-            state.idle.is_empty() && state.threads < state.slots.total() as usize
-        };
+    pub fn keep_spare(&self, engine: &Arc<E>) {
+        let wanted = self.shared.state.lock().needs_spare();
         if wanted {
             self.start_if_possible(engine);
         }
@@ -92,6 +93,7 @@ impl<E: Upcalls> Pool<E> {
 
     /// A thread that is not the pool's own sleeps for a body: the end is signalled to it, too.
     pub fn enlist(&self, parker: &Arc<Parker<E>>) {
+        parker.set_enlisted();
         self.shared.state.lock().bodies.push(Arc::downgrade(parker));
         if self.shared.is_closing() {
             parker.close();
@@ -137,6 +139,13 @@ impl<E: Upcalls> Pool<E> {
             ));
         }
         false
+    }
+}
+
+impl<E: Upcalls> State<E> {
+    /// Whether no thread is ready for the next body, though there might be one.
+    pub(super) fn needs_spare(&self) -> bool {
+        self.idle.is_empty() && self.threads < self.slots.total() as usize
     }
 }
 

@@ -42,7 +42,7 @@ impl<E: Upcalls> Shared<E> {
                 && let Some(slot) = state.slots.acquire()
             {
                 state.idle.pop();
-                self.copy_counts(&state);
+                self.copy_counts(&mut state);
                 return Some(self.permit(slot));
             }
         }
@@ -61,6 +61,7 @@ impl<E: Upcalls> Shared<E> {
     /// A thread of the pool ends, or was not started.
     pub(super) fn thread_ends(&self, state: &mut State<E>) {
         state.threads -= 1;
+        state.changes += 1;
         self.emptied.notify_all();
     }
 
@@ -71,7 +72,7 @@ impl<E: Upcalls> Shared<E> {
         let mut state = self.state.lock();
         let new_waits = !self.is_closing() && self.has_jobs();
         let hand_off = state.slots.release(slot, new_waits);
-        self.copy_counts(&state);
+        self.copy_counts(&mut state);
         match hand_off {
             HandOff::New => return Some(self.permit(slot)),
             HandOff::Resumed(parker) => {
@@ -94,7 +95,7 @@ impl<E: Upcalls> Shared<E> {
         let resumed = {
             let mut state = self.state.lock();
             let resumed = state.slots.yield_to_resumed(slot);
-            self.copy_counts(&state);
+            self.copy_counts(&mut state);
             resumed
         };
         let Some(parker) = resumed else { return Some(permit) };
@@ -106,8 +107,8 @@ impl<E: Upcalls> Shared<E> {
         None
     }
 
-    /// A body defers and releases its slot.
-    pub(super) fn release(&self, permit: Permit<E>) {
+    /// A body defers and releases its slot. True if there should be one thread more for it.
+    pub(super) fn release(&self, permit: Permit<E>) -> bool {
         let slot = self.deposit(permit);
         let mut state = self.state.lock();
         state.threads -= 1;
@@ -118,12 +119,14 @@ impl<E: Upcalls> Shared<E> {
             HandOff::New => state.idle.pop(),
             HandOff::Free => None,
         };
-        self.copy_counts(&state);
+        self.copy_counts(&mut state);
+        let needs_spare = state.needs_spare();
         drop(state);
         match parker {
             Some(parker) => parker.assign(slot),
             None => self.wake_if_jobs(),
         }
+        needs_spare
     }
 
     /// A slot is free, and the thread that freed it does not look for jobs afterwards. A job that arrived after the
@@ -140,7 +143,7 @@ impl<E: Upcalls> Shared<E> {
         let at_once = {
             let mut state = self.state.lock();
             let at_once = state.slots.resume_ranked(Arc::clone(parker), priority);
-            self.copy_counts(&state);
+            self.copy_counts(&mut state);
             at_once
         };
         let slot = match at_once {
@@ -154,7 +157,7 @@ impl<E: Upcalls> Shared<E> {
             Some(slot) => Some(self.permit(slot)),
             None => {
                 state.slots.withdraw(|other| Arc::ptr_eq(other, parker));
-                self.copy_counts(&state);
+                self.copy_counts(&mut state);
                 None
             }
         }
@@ -165,5 +168,6 @@ impl<E: Upcalls> Shared<E> {
         let mut state = self.state.lock();
         state.threads += 1;
         state.parked -= 1;
+        state.changes += 1;
     }
 }

@@ -12,7 +12,7 @@ use crate::upcalls::{Alarm, Upcalls};
 /// Where a thread of the pool sleeps. One for each thread.
 pub struct Parker<E: Upcalls> {
     /// What the thread waits for, and what has come.
-    state: Mutex<ParkerState>,
+    pub(super) state: Mutex<ParkerState>,
     /// Notified when something has come.
     changed: Condvar,
     /// The pool, for an alarm that makes a poll due.
@@ -20,19 +20,23 @@ pub struct Parker<E: Upcalls> {
 }
 
 #[derive(Default)]
-struct ParkerState {
+pub(super) struct ParkerState {
     /// A slot that was assigned to the thread and that it has not taken yet.
     slot: Option<SlotNo>,
     /// The number of the poll or time that the thread waits for. A ring with another one comes too late.
-    ticket: u64,
+    pub(super) ticket: u64,
     /// The thread waits for a ring, or is about to.
     waiting: bool,
     /// The ring has come.
-    rung: bool,
+    pub(super) rung: bool,
+    /// The thread waits for the ring: all that comes before that is done.
+    pub(super) asleep: bool,
+    /// The thread is not one of the pool's.
+    pub(super) enlisted: bool,
     /// The pool closes.
-    closed: bool,
+    pub(super) closed: bool,
     /// The body on this thread is to unwind: its run belongs to another runner now.
-    suspended: bool,
+    pub(super) suspended: bool,
 }
 
 /// Why a parked body wakes.
@@ -77,10 +81,11 @@ impl<E: Upcalls> Parker<E> {
     /// Waits for the ring or the close. Blocks.
     pub(super) fn park(&self) -> Woken {
         let mut state = self.state.lock();
+        state.asleep = true;
         while !state.rung && !state.closed && !state.suspended {
             self.changed.wait(&mut state);
         }
-        state.waiting = false;
+        (state.waiting, state.asleep) = (false, false);
         if std::mem::take(&mut state.rung) { Woken::Rung } else { Woken::Closed }
     }
 
@@ -93,6 +98,11 @@ impl<E: Upcalls> Parker<E> {
     pub(super) fn suspend(&self) {
         self.state.lock().suspended = true;
         self.changed.notify_one();
+    }
+
+    /// The thread is not one of the pool's.
+    pub(super) fn set_enlisted(&self) {
+        self.state.lock().enlisted = true;
     }
 
     /// Waits for a slot or the close. Blocks.

@@ -108,7 +108,7 @@ impl<E: Upcalls> Shared<E> {
 
     fn look_later(&self, alarm: Arc<Stuck<E>>, turns: u64) {
         if let Some(engine) = self.engine.get().and_then(Weak::upgrade) {
-            engine.ring_after(STUCK_AFTER, alarm, turns);
+            engine.ring_soon(STUCK_AFTER, alarm, turns);
         }
     }
 

@@ -12,30 +12,30 @@ use crate::upcalls::{Alarm, Upcalls};
 const SHORT: Duration = Duration::from_millis(20);
 
 impl<E: Upcalls> Pool<E> {
-    /// A body defers: releases its slot and makes sure that a thread is there to use it. On a thread that may start
-    /// threads.
-    pub fn release(&self, engine: &Arc<E>, permit: Permit<E>) {
+    /// A body defers: releases its slot. If this is true, [`Pool::keep_spare`] is to be called afterwards, on a thread
+    /// that may start threads: none is there to use the slot, and another one may have taken the last in between.
+    #[must_use]
+    pub fn release(&self, permit: Permit<E>) -> bool {
         self.body_stops(&permit);
-        self.shared.release(permit);
-        // Afterwards: another thread may have taken the last idle one in between.
-        self.keep_spare(engine);
+        self.shared.release(permit)
     }
 
-    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `last` is the poll
-    /// before, which ends with this. `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
+    /// Parks a body that has no slot until its next poll: `span` from now, and when it is its turn. `endless`: it is
+    /// polled for ever if its condition goes on answering as it has. `last` is the poll before, which ends with this.
+    /// `set_alarm` gets an alarm that makes it due sooner, and its ticket. Blocks.
     pub fn park_until_poll(
         &self,
         engine: &Arc<E>,
         parker: &Arc<Parker<E>>,
-        span: Duration,
+        (span, endless): (Duration, bool),
         last: Option<PollNo>,
         set_alarm: impl FnOnce(Arc<dyn Alarm>, u64),
     ) -> Woken {
         self.shared.end_poll(last);
         let ticket = parker.next_ticket();
-        if span > SHORT {
+        if span > SHORT || engine.is_manual() {
             set_alarm(Arc::clone(parker) as _, ticket);
-            engine.ring_after(span, Arc::clone(parker) as _, ticket);
+            engine.ring_poll(span, endless, Arc::clone(parker) as _, ticket);
         } else if parker.sleep(span) == Woken::Rung {
             self.shared.poll_due(Arc::clone(parker), ticket);
         }

@@ -333,6 +333,7 @@ impl Store for MemoryStore {
                     .key_prefix
                     .as_ref()
                     .is_none_or(|prefix| run.key.as_ref().is_some_and(|key| key.starts_with(&**prefix)))
+                && filter.ids.as_ref().is_none_or(|ids| ids.contains(&run.id))
                 && filter.parent.is_none_or(|parent| run.parent.as_ref().is_some_and(|above| above.run == parent))
                 && filter.workflow.as_ref().is_none_or(|name| **name == *state.workflows[run.workflow as usize].name)
         };

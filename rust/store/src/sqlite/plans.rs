@@ -49,6 +49,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
     ("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", "ends at the first row"),
     ("SELECT 1 FROM sqlite_schema", "stops at the first row"),
+    ("SELECT count(*) <= ?1 FROM (SELECT 1 FROM run INDEXED BY run_open", "along the unfinished runs, to its limit"),
     ("WITH RECURSIVE below", "along the runs below one, each found by the index of its parent"),
 ];
 
@@ -124,7 +125,13 @@ fn a_listing_goes_along_an_index_from_the_newest_run_to_its_limit() {
         (all(), "SEARCH r USING INTEGER PRIMARY KEY"),
         (
             RunFilter { since: Some(Time(5)), status: Some(RunStatus::Failed), ..all() },
-            "SEARCH r USING INTEGER PRIMARY KEY",
+            "SEARCH r USING INDEX run_failed (status=? AND rowid>?)",
+        ),
+        (RunFilter { status: Some(RunStatus::Cancelled), ..all() }, "SEARCH r USING INDEX run_failed (status=?)"),
+        (RunFilter { status: Some(RunStatus::Running), ..all() }, "SEARCH r USING INTEGER PRIMARY KEY"),
+        (
+            RunFilter { ids: Some(RunId(7)..=RunId(9)), ..all() },
+            "SEARCH r USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         ),
         (RunFilter { workflow: Some("w".into()), ..all() }, "SEARCH r USING INTEGER PRIMARY KEY"),
         (RunFilter { tags: one(), ..all() }, "SEARCH t USING COVERING INDEX run_tag_value (name=? AND value=?)"),
@@ -138,16 +145,20 @@ fn a_listing_goes_along_an_index_from_the_newest_run_to_its_limit() {
         ),
     ];
     for (filter, first) in cases {
-        let sql = listing::statement(&filter).0;
+        let sql = listing::statement(&filter, false).0;
         let plan = plan(&connection, &sql);
         assert!(plan.iter().any(|step| step.starts_with(first)), "{sql}\n{plan:#?}");
         for step in plan {
             assert!(!step.starts_with("SCAN") && !step.contains("TEMP B-TREE"), "{sql}\n{step}");
         }
     }
+    // The unfinished runs are sorted, if they are few.
+    let running = RunFilter { status: Some(RunStatus::Running), ..all() };
+    let along = plan(&connection, &listing::statement(&running, true).0);
+    assert!(along.iter().any(|step| step == "SCAN r USING INDEX run_open"), "{along:#?}");
     // Keys are in order within a workflow only: what has such a key is sorted.
     let prefix = RunFilter { key_prefix: Some("k".into()), ..all() };
-    let plan = plan(&connection, &listing::statement(&prefix).0);
+    let plan = plan(&connection, &listing::statement(&prefix, false).0);
     assert!(plan.iter().any(|step| step.starts_with("SEARCH r USING INDEX run_key (workflow=? AND key>? AND key<?)")));
 }
 

@@ -300,7 +300,8 @@ impl SqliteStore {
 
     /// The rows of the runs alone.
     fn read_runs(&self, reader: &Connection, filter: &RunFilter) -> Result<Vec<StoredRun>, StoreError> {
-        let (sql, parameters) = listing::statement(filter);
+        let few_open = listing::goes_along_open(reader, filter).map_err(|error| self.explain(error))?;
+        let (sql, parameters) = listing::statement(filter, few_open);
         let mut statement = reader.prepare_cached(&sql).map_err(|error| self.explain(error))?;
         let mut rows = statement.query(rusqlite::params_from_iter(parameters)).map_err(|error| self.explain(error))?;
         let mut found = Vec::new();

@@ -33,6 +33,31 @@ pub fn runs_are_listed_newest_first_and_filtered(store: &dyn Store) {
     assert_eq!(list(mixed), [new]);
 }
 
+pub fn runs_are_listed_by_each_status_and_by_a_range_of_ids(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let runs: Vec<RunId> = (0..12).map(|at| desk.create(later(at), None)).collect();
+    for (run, status) in runs.iter().zip(RunStatus::ALL.iter().copied().cycle()) {
+        desk.commit(vec![update(*run, status, status.is_ended().then(|| later(50)))]);
+    }
+    let list =
+        |filter: RunFilter| -> Vec<RunId> { ok(store.list(&filter)).iter().map(|stored| stored.run.id).collect() };
+    let all = RunFilter::default;
+    for (at, status) in RunStatus::ALL.iter().copied().enumerate() {
+        let of = || RunFilter { status: Some(status), ..all() };
+        assert_eq!(list(of()), [runs[at + 6], runs[at]], "{status}");
+        assert_eq!(list(RunFilter { limit: Some(1), ..of() }), [runs[at + 6]], "{status}");
+        assert_eq!(list(RunFilter { since: Some(later(at as u64 + 1)), ..of() }), [runs[at + 6]], "{status}");
+        assert_eq!(list(RunFilter { ids: Some(runs[0]..=runs[at]), ..of() }), [runs[at]], "{status}");
+    }
+    assert_eq!(list(RunFilter { ids: Some(runs[3]..=runs[5]), ..all() }), [runs[5], runs[4], runs[3]]);
+    // The beginning of an id; and numbers that no id of this century has.
+    let begin = RunId(runs[3].0 & !0xffff)..=RunId(runs[3].0 | 0xffff);
+    assert!(list(RunFilter { ids: Some(begin), ..all() }).contains(&runs[3]));
+    assert_eq!(list(RunFilter { ids: Some(RunId(0)..=RunId(u128::MAX)), ..all() }).len(), 12);
+    assert_eq!(list(RunFilter { ids: Some(RunId(0x7 << 124)..=RunId(u128::MAX)), ..all() }), []);
+    assert_eq!(list(RunFilter { ids: Some(RunId(runs[3].0 ^ 1)..=RunId(runs[3].0 ^ 1)), ..all() }), []);
+}
+
 pub fn runs_are_found_by_tags_keys_and_parents(store: &dyn Store) {
     let (ingest, report) = (Desk::new(store), Desk::named(store, "report"));
     let tags = |pairs: &[(&str, &str)]| -> BTreeMap<Arc<str>, Arc<str>> {

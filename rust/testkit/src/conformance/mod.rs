@@ -88,6 +88,7 @@ macro_rules! conformance {
             a_run_is_claimed_by_one_of_many
             task_numbers_are_dense_and_the_same_in_every_version
             runs_are_listed_newest_first_and_filtered
+            runs_are_listed_by_each_status_and_by_a_range_of_ids
             runs_are_found_by_tags_keys_and_parents
             a_purge_deletes_what_ended_before_and_nothing_else
             a_purge_leaves_what_has_not_ended_however_old_it_is

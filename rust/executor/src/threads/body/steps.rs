@@ -139,7 +139,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 }
                 Some(Next::Sleep(sleep)) => {
                     at.parks();
-                    let woken = self.sleep(at, &waiting.call, sleep, None);
+                    let woken = self.sleep(at, &mut waiting, sleep);
                     self.wakes(&mut waiting, sleep, woken);
                 }
                 Some(Next::Execute) => return Ok(StepStart::Execute(waiting.call)),

@@ -14,7 +14,11 @@ use super::{BodyCx, Condition};
 use crate::host::{Attached, Host};
 use crate::ledger::Lost;
 use crate::threads::limit::Limit;
-use crate::threads::pool::Pool;
+use crate::threads::pool::{Permit, Pool};
+
+/// With no more bodies than this, a thread that parks keeps the memory that it may soon need again: to return it takes as
+/// long as a short wait.
+const FEW: usize = 64;
 
 /// A condition as the thread of its body asks it.
 pub trait Check {
@@ -48,22 +52,25 @@ impl<F: FnMut() -> Polled> Check for F {
 
 /// A wait under way. Boxed, because it is kept while its thread is parked, and the stack of a parked thread is to stay
 /// small.
-pub(super) struct Waiting {
+pub(super) struct Waiting<H: Host> {
     /// The call that waits.
     pub(super) call: Box<Call>,
     /// What the call is fed next.
     pub(super) fed: Fed,
-    /// The slot is released, and the thread counts as parked.
+    /// The slot is released, or about to be, and the thread counts as parked.
     parked: bool,
+    /// The slot, until the thread is about to sleep: who gets it would otherwise wait for what this thread still holds,
+    /// such as the interpreter.
+    leaving: Option<Permit<H>>,
     /// The poll that has not ended yet: the thread that polls next is woken when this one is detached.
     poll: Option<PollNo>,
     /// The result of the wait.
     pub(super) done: Option<Result<Value, CallError>>,
 }
 
-impl Waiting {
+impl<H: Host> Waiting<H> {
     pub(super) fn new(call: Box<Call>, fed: Fed) -> Self {
-        Self { call, fed, parked: false, poll: None, done: None }
+        Self { call, fed, parked: false, leaving: None, poll: None, done: None }
     }
 }
 
@@ -143,20 +150,20 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     #[inline(never)]
-    fn begin_condition(&self, condition: Condition) -> Result<Box<Waiting>, CallError> {
+    fn begin_condition(&self, condition: Condition) -> Result<Box<Waiting<H>>, CallError> {
         let Condition { name, proof, policy, timeout } = condition;
         self.waiting(&name, Request::Condition { proof, policy, timeout })
     }
 
     #[inline(never)]
-    fn waiting(&self, name: &Arc<str>, request: Request) -> Result<Box<Waiting>, CallError> {
+    fn waiting(&self, name: &Arc<str>, request: Request) -> Result<Box<Waiting<H>>, CallError> {
         let call = self.begin(name, request)?;
         Ok(Box::new(Waiting::new(call, Fed::Begin)))
     }
 
     /// The frame within which the thread parks and asks: it holds no action and nothing that is fed.
     #[inline(never)]
-    fn wait(&self, at: &mut dyn Attached, waiting: Box<Waiting>, check: &mut dyn Check) -> Result<Value, CallError> {
+    fn wait(&self, at: &mut dyn Attached, waiting: Box<Waiting<H>>, check: &mut dyn Check) -> Result<Value, CallError> {
         self.wait_keeping(at, waiting, check, &mut Vec::new())
     }
 
@@ -165,7 +172,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     fn wait_keeping(
         &self,
         at: &mut dyn Attached,
-        mut waiting: Box<Waiting>,
+        mut waiting: Box<Waiting<H>>,
         check: &mut dyn Check,
         keys: &mut Vec<EntryKey>,
     ) -> Result<Value, CallError> {
@@ -178,10 +185,11 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 Next::Prove => waiting.fed = Fed::Proved(check.is_unchanged()),
                 Next::Execute => unreachable!("a wait executes nothing"),
                 Next::Sleep(sleep) => {
-                    if !std::mem::replace(&mut has_slept, true) {
+                    let few = || self.engine.dispatch().workers.handles().0 <= FEW;
+                    if !std::mem::replace(&mut has_slept, true) && !few() {
                         at.parks();
                     }
-                    let woken = self.sleep(at, &waiting.call, sleep, waiting.poll);
+                    let woken = self.sleep(at, &mut waiting, sleep);
                     self.wakes(&mut waiting, sleep, woken);
                 }
                 Next::Done => {
@@ -192,15 +200,33 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    pub(super) fn sleep(&self, at: &mut dyn Attached, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
+    /// Sleeps, with the slot released before.
+    pub(super) fn sleep(&self, at: &mut dyn Attached, waiting: &mut Waiting<H>, sleep: Sleep) -> Woken {
+        let (workers, mut leaving) = (&self.engine.dispatch().workers, waiting.leaving.take());
+        loop {
+            let woken = at.wait(|| {
+                let needs_spare = leaving.take().is_some_and(|permit| workers.release(permit));
+                (!needs_spare).then(|| self.sleep_detached(&waiting.call, sleep, waiting.poll))
+            });
+            match woken {
+                Some(woken) => return woken,
+                None => workers.keep_spare(&self.engine),
+            }
+        }
+    }
+
+    fn sleep_detached(&self, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
         for event in self.run.note_sleep((self.task, self.attempt()), call, sleep, &**self.engine.clock()) {
             self.engine.enqueue(Arc::clone(&self.run), event);
         }
         let (workers, parker) = (&self.engine.dispatch().workers, &self.parker);
-        at.wait(|| match sleep {
-            Sleep::Poll(span) => workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {
-                self.run.set_alarm(self.task, call.key(), alarm, ticket);
-            }),
+        match sleep {
+            Sleep::Poll(span) => {
+                let span = (span, call.is_endless());
+                workers.park_until_poll(&self.engine, parker, span, last, |alarm, ticket| {
+                    self.run.set_alarm(self.task, call.key(), alarm, ticket);
+                })
+            }
             Sleep::Until(due) => loop {
                 let woken = parker.park_until(|alarm, ticket| {
                     self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
@@ -216,14 +242,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             }
             Sleep::PollOrClosed(span) => parker.park_until(|alarm, ticket| {
                 self.run.set_alarm(self.task, call.key(), Arc::clone(&alarm), ticket);
-                let _ = self.engine.timers().after(span, alarm, ticket);
+                let _ = self.engine.timers().poll_after(span, call.is_endless(), alarm, ticket);
             }),
-        })
+        }
     }
 
     /// The sleep is over; one until the next poll has ended the last one.
     #[inline(never)]
-    pub(super) fn wakes(&self, waiting: &mut Waiting, sleep: Sleep, woken: Woken) {
+    pub(super) fn wakes(&self, waiting: &mut Waiting<H>, sleep: Sleep, woken: Woken) {
         waiting.poll = None;
         // A poll is begun in any case, and finds that out itself.
         if !matches!(sleep, Sleep::Poll(_)) && self.run.has_deadline() && self.run.is_over() {
@@ -254,7 +280,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Carries out the actions of a wait up to the first one that [`BodyCx::wait`] carries out itself.
     #[inline(never)]
-    pub(super) fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting) -> Next {
+    pub(super) fn act(&self, at: &mut dyn Attached, waiting: &mut Waiting<H>) -> Next {
         loop {
             let action = self.drive(at, &mut waiting.call, &mut waiting.fed);
             if let Some(next) = self.carry_out(at, waiting, action) {
@@ -264,7 +290,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     }
 
     /// Carries out one action, or returns what the frame of the wait has to do.
-    pub(super) fn carry_out(&self, at: &mut dyn Attached, waiting: &mut Waiting, action: Action) -> Option<Next> {
+    pub(super) fn carry_out(&self, at: &mut dyn Attached, waiting: &mut Waiting<H>, action: Action) -> Option<Next> {
+        if !matches!(action, Action::Sleep(_)) {
+            self.leave(waiting);
+        }
         waiting.fed = match action {
             Action::Ask => return Some(Next::Ask),
             Action::AskPart(part) => return Some(Next::AskPart(part)),
@@ -289,9 +318,19 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         None
     }
 
-    /// Releases the slot and makes sure that a thread is there to use it.
+    /// Releases the slot of a body that does not sleep yet, and makes sure that a thread is there to use it.
+    fn leave(&self, waiting: &mut Waiting<H>) {
+        if let Some(permit) = waiting.leaving.take() {
+            let workers = &self.engine.dispatch().workers;
+            if workers.release(permit) {
+                workers.keep_spare(&self.engine);
+            }
+        }
+    }
+
+    /// Gives the slot up.
     #[inline(never)]
-    fn release(&self, waiting: &mut Waiting) -> Fed {
+    fn release(&self, waiting: &mut Waiting<H>) -> Fed {
         if !self.is_slot_held() {
             // It could not get one after its last wait.
             return Fed::Stopped;
@@ -300,8 +339,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         if self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
             return Fed::NotReleased;
         }
-        let permit = self.permit.lock().take();
-        permit.into_iter().for_each(|permit| self.engine.dispatch().workers.release(&self.engine, permit));
+        waiting.leaving = self.permit.lock().take();
         self.engine.limiter().idle(&self.run, self.task);
         waiting.parked = true;
         Fed::Released
@@ -309,7 +347,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
 
     /// Commits the end of an open wait, unless the run machine has, and takes a slot again.
     #[inline(never)]
-    fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting, event: Option<Event>) -> Fed {
+    fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting<H>, event: Option<Event>) -> Fed {
         let workers = &self.engine.dispatch().workers;
         // Both at once: in between there is nothing to attach for.
         let (outcome, permit) = at.wait(|| {

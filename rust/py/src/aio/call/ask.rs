@@ -116,7 +116,8 @@ impl PyCall {
         part: usize,
     ) -> Result<Owned<'py>, Raised> {
         let names = names(py).map_err(|error| Raised::new(py, error))?;
-        let condition = self.condition(py, part).unwrap_or_else(|| py.None().into_bound(py));
+        let condition = self.condition(py, part).map_err(|error| Raised::new(py, error))?;
+        let condition = condition.unwrap_or_else(|| py.None().into_bound(py));
         let place = PyTuple::new(py, [self.coroutine.bind(py).as_any(), asks.within.as_any()]);
         let place = place.map_err(|error| Raised::new(py, error))?.into_any();
         gil::call_args(&asks.enter, &[&asks.event_loop, task])?;

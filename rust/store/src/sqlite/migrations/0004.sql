@@ -21,6 +21,9 @@ ALTER TABLE run ADD COLUMN cancel BLOB;
 -- 1: a paused run (status 2) is paused on request. It is owned and claimed like a running one.
 ALTER TABLE run ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 
+-- The runs that failed or were cancelled, for those who look for them. Runs that complete cost nothing here.
+CREATE INDEX run_failed ON run (status) WHERE status > 3;
+
 -- The open waits and steps of all tasks, oldest first: for those who look at what waits. As small as what is open.
 CREATE INDEX journal_open ON journal (opened_at, run, task, map, seq) WHERE state = 0;
 

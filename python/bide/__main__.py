@@ -1,0 +1,5 @@
+"""`python -m bide`: the command line."""
+
+from bide._cli import main
+
+main()

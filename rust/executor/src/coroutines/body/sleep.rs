@@ -1,0 +1,52 @@
+//! The sleep of a call: until its next poll, until a time, or until what it waits for has come.
+
+use std::sync::Arc;
+
+use bide_core::attempt::{Fed, Sleep};
+use bide_sched::Alarm;
+
+use super::super::alarm::{Ring, Sleeping};
+use super::{CoroutineBody, OpenCall};
+use crate::host::Host;
+
+impl<H: Host> CoroutineBody<H> {
+    pub(super) async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
+        noted.into_iter().for_each(|event| self.enqueue(event, None));
+        let asleep = self.begun.lock().as_ref().map(|body| body.book().sleep(body.whose()));
+        let (key, ring) = (call.key(), Ring::new(asleep));
+        let alarm: Arc<dyn Alarm> = Arc::clone(&ring) as Arc<dyn Alarm>;
+        let timers = self.engine.timers();
+        let timer = match sleep {
+            Sleep::Poll(span) | Sleep::PollOrClosed(span) => {
+                let is_endless = call.call.lock().is_endless();
+                Some(timers.poll_after(span, is_endless, Arc::clone(&alarm), 0))
+            }
+            Sleep::Until(due) => timers.at(due, Arc::clone(&alarm), 0),
+            Sleep::Closed => None,
+        };
+        let sleeping = Sleeping { engine: &self.engine, timer, ring };
+        loop {
+            self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
+            sleeping.ring.rung().await;
+            if self.run.has_deadline() && self.run.is_over() {
+                return Fed::Stopped;
+            }
+            let (closed, deadline) = {
+                let state = self.run.state.lock();
+                (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))
+            };
+            match sleep {
+                Sleep::Closed | Sleep::PollOrClosed(_) => return Fed::Woken,
+                _ if closed => return Fed::Closed,
+                // Somebody has rung for what is no reason to wake.
+                Sleep::Until(due) if self.engine.now() < due => sleeping.ring.continue_sleep(),
+                Sleep::Until(_) => return Fed::Woken,
+                Sleep::Poll(_) => {
+                    call.call.lock().set_deadline(deadline);
+                    return Fed::Woken;
+                }
+            }
+        }
+    }
+}
