@@ -1,6 +1,6 @@
 """What a limit costs: runs through one, beside runs without, and starts that keep to a rate.
 
-    python -m benchmarks.bide_limits
+python -m benchmarks.bide_limits
 """
 
 import bisect

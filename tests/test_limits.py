@@ -332,7 +332,9 @@ CALLS = """
 
 def test_an_attempt_keeps_its_share_when_its_process_dies(file: Path) -> None:
     """The waits of a killed process stay in flight; who takes its runs over starts nothing beside them."""
-    script = CALLS + """
+    script = (
+        CALLS
+        + """
     with bide.Runner(db, slots=4) as runner:
         handles = runner.submit_many(workflow, [None] * 5, [str(number) for number in range(5)])
         while len(runner.waiting()) < 2:
@@ -340,6 +342,7 @@ def test_an_attempt_keeps_its_share_when_its_process_dies(file: Path) -> None:
         say("waits")
         stay()
     """
+    )
     with Child(script, file) as child:
         child.expect("waits").kill()
     entered = [line.split()[1] for line in ledger(file) if line.startswith("enter")]
@@ -427,17 +430,20 @@ def test_one_limit_holds_across_processes_and_each_gets_its_turn(file: Path) -> 
     assert min(ends) > 2 * (40 + 20)
 
 
-@pytest.mark.parametrize("make", [
-    lambda: bide.Limit(""),
-    lambda: bide.Limit("api"),
-    lambda: bide.Limit("api", in_flight=0),
-    lambda: bide.Limit("api", executing=True),
-    lambda: bide.Limit("api", rate=5),  # type: ignore[arg-type]
-    lambda: bide.Limit("api", rate=(0, 1)),
-    lambda: bide.Limit("api", rate=(1, 0)),
-    lambda: bide.Limit("api", in_flight=1, key=""),
-    lambda: bide.task(limit=5)(print),  # type: ignore[call-overload]
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: bide.Limit(""),
+        lambda: bide.Limit("api"),
+        lambda: bide.Limit("api", in_flight=0),
+        lambda: bide.Limit("api", executing=True),
+        lambda: bide.Limit("api", rate=5),  # type: ignore[arg-type]
+        lambda: bide.Limit("api", rate=(0, 1)),
+        lambda: bide.Limit("api", rate=(1, 0)),
+        lambda: bide.Limit("api", in_flight=1, key=""),
+        lambda: bide.task(limit=5)(print),  # type: ignore[call-overload]
+    ],
+)
 def test_a_bad_limit_is_refused_by_its_name(make: Callable[[], object]) -> None:
     with pytest.raises(bide.DefinitionError, match=r"Limit|limit"):
         make()

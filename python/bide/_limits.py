@@ -64,7 +64,14 @@ class Limit(_Named, frozen=True, kw_only=True):
     def _parts(self) -> tuple[str, int | None, int | None, int | None, float | None, str | None]:
         """Return all of it as Rust reads it, by position (`rust/py/src/limits.rs`)."""
         times, span = (None, None) if self.rate is None else self.rate
-        return self.name, self.executing, self.in_flight, times, None if span is None else seconds(span, "rate"), self.key
+        return (
+            self.name,
+            self.executing,
+            self.in_flight,
+            times,
+            None if span is None else seconds(span, "rate"),
+            self.key,
+        )
 
 
 def _rate(rate: object, what: str) -> tuple[int, float]:
