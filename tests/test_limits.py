@@ -426,7 +426,7 @@ def test_one_limit_holds_across_processes_and_each_gets_its_turn(file: Path) -> 
         now += 1 if line == "enter" else -1
         most = max(most, now)
     assert (now, most) == (0, 2)
-    # By then the other one, whose runs are as old, has had its turns: one that only waited would have done none of its 40.
+    # By then the other one, whose runs are as old, has had its turns: one that only waited would have done nothing.
     assert min(ends) > 2 * (40 + 20)
 
 

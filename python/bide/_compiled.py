@@ -46,7 +46,7 @@ class CompiledTask(NamedTuple):
     map: CompiledMap | None
     """What it is mapped over; None if it is not mapped."""
     gathers_limit: tuple[tuple[str, ...], Limit | None]
-    """The mapped tasks of which it takes what all elements came to, failures included; and what it shares with others."""
+    """The mapped tasks of which it takes what all elements came to, failures included; and its limit."""
 
 
 class CompiledWorkflow(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
+    from bide._limits import LimitInfo
     from bide._reads import Run
     from bide._result import RunResult
     from bide._run_handle import RunHandle
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from bide._signals import Request, Signal
     from bide._status import RunStatus
     from bide._waits import Duration
-    from bide._limits import LimitInfo
     from bide._why import OpenWait, Why
     from bide._workflow import Workflow
 

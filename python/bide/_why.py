@@ -47,7 +47,8 @@ class HeldBy(StrEnum):
 
     A run: `Start` (it begins later), `Pause`, `Cancel` (it was cancelled, and its bodies clean up), `NoRunner` (no
     runner has it), `OtherRunner` (another runner executes it). A task: `Dependency` (or an element, of a mapped task),
-    `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Limit`, `Slot`; `Start`, `Pause` and `NoRunner`, if nothing but
+    `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Limit`,
+    `Slot`; `Start`, `Pause` and `NoRunner`, if nothing but
     that holds it; `Cancel`, if it executes to clean up; and `Nothing`, if it executes.
     """
 
