@@ -16,6 +16,7 @@ PAGES = [
     "docs/messages.md",
     "docs/live.md",
     "docs/intervening.md",
+    "docs/limits.md",
     "docs/deploying.md",
     "docs/testing.md",
     "README.md",

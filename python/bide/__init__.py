@@ -34,6 +34,7 @@ from bide._errors import (
 )
 from bide._events import Event, Follower, Progress, channel
 from bide._history import HistoryEntry
+from bide._limits import Limit
 from bide._map import Each, Input, Mapped
 from bide._result import RunResult, TaskResult
 from bide._retry import Retry
@@ -51,6 +52,7 @@ if _typing.TYPE_CHECKING:
     from bide._callbacks import Callback
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
+    from bide._limits import HeldBack, LimitInfo, LimitUse
     from bide._logging import LogFilter, install_log_record_factory
     from bide._observe import RunEvent, RunEventKind
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
@@ -80,10 +82,14 @@ __all__ = [
     "Follower",
     "From",
     "Gate",
+    "HeldBack",
     "HeldBy",
     "HeldTask",
     "HistoryEntry",
     "Input",
+    "Limit",
+    "LimitInfo",
+    "LimitUse",
     "LogFilter",
     "Mapped",
     "OpenWait",
@@ -163,6 +169,10 @@ def __getattr__(name: str) -> object:
         from bide import _why  # noqa: PLC0415 - see above
 
         return getattr(_why, name)
+    if name in {"HeldBack", "LimitInfo", "LimitUse"}:
+        from bide import _limits  # noqa: PLC0415 - see above
+
+        return getattr(_limits, name)
     if name == "ChildRun":
         from bide import _children  # noqa: PLC0415 - see above
 

@@ -16,6 +16,7 @@ from bide._codec import Codec
 from bide._elements import MappedTasks
 from bide._errors import DefinitionError
 from bide._inputs import InputPlan, collect, plan_of
+from bide._limits import Limit
 from bide._map import CompiledMap
 from bide._retry import Retry
 from bide._signals import Request, Signal
@@ -44,8 +45,8 @@ class CompiledTask(NamedTuple):
     """Where the arguments of what the gate calls come from."""
     map: CompiledMap | None
     """What it is mapped over; None if it is not mapped."""
-    gathers: tuple[str, ...]
-    """The mapped tasks of which it takes what all elements came to, failures included."""
+    gathers_limit: tuple[tuple[str, ...], Limit | None]
+    """The mapped tasks of which it takes what all elements came to, failures included; and its limit."""
 
 
 class CompiledWorkflow(msgspec.Struct, frozen=True):
@@ -143,6 +144,9 @@ def compile_workflow(
     core = _core.Workflow(name, fail_fast, tasks, None if signals is None else list(signals), timeout, renamed)
     readers = _readers(tasks)
     inputs = collect(name, readers)
+    for one in tasks:
+        if (limit := one.gathers_limit[1]) is not None:
+            _check_limit(name, one, limit, definitions, inputs)
     return CompiledWorkflow(
         name=name,
         fail_fast=fail_fast,
@@ -152,6 +156,22 @@ def compile_workflow(
         required=frozenset(name for name, plan in inputs.items() if plan.required_by is not None),
         wants_context=any(binding.wants_context for _, binding in readers),
     )
+
+
+def _check_limit(
+    workflow: str, one: CompiledTask, limit: Limit, definitions: Mapping[str, TaskDef], inputs: Mapping[str, InputPlan]
+) -> None:
+    """Refuse a key of a limit that has no value when the task starts."""
+    key, what = limit.key, f"workflow {workflow!r}: task {one.name!r}: the key of limit {limit.name!r} is"
+    if key is None or key in inputs:
+        return
+    if key not in definitions:
+        close = f"{nearest(key, [*inputs, *definitions])} (inputs: {listed(inputs)}; tasks: {listed(definitions)})"
+        msg = f"{what} {key!r}, which is neither an input that a task takes nor a task{close}"
+        raise DefinitionError(msg)
+    if key not in one.dependencies:
+        msg = f"{what} task {key!r}, on which this task does not depend: give it depends_on={key!r}"
+        raise DefinitionError(msg)
 
 
 def _readers(tasks: Iterable[CompiledTask]) -> list[tuple[str, Binding]]:
@@ -198,7 +218,7 @@ def _compile_task(
         gate=gate,
         gate_bindings=gates,
         map=mapped.compiled(name),
-        gathers=mapped.gathers(binding, *gates),
+        gathers_limit=(mapped.gathers(binding, *gates), one.limit),
     )
 
 

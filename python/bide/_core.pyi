@@ -62,6 +62,7 @@ _ShownTask: TypeAlias = tuple[
     bytes | None,
     tuple[str, ...],
     list[_ShownWait],
+    tuple[str, str | None, str | None, int, int] | None,
 ]
 _Shown: TypeAlias = tuple[
     str,
@@ -642,6 +643,21 @@ class Runner:
 
     def explain(self, id: str) -> _Shown | None:  # noqa: A002 - as the extension names it
         """Return what holds a run; None if there is none. See `_why.py`."""
+
+    def limits(
+        self,
+    ) -> list[
+        tuple[
+            str,
+            int | None,
+            int | None,
+            int | None,
+            float | None,
+            str | None,
+            list[tuple[str, int, int, int, int]],
+        ]
+    ]:
+        """Return the limits of the store. See `_limits.py`."""
 
     def open_waits(
         self, after: _Position | None, most: int

@@ -17,6 +17,7 @@ from bide._text import check_text, escape_surrogates, is_text
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    from bide._limits import LimitInfo
     from bide._why import OpenWait, Why
 
 T = TypeVar("T")
@@ -138,6 +139,12 @@ class Reads:
         from bide import _why  # noqa: PLC0415 - as above
 
         return _why.waiting(self._core, count(limit, "limit"), after)
+
+    def limits(self) -> "list[LimitInfo]":
+        """Return the limits that were defined in this store, by name, with how much of each is used."""
+        from bide import _limits  # noqa: PLC0415 - as above
+
+        return _limits.limits(self._core)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 

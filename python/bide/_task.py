@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, overload
 from bide._callables import is_generator, is_plain
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
+from bide._limits import Limit
 from bide._retry import Retry
 from bide._text import is_text
 from bide._waits import Duration, Wait, WaitBase
@@ -25,7 +26,7 @@ ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
 RUN_IF = ("succeeded", "none_failed", "failed", "done")
-NO_SETTINGS = ((), None, None, None, "succeeded", 0)
+NO_SETTINGS = ((), None, None, None, "succeeded", 0, None)
 """What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
 
@@ -43,6 +44,7 @@ class TaskDef(NamedTuple):
     """The object that this definition was put on: `functools.wraps` copies attributes, and a copy is told by it."""
     tolerate: float = 0
     """How many elements of a mapped task may fail: a count as an int, a share as a float."""
+    limit: Limit | None = None
 
 
 @overload
@@ -59,6 +61,7 @@ def task(
     gate: Wait | None = None,
     run_if: str = "succeeded",
     tolerate: float = 0,
+    limit: Limit | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def task(
@@ -72,6 +75,7 @@ def task(
     gate: Wait | None = None,
     run_if: str = "succeeded",
     tolerate: float = 0,
+    limit: Limit | None = None,
 ) -> Callable[P, R]: ...
 def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
     fn: Callable[P, R] | None = None,
@@ -84,15 +88,17 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     gate: Wait | None = None,
     run_if: str = "succeeded",
     tolerate: float = 0,
+    limit: Limit | None = None,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a task; it stays the function it was.
 
     A parameter named after a task receives that task's return value and depends on it; any other is a run input.
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
     starts, and `run_if` ("succeeded", "none_failed", "failed", "done") decides once all dependencies have ended.
-    `tolerate` is how many elements of a mapped task may fail: a count such as 3, or a share such as 0.1.
+    `tolerate` is how many elements of a mapped task may fail: a count such as 3, or a share such as 0.1. `limit` is
+    what it shares with other tasks and runs: see `Limit`.
     """
-    settings = (depends_on, retry, timeout, gate, run_if, tolerate)
+    settings = (depends_on, retry, timeout, gate, run_if, tolerate, limit)
     if fn is not None:
         return _declare(fn, name, settings)
 
@@ -209,7 +215,7 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         raise DefinitionError(msg)
     if is_plain(fn) and settings == NO_SETTINGS:
         return TaskDef(name, fn, (), None, None, None, "succeeded", fn)
-    depends_on, retry, timeout, gate, run_if, tolerate = settings
+    depends_on, retry, timeout, gate, run_if, tolerate, limit = settings
     what = f"task {name!r}"
     _check_body(fn, name)
     if retry is not None and not isinstance(retry, Retry):
@@ -221,6 +227,9 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
     if run_if not in RUN_IF:
         msg = f"{what}: run_if must be one of {', '.join(map(repr, RUN_IF))}, not {run_if!r}"
         raise DefinitionError(msg)
+    if limit is not None and not isinstance(limit, Limit):
+        msg = f'{what}: limit must be a bide.Limit, such as bide.Limit("api", in_flight=10), not {limit!r}'
+        raise DefinitionError(msg)
     return TaskDef(
         name=name,
         fn=fn,
@@ -231,6 +240,7 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         run_if=str(run_if),
         carrier=fn,
         tolerate=_tolerate(tolerate, what),
+        limit=limit,
     )
 
 

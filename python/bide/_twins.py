@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
+    from bide._limits import LimitInfo
     from bide._reads import Run
     from bide._result import RunResult
     from bide._run_handle import RunHandle
@@ -220,6 +221,10 @@ class StoreTwins:
     async def waiting_async(self, *, limit: int = 100, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
         """Return open waits like `waiting`, without blocking the event loop."""
         return await in_thread(_access(self).waiting, limit=limit, after=after)
+
+    async def limits_async(self) -> "list[LimitInfo]":
+        """Return the limits of the store like `limits`, without blocking the event loop."""
+        return await in_thread(_access(self).limits)
 
 
 class RunnerTwins:

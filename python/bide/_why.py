@@ -10,6 +10,7 @@ import msgspec
 from bide._control import UNENDED
 from bide._errors import DefinitionError, TaskFailed, no_run
 from bide._history import HistoryEntry
+from bide._limits import HeldBack
 from bide._status import RunStatus, TaskStatus
 from bide._text import shown
 
@@ -46,7 +47,8 @@ class HeldBy(StrEnum):
 
     A run: `Start` (it begins later), `Pause`, `Cancel` (it was cancelled, and its bodies clean up), `NoRunner` (no
     runner has it), `OtherRunner` (another runner executes it). A task: `Dependency` (or an element, of a mapped task),
-    `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Slot`; `Start`, `Pause` and `NoRunner`, if nothing but
+    `Gate`, `Wait`, `Retry` (the delay before its next attempt), `Limit`,
+    `Slot`; `Start`, `Pause` and `NoRunner`, if nothing but
     that holds it; `Cancel`, if it executes to clean up; and `Nothing`, if it executes.
     """
 
@@ -59,6 +61,7 @@ class HeldBy(StrEnum):
     Gate = "gate"
     Wait = "wait"
     Retry = "retry"
+    Limit = "limit"
     Slot = "slot"
     Nothing = "nothing"
 
@@ -135,7 +138,7 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
 
     `waits` are its open waits, `needs` the tasks (or, of a mapped task, its elements) that have to end before it,
     `retry_at` is when its next attempt starts, `error` how its last attempt failed, and `blocked_by` what a
-    `TaskResult` says about it.
+    `TaskResult` says about it. `limit` is the limit that holds it back.
     """
 
     name: str
@@ -148,6 +151,7 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
     blocked_by: str | None
     needs: tuple[str, ...]
     waits: tuple[OpenWait, ...]
+    limit: HeldBack | None = None
 
     def __str__(self) -> str:
         """Describe it in a line, or one for each of its waits."""
@@ -164,6 +168,8 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
         elif self.held_by is HeldBy.Retry:
             at = "" if self.retry_at is None else f" until {_time(self.retry_at)}"
             yield f"{name} waits for its attempt {self.attempts + 1}{at}{error}"
+        elif self.limit is not None:
+            yield f"{name} waits for {self.limit}{error}"
         elif self.held_by is HeldBy.Nothing:
             since = "" if self.started_at is None else f" since {_time(self.started_at)}"
             yield f"{name} executes{since}{error}"
@@ -329,13 +335,15 @@ def _behind(name: str, needs: tuple[str, ...]) -> HeldTask:
 def _task(
     row: "_ShownTask", run: tuple[str, str | None, str], of_run: HeldBy | None, executes: HeldBy, slot: str
 ) -> HeldTask:
-    name, word, sub_status, attempts, started_at, retry_at, blocked_by, failure, needs, waits = row
+    name, word, sub_status, attempts, started_at, retry_at, blocked_by, failure, needs, waits, held_back = row
     status = TaskStatus(word)
     open_waits = tuple([_wait(wait, run, name) for wait in waits])
     if open_waits:
         held_by = HeldBy.Wait if status is TaskStatus.Running else HeldBy.Gate
     elif needs:
         held_by = HeldBy.Dependency
+    elif held_back is not None and of_run is None:
+        held_by = HeldBy.Limit
     elif retry_at is not None and status is TaskStatus.Pending:
         held_by = HeldBy.Retry
     elif status is TaskStatus.Running and sub_status != "Deferred" and of_run is not HeldBy.NoRunner:
@@ -350,7 +358,8 @@ def _task(
         from bide._stored_errors import task_failed  # noqa: PLC0415 - few tasks have failed
 
         error = task_failed(failure, name)
-    return HeldTask(name, status, held_by, attempts, started_at, retry_at, error, blocked_by, needs, open_waits)
+    limit = None if held_back is None else HeldBack(*held_back)
+    return HeldTask(name, status, held_by, attempts, started_at, retry_at, error, blocked_by, needs, open_waits, limit)
 
 
 def _wait(wait: "_ShownWait", run: tuple[str, str | None, str], task: str, cursor: str | None = None) -> OpenWait:

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
-use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
-    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
+    Answer, Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
+    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
+    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns,
+    WaitPosition, Written,
 };
 
 /// A store that was released.
@@ -179,6 +180,20 @@ impl Schedules for Closed {
     }
 
     fn change_schedules(&self, _changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
+        self.refuse()
+    }
+}
+
+impl Limits for Closed {
+    fn define_limit(&self, _limit: &LimitSpec) -> Result<Option<LimitSpec>, StoreError> {
+        self.refuse()
+    }
+
+    fn claim_limits(&self, _lease: Lease, _now: Time, _call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+        self.refuse()
+    }
+
+    fn limits(&self, _now: Time) -> Result<Vec<LimitInfo>, StoreError> {
         self.refuse()
     }
 }

@@ -17,6 +17,7 @@ use crate::closed::Closed;
 use crate::crash::Crash;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
+use crate::limits::Limiter;
 use crate::log::{Level, Log, SharedLog};
 use crate::retrying::Retrying;
 use crate::runs::answers::Requests;
@@ -61,6 +62,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) crash: Crash,
     /// The requests whose senders wait here.
     pub(crate) requests: Requests,
+    /// What limits hold back.
+    pub(crate) limits: Limiter<H>,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
     cancel_grace: Mutex<(Duration, Duration)>,
     /// The store; once released, one that refuses everything.
@@ -114,6 +117,7 @@ impl<H: Host> Control<H> {
             followers: Followers::default(),
             crash: Crash::default(),
             requests: Requests::default(),
+            limits: Limiter::default(),
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),
             store: RwLock::new(store),
             lease: RwLock::new(lease),
@@ -167,6 +171,7 @@ impl<H: Host> Control<H> {
     }
 
     pub(crate) fn dispatch_ready(&self, ready: &mut Vec<Ready<H>>) {
+        self.limits.hold(ready);
         if !ready.is_empty() {
             self.dispatch.ready(ready);
         }
@@ -216,6 +221,7 @@ impl<H: Host> Control<H> {
         }
         self.closing.store(true, Ordering::Release);
         self.dispatch.close();
+        self.limits.close();
         self.forget_suspects();
         self.runs.settle_all(settlement);
         self.followers.ring_where(|_| true);
@@ -225,6 +231,7 @@ impl<H: Host> Control<H> {
     pub(crate) fn begin_close(&self) {
         if !self.closing.swap(true, Ordering::AcqRel) {
             self.dispatch.close();
+            self.limits.close();
             self.forget_suspects();
         }
     }
@@ -273,6 +280,7 @@ impl<H: Host> Control<H> {
         self.warn("the lease was lost: another runner has claimed the runs");
         self.runs.abandon_all();
         self.dispatch.lost();
+        self.limits.lost();
         let now = self.clock.lease_time();
         match self.store().enroll(now) {
             Ok(new) => {

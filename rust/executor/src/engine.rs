@@ -8,6 +8,7 @@ mod schedules;
 pub(crate) mod show;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bide_core::{Event, Outcome};
@@ -77,6 +78,8 @@ pub struct Engine<H: Host> {
     retention_service: Arc<RetentionService<H>>,
     /// Starts the runs of schedules when they are due.
     schedules_service: Arc<SchedulesService<H>>,
+    /// The service of limits is started.
+    limits_started: AtomicBool,
     /// Those that were started and not stopped yet.
     services: Services,
 }
@@ -156,6 +159,7 @@ impl<H: Host> Engine<H> {
             retention_service: RetentionService::new(&control, retention),
             scheduler,
             schedules_service,
+            limits_started: AtomicBool::new(false),
             services: Services::default(),
             control,
             path,
@@ -182,7 +186,7 @@ impl<H: Host> Engine<H> {
         self.start_service(Arc::clone(&self.retention_service) as Arc<dyn Service>)
     }
 
-    fn start_service(&self, service: Arc<dyn Service>) -> Result<(), StoreError> {
+    pub(crate) fn start_service(&self, service: Arc<dyn Service>) -> Result<(), StoreError> {
         let name = service.name();
         let control = Arc::downgrade(&self.control);
         let guard = move |body: &mut dyn FnMut()| {

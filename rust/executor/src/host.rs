@@ -9,6 +9,7 @@ use bide_core::run::ElementOutcomes;
 use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
+use crate::limits::TaskLimit;
 use crate::runs::polls::GatePolls;
 use crate::runs::run::{RegisteredWorkflow, Run};
 
@@ -40,6 +41,11 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// What the panic said, as a message that asks for a report.
     fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
         crate::panic::no_panic(f)
+    }
+
+    /// The limit of a task, if it has one.
+    fn limit(_body: &Self::Body) -> Option<&TaskLimit> {
+        None
     }
 
     /// Whether a body does not block a thread: its dispatcher hands it to another one.

@@ -18,6 +18,7 @@ mod host;
 mod ids;
 mod lease_term;
 mod ledger;
+mod limits;
 mod log;
 #[doc(hidden)]
 pub mod panic;
@@ -48,6 +49,7 @@ pub use engine::drive;
 pub use engine::{Engine, default_max_parked, default_slots};
 pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
 pub use ids::token as new_token;
+pub use limits::{HeldBack, TaskLimit};
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::convert::NotAdopted;

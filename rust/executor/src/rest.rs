@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::threads::pool::Pool;
 
 /// What the parts answer.
-type Marks = (bide_sched::RestMark, u64, (u64, u64), u64, u64, u64, u64);
+type Marks = (bide_sched::RestMark, u64, (u64, u64), u64, u64, u64, u64, u64);
 
 impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
     /// Whether nothing happens until the clock is moved or something comes from outside.
@@ -32,8 +32,8 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         let ledger = &self.path().ledger;
         let commits = ledger.commits().filter(|_| ledger.is_at_rest())?;
         let lease = self.lease_rest()?;
-        let schedules = self.schedules_rest()?;
-        Some((workers, gates, coroutines, commits, timers, lease, schedules))
+        let (schedules, limits) = (self.schedules_rest()?, self.limiter().rest()?);
+        Some((workers, gates, coroutines, commits, timers, lease, schedules, limits))
     }
 
     /// Whether what was due has rung, and what followed from that is committed, whatever bodies do meanwhile.

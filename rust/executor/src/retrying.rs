@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::shown::shown;
-use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Look, Maintenance,
-    OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store,
-    StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns, WaitPosition, Written,
+    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
+    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
+    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns,
+    WaitPosition, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -267,6 +268,24 @@ impl Schedules for Retrying {
 
     fn change_schedules(&self, changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
         self.call(|store| store.change_schedules(changes)).map_err(unknown)
+    }
+}
+
+impl Limits for Retrying {
+    fn define_limit(&self, limit: &LimitSpec) -> Result<Option<LimitSpec>, StoreError> {
+        self.call(|store| store.define_limit(limit))
+    }
+
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+        // A start that was taken back is not taken back twice.
+        let again = LimitCall { unstarted: Vec::new(), ..call.clone() };
+        let mut first = true;
+        self.call(|store| store.claim_limits(lease, now, if std::mem::take(&mut first) { call } else { &again }))
+            .map_err(unknown)
+    }
+
+    fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
+        self.call(|store| store.limits(now))
     }
 }
 

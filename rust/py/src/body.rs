@@ -3,7 +3,7 @@
 //! Not here: how they are read from Python (`workflow.rs`) and how they are called (`host.rs`).
 
 use bide_core::PollPolicy;
-use bide_executor::Source;
+use bide_executor::{Source, TaskLimit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
@@ -23,6 +23,8 @@ pub(crate) struct PyBody {
     pub(crate) returns: Codec,
     /// What its `Retry` says, if it has one.
     pub(crate) retry: Option<PyRetry>,
+    /// Its limit, if it has one.
+    pub(crate) limit: Option<Box<TaskLimit>>,
     /// What its gate calls.
     pub(crate) gates: Box<[PyGate]>,
     /// The values that the engine hands in: those of the body, then those of the gate's condition.

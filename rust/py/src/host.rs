@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::{PollPolicy, TaskRef, Value};
-use bide_executor::{Engine, Host, Pool, Run, Source};
+use bide_executor::{Engine, Host, Pool, Run, Source, TaskLimit};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
@@ -153,6 +153,10 @@ impl Host for Python3 {
 
     fn no_panic<R>(f: impl FnOnce() -> R) -> Result<R, String> {
         panics::no_panic(f).map_err(|panicked| panicked.to_string())
+    }
+
+    fn limit(body: &PyBody) -> Option<&TaskLimit> {
+        body.limit.as_deref()
     }
 
     fn is_coroutine(body: &PyBody) -> bool {

@@ -24,6 +24,7 @@ mod history;
 mod host;
 mod in_step;
 mod journal;
+mod limits;
 mod lists;
 mod location;
 mod maps;

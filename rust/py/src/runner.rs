@@ -25,6 +25,7 @@ use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
 use crate::host::PyEngine;
+use crate::limits::{self, PyLimitInfo};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
@@ -335,6 +336,14 @@ impl PyRunner {
     /// What holds a run; `None` if there is none.
     fn explain<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<PyWhy<'py>>> {
         self.within(py, |engine| why::explain(py, engine, run_id(py, id)?))
+    }
+
+    /// The limits of the store, and how much of each is used.
+    fn limits(&self, py: Python<'_>) -> PyResult<Vec<PyLimitInfo>> {
+        panics::method(|| {
+            self.open(py)?;
+            limits::all(py, &self.inner.engine)
+        })
     }
 
     /// A page of the open waits of all runs, the oldest first.

@@ -12,8 +12,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::host::PyEngine;
+use crate::limits::PyHeldBack;
 use crate::moment::datetime;
-use crate::{errors, gil};
+use crate::{errors, gil, limits};
 
 /// A wait: kind, name, since, when its time is reached, deadline, polls, next poll, last error, the child that it waits
 /// for, what it combines (names), and what it waits for together with others of its run (the name of a message).
@@ -38,7 +39,7 @@ pub(crate) type PyListed<'py> = (String, Option<String>, String, String, PyPosit
 pub(crate) type PyPosition = (i64, i64, i64, i32, u32);
 
 /// A task that has not ended: name, status, whether it holds a slot, attempts, started, retried at, what its row says it
-/// is blocked by, its last failure, the tasks that have to end before it, and its open waits.
+/// is blocked by, its last failure, the tasks that have to end before it, its open waits, and what holds it back.
 pub(crate) type PyTask<'py> = (
     String,
     &'static str,
@@ -50,6 +51,7 @@ pub(crate) type PyTask<'py> = (
     Option<Bound<'py, PyBytes>>,
     Bound<'py, PyTuple>,
     Vec<PyWait<'py>>,
+    Option<PyHeldBack>,
 );
 
 /// What was asked of a run: when, what, of which task, who and why.
@@ -217,6 +219,7 @@ impl Unended {
             shown(py, entry, found.polls(*id, *map, &entry.key))
         });
         let at = |time: Option<Time>| time.map(|time| datetime(py, time)).transpose();
+        let held = found.held_back.iter().find(|held| (held.task, held.map) == (task.id, self.map));
         let task: PyTask<'py> = (
             name.into_owned(),
             row.map_or(TaskStatus::Pending, |row| row.status).as_str(),
@@ -228,6 +231,7 @@ impl Unended {
             row.and_then(|row| row.failure.as_ref()).map(|failure| PyBytes::new(py, failure.as_json().as_bytes())),
             needs,
             waits.collect::<PyResult<_>>()?,
+            held.map(limits::held_back),
         );
         task.into_pyobject(py)
     }

@@ -18,7 +18,7 @@ use crate::body::{Argument, Binding, Form, NamedOutput, PyBody, PyGate, PyRetry}
 use crate::gil::{self, Kept};
 use crate::plan::{Called, Plan};
 use crate::value::Codec;
-use crate::{errors, panics};
+use crate::{errors, limits, panics};
 
 /// A workflow: validated, and with everything that its tasks are executed with.
 #[pyclass(frozen, module = "bide._core", name = "Workflow")]
@@ -128,7 +128,7 @@ impl PyWorkflow {
 }
 
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
-/// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers.
+/// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers with its `Limit`.
 #[derive(FromPyObject)]
 struct CompiledTask<'py>(
     String,
@@ -142,7 +142,7 @@ struct CompiledTask<'py>(
     Option<Bound<'py, PyAny>>,
     Vec<CompiledBinding<'py>>,
     Option<CompiledMap>,
-    Vec<String>,
+    (Vec<String>, Option<Bound<'py, PyAny>>),
 );
 
 /// `bide._map.CompiledMap`: the tasks and the inputs that a task is mapped over, and how many elements may fail: a
@@ -202,6 +202,7 @@ struct Calls<'py> {
     binding: CompiledBinding<'py>,
     returns: Codec,
     retry: Option<PyRetry>,
+    limit: Option<Bound<'py, PyAny>>,
     /// What the gate calls.
     called: Vec<(Called<'py>, CompiledBinding<'py>)>,
     /// What makes the gate's value of the outcomes of its parts, and how many there are.
@@ -223,7 +224,7 @@ impl<'py> CompiledTask<'py> {
             gate,
             gate_bindings,
             map,
-            gathers,
+            (gathers, limit),
         ) = self;
         let mut spec = TaskSpec::new(name);
         spec.dependencies = dependencies.into_iter().map(Into::into).collect();
@@ -239,7 +240,7 @@ impl<'py> CompiledTask<'py> {
             Some(gate) => read_gate(&gate, &mut spec)?,
         };
         let called = called.into_iter().zip(gate_bindings).collect();
-        Ok((spec, Calls { function, binding, returns, retry, called, finish }))
+        Ok((spec, Calls { function, binding, returns, retry, limit, called, finish }))
     }
 }
 
@@ -271,6 +272,7 @@ impl Calls<'_> {
             binding,
             returns: self.returns,
             retry: self.retry,
+            limit: self.limit.map(|limit| limits::read(&limit, graph).map(Box::new)).transpose()?,
             gates: gates.into(),
             sources: sources.into(),
             lists,

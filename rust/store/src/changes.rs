@@ -33,6 +33,8 @@ pub struct Changes {
     /// Messages may have come to runs, see [`crate::Store::mail`], or answers to requests, see
     /// [`crate::Store::answer`].
     pub mail: bool,
+    /// Shares of limits may have been released for which another runner than the one that held them waits.
+    pub limits: bool,
     /// The runs whose status or owner may have changed: reason to look at those that a caller waits for.
     pub runs: ChangedRuns,
 }
@@ -63,6 +65,8 @@ pub(crate) struct LogState {
     unowned: u64,
     /// The number of the last change after which messages may have come.
     mail: u64,
+    /// The number of the last change after which shares of limits may have been released.
+    limits: u64,
     /// The last changed runs, with the number of the change.
     runs: VecDeque<(u64, RunRowId)>,
     /// The number of the last change that `runs` no longer has.
@@ -99,6 +103,14 @@ impl ChangeLog {
         let mut state = self.state.lock();
         state.last += 1;
         state.mail = state.last;
+        self.woken.notify_all();
+    }
+
+    /// Shares of limits were released for which other runners wait.
+    pub(crate) fn limits(&self) {
+        let mut state = self.state.lock();
+        state.last += 1;
+        state.limits = state.last;
         self.woken.notify_all();
     }
 
@@ -157,8 +169,8 @@ impl ChangeLog {
             let unseen = state.runs.iter().rev().take_while(|(change, _)| *change > seen.change);
             ChangedRuns::These(unseen.map(|(_, run)| *run).collect())
         };
-        let mail = state.mail > seen.change;
-        Changes { seen: Seen { change: state.last, interruptions: state.interruptions }, unowned, mail, runs }
+        let (mail, limits) = (state.mail > seen.change, unowned || state.limits > seen.change);
+        Changes { seen: Seen { change: state.last, interruptions: state.interruptions }, unowned, mail, limits, runs }
     }
 }
 
@@ -175,7 +187,7 @@ impl LogState {
     }
 
     fn ends_wait(&self, seen: Seen) -> bool {
-        let newest = self.unowned.max(self.mail).max(self.hinted);
+        let newest = self.unowned.max(self.mail).max(self.limits).max(self.hinted);
         newest > seen.change || self.interruptions != seen.interruptions
     }
 }

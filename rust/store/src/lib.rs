@@ -18,6 +18,7 @@ mod clock;
 mod commit;
 mod convert;
 mod lease_time;
+mod limits;
 mod look;
 pub mod memory;
 mod schedules;
@@ -28,6 +29,7 @@ pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use convert::{Conversion, Converted};
 pub use lease_time::{Boot, LeaseTime, Uptime};
+pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, ShareId, Unstarted};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
@@ -220,7 +222,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Maintenance + Look + Schedules + Send + Sync + 'static {
+pub trait Store: Maintenance + Look + Limits + Schedules + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 

@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 59] = [
+const RARE: [&str; 60] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -37,6 +37,7 @@ const RARE: [&str; 59] = [
     "a body that continues where its checkpoint was",
     "a body that gets that its run is cancelled",
     "a deadline that is moved by hand",
+    "a limit that is used up",
     "a mapped task",
     "a mapped task that follows another",
     "a task that takes the outputs of a mapped one",

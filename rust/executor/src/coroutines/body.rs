@@ -42,6 +42,8 @@ pub struct CoroutineBody<H: Host> {
     slot: Mutex<Held<H>>,
     /// The remaining execution time, if its task has a limit.
     pub(super) limit: Option<Arc<Limit<H>>>,
+    /// It executes and its limit does not count it yet: it has left a wait.
+    due: Mutex<Option<oneshot::Receiver<()>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
     /// With a clock that is moved by hand: counts its calls.
@@ -109,6 +111,7 @@ impl<H: Host> CoroutineBody<H> {
             task,
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
             slot: Mutex::new(Held::Slot(slot)),
+            due: Mutex::new(None),
             begun: Mutex::new(own.counted.coroutines.book.get().map(|book| book.body())),
             own: Mutex::new(Some(own)),
             children: Mutex::default(),
@@ -308,6 +311,7 @@ impl<H: Host> CoroutineBody<H> {
             Err(due) => Held::Due(due),
         };
         drop(slot);
+        *self.due.lock() = self.engine.limiter().resume(&self.run, self.task);
         if let Some(limit) = &self.limit {
             limit.resume();
         }
@@ -450,11 +454,19 @@ impl<H: Host> CoroutineBody<H> {
         }
         let held = std::mem::replace(&mut *self.slot.lock(), Held::None);
         drop(held);
+        *self.due.lock() = None;
+        self.engine.limiter().idle(&self.run, self.task);
         Fed::Released
     }
 
     /// Takes a slot again. False: none is given out any more.
     async fn acquire(&self) -> bool {
+        let limited = self.engine.limiter().resume(&self.run, self.task);
+        if let Some(due) = limited
+            && due.await.is_err()
+        {
+            return false;
+        }
         let resumed = self.coroutines.resume(self.run.priority());
         let slot = match resumed {
             Ok(slot) => slot,

@@ -54,6 +54,9 @@ impl<H: Host> Start<H> {
         let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
         let now = engine.now();
         let (entered, args) = {
+            if !engine.limiter().may_enter(&run, task, now) {
+                return Beginning::Done(None);
+            }
             let mut state = run.state.lock();
             let Some(entered) = state.enter(task, now) else { return Beginning::Done(None) };
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
@@ -96,6 +99,9 @@ impl<H: Host> CoroutineBody<H> {
         let outcome = reached.unwrap_or(outcome);
         if let Some(next) = self.limit.as_ref().and_then(|limit| limit.end()) {
             engine.dispatch_ready(&mut vec![next]);
+        }
+        if matches!(outcome, Outcome::Suspended) {
+            engine.limiter().idle(self.run(), self.task());
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };
         if mark {

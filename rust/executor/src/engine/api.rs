@@ -1,18 +1,20 @@
 //! What hosts and callers ask of an engine: the parts' own answers, without a decision here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{EventRange, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
+use bide_store::{EventRange, LimitInfo, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
 use crate::control::Observer;
 use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
+use crate::limits::Limiter;
 use crate::log::Level;
 use crate::runs::convert::NotAdopted;
 use crate::runs::explain::Explained;
@@ -27,6 +29,7 @@ use crate::runs::settled::{Settled, Settlement};
 use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
+use crate::services::limits::LimitService;
 use crate::services::timers::Timers;
 
 /// The most requests to runs in one commit, since other commits wait for it.
@@ -43,9 +46,13 @@ impl<H: Host> Engine<H> {
         graph: Arc<Graph>,
         bodies: Arc<[H::Body]>,
     ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
-        let registered = self.recovery.register(graph, bodies)?;
+        let workflow = self.recovery.register(graph, bodies)?;
+        if self.control.limits.is_active() && !self.limits_started.swap(true, Ordering::Relaxed) {
+            let (control, timers) = (Arc::clone(&self.control), Arc::clone(&self.timers));
+            self.start_service(Arc::new(LimitService { control, timers }))?;
+        }
         self.schedules_service.registered();
-        Ok(registered)
+        Ok(workflow)
     }
 
     /// The workflow registered under this name.
@@ -278,6 +285,14 @@ impl<H: Host> Engine<H> {
         self.watch.open_waits(after, most)
     }
 
+    /// All limits of the store, by name. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn limits(&self) -> Result<Vec<LimitInfo>, StoreError> {
+        self.store().limits(self.now())
+    }
+
     /// Has this called with all that happens from here on, once it is committed. The first one counts.
     pub fn observe(&self, observer: Observer<H>) {
         let _ = self.control.observer.set(observer);
@@ -420,6 +435,12 @@ impl<H: Host> Engine<H> {
         self.control.lease_holds_at(now)
     }
 
+    /// What limits hold back.
+    #[inline]
+    pub(crate) fn limiter(&self) -> &Limiter<H> {
+        &self.control.limits
+    }
+
     /// See [`crate::services::lease::LeaseService::rest`].
     pub(crate) fn lease_rest(&self) -> Option<u64> {
         self.lease_service.rest()
@@ -458,6 +479,7 @@ impl<H: Host> Engine<H> {
     /// Commits a group on the thread that made it. Bodies that become ready are added to `ready`. Blocks.
     pub(crate) fn commit_group(&self, group: &Group<H>, ready: &mut Vec<Ready<H>>) {
         self.path.commit_group(group, ready);
+        self.control.limits.hold(ready);
         // What is left is for the slot that the group is of.
         self.dispatch().divert(ready);
     }

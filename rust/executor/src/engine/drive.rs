@@ -4,6 +4,7 @@
 //! ends only when the timer's turn is called.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
@@ -88,6 +89,24 @@ impl<H: Host> Allowance<H> {
     }
 }
 
+/// The share of a body that resumes.
+pub struct Share(Option<tokio::sync::oneshot::Receiver<()>>);
+
+impl Share {
+    /// Whether the body has it; none if it does not get it yet.
+    pub fn is_granted(&mut self) -> Option<bool> {
+        use tokio::sync::oneshot::error::TryRecvError;
+        match self.0.as_mut().map_or(Ok(()), tokio::sync::oneshot::Receiver::try_recv) {
+            Ok(()) => {
+                self.0 = None;
+                Some(true)
+            }
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Closed) => Some(false),
+        }
+    }
+}
+
 struct Ring<F>(F);
 
 impl<F: Fn() + Send + Sync> Alarm for Ring<F> {
@@ -126,6 +145,8 @@ impl<H: Host> Driver<H> {
         let lease_state = LeaseState::since(clock.machine());
         let control = Control::enroll(Role::Runner, store, clock, dispatch, log, Arc::default())?;
         let engine = Engine::assemble(control, seed, retention);
+        // No thread of its own takes turns here.
+        engine.limits_started.store(true, Ordering::Relaxed);
         Ok(Self { engine, lease_state, sweep: Sweep::new(), agenda: Agenda::default(), timer: Sleep::default() })
     }
 
@@ -264,6 +285,34 @@ impl<H: Host> Driver<H> {
     #[must_use]
     pub fn admit_suspect(&self, ready: Ready<H>) -> Option<(Ready<H>, Option<Turn>)> {
         self.engine.admit_suspect(ready)
+    }
+
+    /// Whether the thread of limits has something to do.
+    #[must_use]
+    pub fn has_limits_to_ask(&self) -> bool {
+        self.engine.control.limits.is_asked()
+    }
+
+    /// The thread of limits has its turn.
+    pub fn limits_turn(&self) {
+        crate::limits::turn(&self.engine.control, &self.engine.timers);
+    }
+
+    /// Whether a ready body may be entered now, as far as its limit is concerned.
+    #[must_use]
+    pub fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef) -> bool {
+        self.engine.limiter().may_enter(run, task, self.engine.now())
+    }
+
+    /// A body that has not ended does not execute any more.
+    pub fn idle(&self, run: &Run<H>, task: TaskRef) {
+        self.engine.limiter().idle(run, task);
+    }
+
+    /// The share that a body needs to execute again.
+    #[must_use]
+    pub fn share(&self, run: &Arc<Run<H>>, task: TaskRef) -> Share {
+        Share(self.engine.limiter().resume(run, task))
     }
 
     /// A body that has been entered begins to use up its time, if its task has a timeout.

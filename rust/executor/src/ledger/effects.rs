@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use bide_core::attempt::polling::timed_out;
 use bide_core::event::Retry;
 use bide_core::observe::{Happened, What};
-use bide_core::record::RunRowId;
+use bide_core::record::{Batch, RunRowId};
 use bide_core::{Effect, Event, RunStatus, TaskRef, TaskStatus};
-use bide_store::{Lease, Store, StoreError};
+use bide_store::{Lease, ShareId, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
@@ -158,6 +158,14 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
                 self.control.followers.ring(run.id);
             }
         }
+    }
+
+    fn ending(&self, batch: &Batch) -> Vec<ShareId> {
+        self.control.limits.ending(batch)
+    }
+
+    fn ended(&self, ended: &[ShareId]) {
+        self.control.limits.ended(ended);
     }
 
     fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>) {

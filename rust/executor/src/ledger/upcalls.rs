@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bide_core::Effect;
-use bide_core::record::RunRowId;
-use bide_store::{Lease, Store, StoreError};
+use bide_core::record::{Batch, RunRowId};
+use bide_store::{Lease, ShareId, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use crate::crash::Crash;
@@ -65,6 +65,12 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// Carries out what follows from a committed event.
     fn carry_out(self: &Arc<Self>, run: Arc<Run<H>>, effect: Effect);
+
+    /// The attempts under a limit that end with a batch.
+    fn ending(&self, batch: &Batch) -> Vec<ShareId>;
+
+    /// Their batch is committed.
+    fn ended(&self, ended: &[ShareId]);
 
     /// Has bodies executed that may start.
     fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>);

@@ -46,6 +46,7 @@ pub(super) fn write<H: Host>(
     if store.blocks() {
         pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
     }
+    let ending = engine.ending(&pending.batch);
     let (committed, skipped) = if creates {
         // The record of a child's start is in the batch, and in memory: both are committed, or neither.
         let child = group.iter().any(|request| request.starts_child());
@@ -68,6 +69,7 @@ pub(super) fn write<H: Host>(
     } else {
         (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
     };
+    engine.ended(&ending);
     engine.crash().after_commit()?;
     for ((run, number), effect) in pending.committed(committed) {
         let Some(request) = group.get_mut(number) else { continue };

@@ -8,6 +8,7 @@ use bide_core::{Message, RunId, TaskId, TaskRef, Time};
 use bide_store::{RunnerInfo, StoreError};
 
 use crate::host::Host;
+use crate::limits::HeldBack;
 use crate::runs::polls::{Place, Polls};
 use crate::runs::recover::NotRegistered;
 use crate::runs::run::Run;
@@ -39,6 +40,8 @@ pub struct Explained {
     pub owner: Owner,
     /// Why it is not executed here, if nobody has it.
     pub not_here: Option<NotRegistered>,
+    /// The tasks that limits hold back, if it is executed here.
+    pub held_back: Vec<HeldBack>,
     /// The polls of its open waits, if it is executed here.
     polls: HashMap<Place, Polls>,
 }
@@ -83,7 +86,8 @@ impl<H: Host> Watch<H> {
         let now = self.control.clock.now();
         let starts_at = stored.run.options.start_at.filter(|at| *at > now && stored.run.cancel.is_none());
         let requests = store.requests(id)?;
-        Ok(Some(Explained { stored, requests, starts_at, owner, not_here, polls }))
+        let held_back = self.control.limits.held_back(id.row());
+        Ok(Some(Explained { stored, requests, starts_at, owner, not_here, held_back, polls }))
     }
 
     fn owner(&self, runner: Option<RunRowId>) -> Result<Owner, StoreError> {

@@ -94,6 +94,9 @@ impl<H: Host> Recovery<H> {
             self.control.store().declare(stored.version, graph.signals())?;
         }
         let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
+        if !self.control.is_client() {
+            self.define_limits(&bodies)?;
+        }
         let late_handles = bodies.iter().map(|_| AtomicBool::default()).collect();
         let workflow = Arc::new(RegisteredWorkflow {
             bodies,
@@ -118,6 +121,20 @@ impl<H: Host> Recovery<H> {
             return Err(error);
         }
         Ok(workflow)
+    }
+
+    /// Records the limits of a workflow's tasks.
+    fn define_limits(&self, bodies: &[H::Body]) -> Result<(), StoreError> {
+        for limit in bodies.iter().filter_map(|body| H::limit(body)) {
+            if let Some(before) = self.control.store().define_limit(&limit.spec)? {
+                self.control.warn(&format!(
+                    "{} replaces what was defined before: {before}; it counts for all runners of the store",
+                    limit.spec
+                ));
+            }
+            self.control.limits.activate();
+        }
+        Ok(())
     }
 
     /// Recovers the runs without an owner that fit a registered workflow. Blocks. The cost depends on the number of

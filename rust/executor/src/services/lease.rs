@@ -171,6 +171,9 @@ impl<H: Host> LeaseService<H> {
             state.report = None;
             self.recovery.report_stranded()?;
         }
+        if changes.limits {
+            self.control.limits.others_changed();
+        }
         self.mail.look(changes, &mut state.mail)?;
         if !self.control.is_client() {
             self.schedules.look(changes)?;

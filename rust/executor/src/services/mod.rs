@@ -5,6 +5,7 @@
 
 pub(crate) mod committer;
 pub(crate) mod lease;
+pub(crate) mod limits;
 pub(crate) mod retention;
 pub(crate) mod schedules;
 pub(crate) mod timers;

@@ -185,13 +185,15 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             now = clock.lease_micros();
         }
         let now = self.seen.wall(&**clock, now);
-        let entered = {
+        let entered = if self.engine.limiter().may_enter(&run, task, now) {
             let mut state = run.state.lock();
             let entered = state.enter(task, now);
             entered.map(|entered| {
                 let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
                 (entered, run.args(task, sources, &state))
             })
+        } else {
+            None
         };
         let Some((entered, args)) = entered else {
             if may_park {
@@ -226,6 +228,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         }
         if let Some(next) = limit.and_then(|limit| limit.end()) {
             self.engine.dispatch_ready(&mut vec![next]);
+        }
+        if matches!(outcome, Outcome::Suspended) {
+            self.engine.limiter().idle(&run, task);
         }
         let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let Some(permit) = kept else {

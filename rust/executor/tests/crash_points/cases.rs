@@ -200,5 +200,7 @@ crash_points! {
 mod fork;
 #[path = "thread_steps.rs"]
 mod steps;
+#[path = "thread_limits.rs"]
+pub(crate) mod thread_limits;
 #[path = "thread_waits.rs"]
 mod waits;

@@ -15,11 +15,12 @@ use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
     Attached, BodyCx, Call, CallError, Check, Clock, Condition, Engine, Gate, GateWorker, Handle, Host, Level, Log,
     Polled, Pool, RegisteredWorkflow, RunRequest, Settlement, Source, StartIdentity, StepEnd, StepRequest, StepStart,
-    Worker,
+    TaskLimit, Worker,
 };
 
 use bide_testkit::FaultyStore;
 
+use crate::cases::thread_limits::limit_of;
 use crate::world::{Came, HANG, Ledger, at_every_call};
 
 /// How many elements mapped tasks have.
@@ -54,6 +55,10 @@ impl Host for Threads {
 
     fn retries_timeout(_body: &Task) -> bool {
         true
+    }
+
+    fn limit(body: &Task) -> Option<&TaskLimit> {
+        limit_of(body.name)
     }
 }
 

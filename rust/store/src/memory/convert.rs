@@ -40,6 +40,7 @@ impl State {
             }
         }
         self.live.renumber(row, new);
+        self.limits.renumber(row, new);
         for child in self.children.get(&row).into_iter().flatten() {
             if let Some(parent) = self.runs.get_mut(child).and_then(|child| child.parent.as_mut())
                 && let Some(task) = new(parent.task)

@@ -4,6 +4,7 @@
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
 mod convert;
+mod limits;
 mod live;
 mod look;
 mod messages;
@@ -159,11 +160,12 @@ impl Store for MemoryStore {
             return Err(error);
         }
         let mut changes = None;
-        let (mut answered, mut posted) = (false, false);
+        let (mut answered, mut posted, mut released) = (false, false, false);
         for write in commit.batch.drain(..) {
             if skipped.binary_search(&write.run()).is_ok() {
                 continue;
             }
+            released |= state.limits.written(&write);
             if let Write::Run(update) = &write {
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
@@ -197,6 +199,9 @@ impl Store for MemoryStore {
         drop(changes);
         if posted {
             self.changes.unowned();
+        }
+        if state.limits_released(released, lease) {
+            self.changes.limits();
         }
         if answered {
             // Another runner may wait for it.
@@ -422,6 +427,7 @@ impl Store for MemoryStore {
         }
         found.end_cancelled(cancel);
         state.messages.insert(row, force.clone(), true);
+        state.limits.release_run(row);
         drop(state.ended(row, KEPT));
         self.changes.lock().run(row);
         self.changes.unowned();

@@ -7,6 +7,7 @@ use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun
 use bide_core::schedules::Schedule;
 use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
+use super::limits::MemLimits;
 use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub(super) ended: VecDeque<RunRowId>,
     /// The children of each run that has some, in order of creation.
     pub(super) children: HashMap<RunRowId, Vec<RunRowId>, RowHash>,
+    /// Limits and their shares.
+    pub(super) limits: MemLimits,
     /// The schedules.
     pub(super) schedules: MemSchedules,
 }
@@ -131,6 +134,7 @@ impl State {
 
     /// Frees the unfinished runs of a runner.
     pub(super) fn abandon(&mut self, runner: i64) {
+        self.limits.abandon(runner, &self.runs);
         for (id, run) in &mut self.runs {
             if run.runner == Some(runner) && !run.status.is_ended() {
                 run.runner = None;

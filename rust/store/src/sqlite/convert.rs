@@ -18,24 +18,27 @@ const UNOWNED: &str = "SELECT uuid FROM run INDEXED BY run_open WHERE status < 3
      AND workflow = (SELECT workflow FROM version WHERE id = ?1) AND version = ?1 AND (status <> 2 OR held) ORDER BY id";
 
 /// What is recorded of a task without a successor: its events stay.
-const DROP: [&str; 3] = [
+const DROP: [&str; 4] = [
     "DELETE FROM task WHERE run = ?1 AND task = ?2",
     "DELETE FROM journal WHERE run = ?1 AND task = ?2",
     "DELETE FROM progress WHERE run = ?1 AND task = ?2",
+    "DELETE FROM limit_share WHERE run = ?1 AND task = ?2",
 ];
 
 /// To a number below zero first, so that two tasks can change their numbers with each other.
-const RENUMBER: [&str; 5] = [
+const RENUMBER: [&str; 6] = [
     "UPDATE task SET task = -1 - ?3 WHERE run = ?1 AND task = ?2",
     "UPDATE journal SET task = -1 - ?3 WHERE run = ?1 AND task = ?2",
     "UPDATE progress SET task = -1 - ?3 WHERE run = ?1 AND task = ?2",
+    "UPDATE limit_share SET task = -1 - ?3 WHERE run = ?1 AND task = ?2",
     "UPDATE event SET task = -1 - ?3 WHERE run = ?1 AND task = ?2",
     "UPDATE run SET parent_task = -1 - ?3 WHERE parent = ?1 AND parent_task = ?2",
 ];
-const SETTLE: [&str; 5] = [
+const SETTLE: [&str; 6] = [
     "UPDATE task SET task = -1 - task WHERE run = ?1 AND task < 0",
     "UPDATE journal SET task = -1 - task WHERE run = ?1 AND task < 0",
     "UPDATE progress SET task = -1 - task WHERE run = ?1 AND task < 0",
+    "UPDATE limit_share SET task = -1 - task WHERE run = ?1 AND task < 0",
     "UPDATE event SET task = -1 - task WHERE run = ?1 AND task < 0",
     "UPDATE run SET parent_task = -1 - parent_task WHERE parent = ?1 AND parent_task < 0",
 ];

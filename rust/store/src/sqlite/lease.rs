@@ -18,6 +18,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::blame::{Loser, Marked};
+use super::limits;
 use super::transaction::Transaction;
 use crate::{Boot, LEASE, Lease, LeaseTime, StoreError};
 
@@ -187,6 +188,7 @@ impl SqliteStore {
         self.files.still_there(&self.identity)?;
         let deleted = self.fenced(lease, |connection| {
             execute(connection, ABANDON, [lease.runner])?;
+            limits::abandon(connection, lease.runner)?;
             execute(connection, "DELETE FROM runner WHERE id = ?1", [lease.runner])
         });
         match deleted {
@@ -252,6 +254,7 @@ impl SqliteStore {
         for Loser { runner, .. } in &dead {
             execute(writer, FENCE_OFF, [runner]).map_err(explain)?;
             execute(writer, ABANDON, [runner]).map_err(explain)?;
+            limits::abandon(writer, *runner).map_err(explain)?;
         }
         let claimed = self.free(writer, versions, limit)?;
         for run in &claimed {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::SqliteStore;
 use super::fields::Fields;
+use super::limits;
 use super::workflow::parse_signals;
 use crate::{Sent, StoreError};
 
@@ -187,6 +188,7 @@ impl SqliteStore {
                 return Ok(false);
             }
             connection.prepare_cached(END_TASKS)?.execute(params![row, cancel.at.0, cancel.text()])?;
+            limits::release_run(connection, row)?;
             let mut statement = connection.prepare_cached(MESSAGE)?;
             insert(&mut statement, row, force, true)?;
             Ok(true)

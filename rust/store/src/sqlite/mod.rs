@@ -19,6 +19,7 @@ mod fork;
 #[cfg(target_os = "linux")]
 mod hint;
 mod lease;
+mod limits;
 #[cfg(target_os = "linux")]
 mod listen;
 mod listing;

@@ -8,6 +8,7 @@ use super::SqliteStore;
 use super::error::is_conflict;
 use super::events;
 use super::lease::fence;
+use super::limits;
 use super::messages;
 use super::transaction::Transaction;
 use crate::{Commit, Creation, Lease, StoreError, Written};
@@ -86,6 +87,7 @@ impl SqliteStore {
         for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             bytes += 128 * alike.len() as u64 + self.write_alike(connection, alike, &skipped)?;
         }
+        let others_wait = limits::release(connection, lease, commit.batch, &skipped).map_err(explain)?;
         let is_skipped = |write: &Write| skipped.binary_search(&write.run()).is_ok();
         let refused = |made: &Vec<Creation>| made.iter().any(Creation::prevents_all);
         if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
@@ -93,6 +95,9 @@ impl SqliteStore {
             drop(writer);
             self.debt.add(bytes);
             self.log_changed_runs(commit.batch);
+            if others_wait {
+                self.limits_released()?;
+            }
         }
         Ok(Written { committed: Committed::by_store(), creations })
     }

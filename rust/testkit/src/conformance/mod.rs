@@ -38,6 +38,8 @@ mod creation;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod leases;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
+mod limits;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
 mod listing;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod live;
@@ -147,6 +149,15 @@ macro_rules! conformance {
             a_row_number_in_use_changes_no_schedule
             a_change_of_a_schedule_ends_waits_for_changes
             a_purge_leaves_schedules
+            a_limit_is_defined_once_and_its_newest_definition_counts
+            a_share_is_released_by_the_commit_that_ends_its_attempt
+            a_batch_that_fails_releases_no_share
+            a_body_that_waits_does_not_execute_and_takes_that_again
+            each_value_of_a_key_has_shares_of_its_own
+            starts_count_for_the_span_of_their_rate
+            a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share
+            another_runner_that_waits_gets_its_turn_and_is_told
+            a_share_moves_with_its_task_to_another_version
         );
     };
     ($with_store:path: $($check:ident)+) => {
@@ -288,6 +299,7 @@ pub use control::*;
 pub use convert::*;
 pub use creation::*;
 pub use leases::*;
+pub use limits::*;
 pub use listing::*;
 pub use live::*;
 pub use looks::*;

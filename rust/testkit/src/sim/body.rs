@@ -10,7 +10,7 @@ use bide_core::{
     EntryKey, Failure, FailureKind, Outcome, RetryPolicy, RunId, StepArguments, TaskIx, TaskRef, Value, context, pack,
 };
 use bide_executor::Run;
-use bide_executor::drive::{Allowance, Turn};
+use bide_executor::drive::{Allowance, Share, Turn};
 
 use super::host::SimHost;
 use super::plan::{Act, End, TaskPlan, Version, signal_request};
@@ -73,6 +73,8 @@ pub(super) enum Phase {
     Works(Duration),
     /// A call of its handle is under way: the action that it wants carried out.
     Calls(OpenCall, Action),
+    /// The end of its wait is committed, and it waits for its share of a limit.
+    WantsShare(OpenCall, Result<(), CallError>, Share),
     /// The end of its wait is committed, and it waits for a slot.
     WantsSlot(OpenCall, Result<(), CallError>),
     /// It has ended.

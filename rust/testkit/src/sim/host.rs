@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use bide_core::LimitSpec;
 use bide_core::PollPolicy;
-use bide_executor::{Dispatch, Gate, Host, Ready, Source};
+use bide_executor::{Dispatch, Gate, Host, Ready, Source, TaskLimit};
 use bide_sync::Mutex;
 
 use super::plan::TaskPlan;
@@ -16,12 +17,19 @@ pub(super) struct SimHost;
 pub(super) struct SimBody {
     /// Its policy covers its timeout.
     pub(super) retries_timeout: bool,
+    /// Its limit.
+    limit: Option<TaskLimit>,
 }
 
 impl SimBody {
     /// The body of a task.
     pub(super) fn of(task: &TaskPlan) -> Self {
-        Self { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried) }
+        let limit = task.limit.map(|limit| {
+            let (name, executing, in_flight) = (format!("limit {limit}"), limit.executing(), limit.in_flight());
+            let spec = LimitSpec { name: name.into(), executing, in_flight, rate: None, key: None };
+            TaskLimit { spec, key: None }
+        });
+        Self { retries_timeout: task.timeout.is_some_and(|(_, retried)| retried), limit }
     }
 }
 
@@ -45,6 +53,10 @@ impl Host for SimHost {
 
     fn gate_policy(_body: &SimBody, _part: u16) -> PollPolicy {
         TaskPlan::policy()
+    }
+
+    fn limit(body: &SimBody) -> Option<&TaskLimit> {
+        body.limit.as_ref()
     }
 
     fn retries_timeout(body: &SimBody) -> bool {

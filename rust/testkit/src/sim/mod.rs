@@ -20,7 +20,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bide_core::{RunStatus, TaskIx, TaskStatus};
 
 pub use oracle::Oracle;
-pub use plan::{Act, Case, Disaster, End, Gate, Hand, Letter, Mapped, Sender, Several, Target, TaskPlan, Version};
+pub use plan::{
+    Act, Case, Disaster, End, Gate, Hand, Letter, Limit, Mapped, Sender, Several, Target, TaskPlan, Version,
+};
 pub use rng::Rng;
 pub use scripted::Simulated;
 pub use world::{Outcome, RunEnd, TaskEnd, play};

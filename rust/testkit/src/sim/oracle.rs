@@ -7,6 +7,7 @@
 pub(super) mod answers;
 mod children;
 mod hand;
+mod limits;
 mod lives;
 pub(super) mod mail;
 mod maps;
@@ -100,6 +101,10 @@ pub struct Oracle {
     children: children::Children,
     /// The mapped tasks.
     maps: maps::Maps,
+    /// The tasks with a limit.
+    limited: HashSet<TaskIx>,
+    /// Since when, by the steady clock, an attempt has been held back by a limit that has room.
+    held_back: HashMap<Arc<str>, Duration>,
     /// What was asked of runs, and said of them.
     asked: hand::Asked,
     /// The latest time that the wall has shown: no wait for a later time may end.
@@ -139,6 +144,8 @@ impl Oracle {
             graph: Arc::new(case.every_task()),
             maps: maps::Maps::of(case),
             asked: hand::Asked::default(),
+            limited: limits::limited(case),
+            held_back: HashMap::new(),
             callbacks: answers::Callbacks::default(),
             requests: requests::Requests::default(),
             children: children::Children::of(case.first_of_child()),

@@ -6,6 +6,7 @@
 //! compared with those of a world without disasters.
 
 mod hand;
+mod limits;
 mod mail;
 mod maps;
 mod others;
@@ -23,6 +24,7 @@ use crate::fault::Fault;
 
 pub use hand::Hand;
 pub(super) use hand::value_by_hand;
+pub use limits::Limit;
 pub use mail::{Letter, Sender, Several, Target};
 pub(super) use mail::{signal_name, signal_request};
 pub(super) use maps::MOST;
@@ -89,6 +91,8 @@ pub struct TaskPlan {
     pub map: Option<Mapped>,
     /// It takes whatever the elements of the mapped tasks that it depends on came to.
     pub gathers: bool,
+    /// Its limit.
+    pub limit: Option<Limit>,
     /// What each attempt does.
     pub acts: Vec<Act>,
     /// How the first, the second … attempt ends; the last stands for all further ones.
@@ -315,6 +319,7 @@ impl TaskPlan {
             gate: None,
             map: None,
             gathers: false,
+            limit: None,
             acts: Vec::new(),
             ends: vec![End::Return],
         }

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::RunRow;
-use bide_core::{Control, Graph, RunId, TaskRef, Time, Value};
+use bide_core::record::{RunRow, RunRowId};
+use bide_core::{Control, Graph, RunId, TaskIx, TaskRef, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
     Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
@@ -134,6 +134,8 @@ pub(super) enum Move {
     Body(BodyNo),
     /// A gate is asked.
     Gate(usize),
+    /// The thread of limits has its turn.
+    Limits,
     /// A poll is stuck: one more may run.
     Stuck,
 }
@@ -336,11 +338,17 @@ impl Process {
         if self.slots.free() > 0 && self.has_work() {
             moves.push(Move::Take);
         }
-        let goes_on = |body: &Body| match &body.phase {
-            Phase::Calls(called, _) => called.parked && (!body.phase.sleeps() || body.woken),
+        let goes_on = |body: &mut Body| match &mut body.phase {
+            Phase::WantsShare(_, _, share) => share.is_granted().is_some(),
+            Phase::Calls(called, _) if !called.parked => false,
+            Phase::Calls(..) => !body.phase.sleeps() || body.woken,
             _ => false,
         };
-        moves.extend(self.bodies.iter().filter(|(_, body)| goes_on(body)).map(|(no, _)| Move::Body(*no)));
+        let gone_on = self.bodies.iter_mut().filter_map(|(no, body)| goes_on(body).then_some(Move::Body(*no)));
+        moves.extend(gone_on);
+        if self.driver.has_limits_to_ask() {
+            moves.push(Move::Limits);
+        }
         if !self.is_closing() {
             let now = self.steady();
             moves.extend((0..self.gates.len()).filter(|at| self.gates[*at].due <= now).map(Move::Gate));
@@ -353,6 +361,20 @@ impl Process {
             moves.push(Move::Stuck);
         }
         moves
+    }
+
+    /// The attempts under a limit whose bodies it has entered and that are not over, with whether they have a slot.
+    pub(super) fn limited(&self) -> Vec<(RunRowId, TaskIx, bool)> {
+        let limited = self.bodies.iter().filter(|(_, body)| {
+            let has_limit = self.shared.case.task(body.place).limit.is_some();
+            has_limit && !body.run.workflow.graph.is_expansion(body.task)
+        });
+        let current = limited.filter(|(_, body)| {
+            body.run.state.lock().entered().contains(&(body.task, body.attempt)) && self.still_has(&body.run)
+        });
+        let has_slot =
+            |no: &BodyNo| self.holders.values().any(|holder| matches!(holder, Holder::Body(held) if held == no));
+        current.map(|(no, body)| (body.run.id.row(), body.place, has_slot(no))).collect()
     }
 
     /// Until when the body on a slot does nothing but hold it, by the steady clock.
@@ -379,6 +401,7 @@ impl Process {
             },
             Move::Body(no) => self.parked_moves(no),
             Move::Gate(at) => self.poll_gate(at),
+            Move::Limits => self.driver.limits_turn(),
             Move::Stuck => {
                 let next = self.pacer.stuck();
                 self.offer(next);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bide_core::record::{RunRow, RunRowId};
 use bide_core::{BlockReason, RunStatus, TaskIx, TaskStatus};
 use bide_executor::Clock;
-use bide_store::{MemoryStore, RunFilter, Store};
+use bide_store::{Limits, MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
 
 use super::oracle::Oracle;
@@ -153,6 +153,7 @@ impl World {
             self.deliver();
             self.shared.oracle.lock().wall_shows(self.shared.clock.now());
             let quiet = self.step();
+            self.limits_hold();
             if let Some(first) = self.shared.oracle.lock().violations.first() {
                 return Err(first.clone());
             }
@@ -206,6 +207,23 @@ impl World {
         false
     }
 
+    /// No limit is exceeded, by all processes together.
+    fn limits_hold(&self) {
+        let entered: Vec<_> = self.processes.iter().flat_map(Process::limited).collect();
+        self.shared.oracle.lock().no_limit_is_exceeded(&self.shared.case, &entered);
+    }
+
+    /// No limit leaks: once all runs have ended nothing is used.
+    fn no_limit_leaks(&self) -> Result<(), String> {
+        let ended = self.rows().iter().all(|row| row.status.is_ended());
+        for info in self.base.limits(self.shared.clock.now()).unwrap_or_default() {
+            if let Some(used) = info.uses.iter().find(|used| ended && used.executing + used.in_flight > 0) {
+                return Err(format!("{} leaks: {used:?}", info.spec));
+            }
+        }
+        Ok(())
+    }
+
     /// All threads wait: time passes until one of them has something to do. True if that did not help.
     fn wait(&mut self) -> bool {
         let (mut span, now) = (self.shared.case.leap, self.shared.clock.steady());
@@ -243,7 +261,10 @@ impl World {
             let runner = row.and_then(|row| row.runner);
             runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && !it.is_frozen()))
         };
+        let limits = self.base.limits(now).unwrap_or_default();
+        let idle = self.processes.iter().all(|process| !process.is_frozen() && !process.is_over() && !process.closes());
         let mut oracle = self.shared.oracle.lock();
+        oracle.nobody_is_held_back_beside_room(steady, &limits, idle);
         let may_start = |run: RunRowId| {
             let runner = rows.iter().find(|row| row.id.row() == run).and_then(|row| row.runner);
             runner.is_some_and(|runner| self.processes.iter().any(|it| it.is_runner(runner) && it.has_free_slot()))
@@ -407,6 +428,7 @@ impl World {
         if roots != self.shared.case.calls.len() {
             return Err(format!("{roots} runs for {} keys", self.shared.case.calls.len()));
         }
+        self.no_limit_leaks()?;
         if self.shared.case.deletes {
             self.delete_all()?;
         }

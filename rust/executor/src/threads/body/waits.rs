@@ -340,6 +340,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             return Fed::NotReleased;
         }
         waiting.leaving = self.permit.lock().take();
+        self.engine.limiter().idle(&self.run, self.task);
         waiting.parked = true;
         Fed::Released
     }
@@ -354,7 +355,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
             // While its run is paused it gets no slot: it is entered again afterwards.
             let held = self.run.state.lock().is_held();
-            (outcome, (!held).then(|| workers.resume(&self.parker, self.run.priority())))
+            let may = !held
+                && self.engine.limiter().resume(&self.run, self.task).is_none_or(|due| due.blocking_recv().is_ok());
+            (outcome, may.then(|| workers.resume(&self.parker, self.run.priority())))
         });
         waiting.poll = None;
         waiting.parked = permit.is_none();

@@ -89,3 +89,48 @@ CREATE TABLE schedule (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX schedule_revision ON schedule (revision);
+
+-- Limits: what is allowed, as it was defined last.
+CREATE TABLE limit_spec (
+    name       TEXT NOT NULL PRIMARY KEY,
+    executing  INTEGER,             -- NULL: not limited
+    in_flight  INTEGER,
+    rate_count INTEGER,
+    rate_span  INTEGER,             -- microseconds
+    key        TEXT                 -- the input or task whose value is the key
+) STRICT, WITHOUT ROWID;
+
+-- The attempts that are in flight under a limit: from when each may be entered until its end. A limit without a key has
+-- the key ''.
+CREATE TABLE limit_share (
+    run       INTEGER NOT NULL,
+    task      INTEGER NOT NULL,
+    map       INTEGER NOT NULL,
+    name      TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    runner    INTEGER,              -- that executes the body, or did
+    executing INTEGER NOT NULL,     -- 1: its body has a slot, or waits for one
+    PRIMARY KEY (run, task, map)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX limit_share_name ON limit_share (name, key, executing);
+
+-- Starts under a rate: how many bodies may have been entered up to which time. Deleted once they do not count any more.
+CREATE TABLE limit_start (
+    name   TEXT NOT NULL,
+    key    TEXT NOT NULL,
+    latest INTEGER NOT NULL,
+    count  INTEGER NOT NULL,
+    PRIMARY KEY (name, key, latest)
+) STRICT, WITHOUT ROWID;
+
+-- Where attempts are held back: at which runner, how many, and the rank of the first one.
+CREATE TABLE limit_line (
+    name     TEXT NOT NULL,
+    key      TEXT NOT NULL,
+    runner   INTEGER NOT NULL,
+    count    INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    age      INTEGER NOT NULL,      -- when its run was created
+    PRIMARY KEY (name, key, runner)
+) STRICT, WITHOUT ROWID;

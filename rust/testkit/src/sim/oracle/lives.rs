@@ -15,7 +15,7 @@ impl Oracle {
     /// Guarantee 3: never lost. Of runs that a living runner has, a time that the wall shows is acted on when the
     /// timers look at the wall again, 30 s later at most.
     ///
-    /// The row of a retry shows nothing while it waits for a slot.
+    /// The row of a retry shows nothing while it waits for a slot or a limit.
     pub fn no_time_is_missed(
         &mut self,
         now: Time,
@@ -27,7 +27,7 @@ impl Oracle {
         let waits = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
         let waits = waits.filter_map(|((run, ix, _), entry)| Some((*run, *ix, entry.due()?)));
         let retries = self.tasks.iter().filter(|(_, task)| task.status == TaskStatus::Pending);
-        let retries = retries.filter(|((run, _), _)| may_start(*run));
+        let retries = retries.filter(|((run, ix), _)| may_start(*run) && !self.limited.contains(ix));
         let retries = retries.filter_map(|((run, ix), task)| Some((*run, *ix, task.retry_at?)));
         let reached =
             waits.chain(retries).filter(|(run, ix, due)| *due <= now && pending(run, ix) && is_executed(*run));

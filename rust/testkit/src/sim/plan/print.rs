@@ -26,6 +26,9 @@ impl fmt::Display for TaskPlan {
         if self.gathers {
             write!(f, ", gathers")?;
         }
+        if let Some(limit) = self.limit {
+            write!(f, ", limit {limit}")?;
+        }
         write!(f, ": {:?}", self.acts)?;
         let ends = if self.retry.attempts == 1 { &self.ends[..1] } else { &self.ends[..] };
         write!(f, " then {ends:?}")?;

@@ -181,7 +181,7 @@ impl TaskPlan {
             2 => RunIf::NoneFailed,
             _ => RunIf::Succeeded,
         };
-        Self { number, on, run_if, retry, timeout, gate, map: None, gathers: false, acts, ends }
+        Self { number, on, run_if, retry, timeout, gate, map: None, gathers: false, limit: None, acts, ends }
     }
 
     /// Many bodies that all wait for the same moment, and after each of them one that waits for nothing.
@@ -301,7 +301,7 @@ impl Case {
         if killer {
             return case;
         }
-        case.handled(hand)
+        case.handled(hand).limited(&mut Rng::new(seed ^ 0x117))
     }
 
     /// A world without anything.

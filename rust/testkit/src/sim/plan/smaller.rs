@@ -120,6 +120,9 @@ impl TaskPlan {
         for simpler in self.map.into_iter().flat_map(Mapped::smaller) {
             with(&|task| task.map = Some(simpler));
         }
+        if self.limit.is_some() {
+            with(&|task| task.limit = None);
+        }
         if self.gathers {
             with(&|task| task.gathers = false);
         }

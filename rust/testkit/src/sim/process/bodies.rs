@@ -49,6 +49,7 @@ impl Process {
                 }
             }
             Phase::Calls(open_call, action) => return self.carry_out(body, no, Some(slot), open_call, action),
+            Phase::WantsShare(..) => unreachable!("a body that waits for a share has no slot"),
             Phase::WantsSlot(mut open_call, commit) => {
                 // The slot has come.
                 open_call.parked = false;
@@ -59,7 +60,9 @@ impl Process {
             }
             Phase::Ended(outcome) => {
                 self.returns(&mut body);
-                if !matches!(outcome, Outcome::Suspended) {
+                if matches!(outcome, Outcome::Suspended) {
+                    self.driver.idle(&body.run, body.task);
+                } else {
                     self.returned.push((Arc::clone(&body.run), body.task, body.attempt));
                 }
                 let event = Event::Ended { task: body.task, attempt: body.attempt, outcome };
@@ -132,6 +135,7 @@ impl Process {
                     if let Some(slot) = slot {
                         self.release(slot);
                     }
+                    self.driver.idle(&body.run, body.task);
                     open_call.parked = true;
                     Fed::Released
                 }

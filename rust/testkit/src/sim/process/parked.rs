@@ -123,12 +123,24 @@ impl Process {
                     self.feed(body, no, open_call, Fed::Acquired { commit: committed, slot: false });
                     return;
                 }
-                body.phase = Phase::WantsSlot(open_call, committed);
+                let share = self.driver.share(&body.run, body.task);
+                body.phase = Phase::WantsShare(open_call, committed, share);
                 self.bodies.insert(no, body);
-                if let Some((slot, no)) = self.slots.resume(no) {
-                    self.holders.insert(slot, Holder::Body(no));
-                }
             }
+            Phase::WantsShare(open_call, commit, mut share) => match share.is_granted() {
+                None => {
+                    body.phase = Phase::WantsShare(open_call, commit, share);
+                    self.bodies.insert(no, body);
+                }
+                Some(false) => self.feed(body, no, open_call, Fed::Acquired { commit, slot: false }),
+                Some(true) => {
+                    body.phase = Phase::WantsSlot(open_call, commit);
+                    self.bodies.insert(no, body);
+                    if let Some((slot, no)) = self.slots.resume(no) {
+                        self.holders.insert(slot, Holder::Body(no));
+                    }
+                }
+            },
             Phase::Calls(open_call, action) => self.carry_out(body, no, None, open_call, action),
             phase => {
                 body.phase = phase;
@@ -143,7 +155,7 @@ impl Process {
         let Some(mut body) = self.bodies.remove(&no) else { return };
         match std::mem::replace(&mut body.phase, Phase::Acts) {
             Phase::Calls(open_call, Action::Sleep(_)) => self.feed(body, no, open_call, Fed::Stopped),
-            Phase::WantsSlot(open_call, commit) => {
+            Phase::WantsSlot(open_call, commit) | Phase::WantsShare(open_call, commit, _) => {
                 self.feed(body, no, open_call, Fed::Acquired { commit, slot: false })
             }
             phase => {
@@ -155,6 +167,7 @@ impl Process {
 
     pub(super) fn suspended(&self, mut body: Body) {
         self.returns(&mut body);
+        self.driver.idle(&body.run, body.task);
         let event = Event::Ended { task: body.task, attempt: body.attempt, outcome: Outcome::Suspended };
         self.driver.enqueue(Arc::clone(&body.run), event);
     }

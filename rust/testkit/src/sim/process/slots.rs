@@ -107,7 +107,7 @@ impl Process {
     fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
         let Some(ready) = self.driver.unless_overdue(ready) else { return };
         let Some((Ready { run, task }, turn)) = self.driver.admit_suspect(ready) else { return };
-        if !self.driver.may_start() {
+        if !self.driver.may_start() || !self.driver.may_enter(&run, task) {
             return;
         }
         let place = self.place(&run, task);

@@ -1,0 +1,515 @@
+//! What limits hold back: the attempts that wait here for a share of a limit, and those that have one.
+//!
+//! A body of a task with a limit that is ready is not dispatched but put into a line, one for each value of the limit's
+//! key. The service asks the store for the first ones of each line (`turn.rs`), all at once, whenever there may be room:
+//! somebody came, an attempt ended, another runner released a share, a rate's span is over. Nothing polls.
+//!
+//! The end of an attempt releases its share in its own commit: the store does that. What is kept here is lost with the
+//! process, and nothing depends on it.
+
+mod turn;
+
+pub(crate) use turn::turn;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bide_core::limits::{Line, Place, Rank, key_text};
+use bide_core::record::{Batch, RunRowId, Write};
+use bide_core::{Counted, LimitSpec, TaskId, TaskRef, Time};
+use bide_store::{ShareId, Unstarted};
+use bide_sync::{Condvar, Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+use crate::host::{Host, Ready, Source};
+use crate::runs::run::Run;
+
+/// How many attempts that start under a rate are granted at most and not entered yet: their grants last only for a
+/// moment.
+const ON_THEIR_WAY: usize = 256;
+
+/// The limit of a task.
+#[derive(Clone, Debug)]
+pub struct TaskLimit {
+    /// What it allows.
+    pub spec: LimitSpec,
+    /// Where the value of its key comes from, if it has one.
+    pub key: Option<Source>,
+}
+
+/// A task that a limit holds back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The number of the task.
+    pub task: TaskId,
+    /// The map index.
+    pub map: i32,
+    /// The name of the limit.
+    pub limit: Arc<str>,
+    /// The value of its key, as text; empty for a limit without one.
+    pub key: Arc<str>,
+    /// What of it is used up, once that is known.
+    pub counted: Option<Counted>,
+    /// Where it stands among those that wait here, from 1.
+    pub place: usize,
+    /// How many wait here.
+    pub waiting: usize,
+}
+
+/// A limit's name, and a value of its key.
+type LineKey = (Arc<str>, Arc<str>);
+
+/// The lines of an engine.
+pub(crate) struct Limiter<H: Host> {
+    /// A workflow with a limit is registered.
+    active: AtomicBool,
+    /// The lines, and what is to be told to the store.
+    state: Mutex<State<H>>,
+    /// Notified when there is something to do.
+    woken: Condvar,
+}
+
+struct State<H: Host> {
+    /// Those that wait, by limit and value of the key. Empty lines are dropped.
+    lines: BTreeMap<LineKey, OwnLine<H>>,
+    /// Where each attempt waits.
+    waiting: BTreeMap<ShareId, (LineKey, Place)>,
+    /// Those that have a share, or may start.
+    granted: BTreeMap<ShareId, Granted>,
+    /// The lines for which there may be room, each once.
+    dirty: VecDeque<LineKey>,
+    /// Shares that are not needed.
+    released: Vec<ShareId>,
+    /// Attempts whose bodies do not execute any more, and have not ended.
+    idle: Vec<ShareId>,
+    /// Starts that have not happened in time.
+    unstarted: Vec<Unstarted>,
+    /// A turn is under way.
+    turns: bool,
+    /// How many turns there were.
+    count: u64,
+    /// Nothing starts or resumes any more.
+    closing: bool,
+}
+
+/// Those that wait here for one limit and one value of its key.
+struct OwnLine<H: Host> {
+    /// In their order.
+    line: Line<Waiter<H>>,
+    /// It is among the dirty ones.
+    is_dirty: bool,
+    /// Of a limit with a rate: how long after its grant a body may be entered. It grows while bodies take longer than
+    /// that.
+    patience: Option<Patience>,
+    /// How many have been granted a start and were not entered yet.
+    on_their_way: usize,
+    /// When the timer rings that is set for it.
+    rings_at: Option<Time>,
+}
+
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Now.
+    now: Duration,
+    /// At least.
+    least: Duration,
+    /// At most.
+    most: Duration,
+}
+
+/// An attempt that waits.
+struct Waiter<H: Host> {
+    /// Its run.
+    run: Arc<Run<H>>,
+    /// Its task.
+    task: TaskRef,
+    /// Its body resumes, and gets to know it here. Otherwise it is dispatched.
+    resumes: Option<oneshot::Sender<()>>,
+    /// What it waited for when it was last asked about.
+    counted: Option<Counted>,
+}
+
+/// An attempt that has a share.
+struct Granted {
+    /// Of which line.
+    line: LineKey,
+    /// Up to when its body may be entered, if it starts under a rate and was not entered yet.
+    latest: Option<Time>,
+}
+
+impl<H: Host> Default for Limiter<H> {
+    fn default() -> Self {
+        let state = State {
+            lines: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            dirty: VecDeque::new(),
+            released: Vec::new(),
+            idle: Vec::new(),
+            unstarted: Vec::new(),
+            turns: false,
+            count: 0,
+            closing: false,
+        };
+        Self { active: AtomicBool::new(false), state: Mutex::new(state), woken: Condvar::new() }
+    }
+}
+
+fn limit_of<H: Host>(run: &Run<H>, task: TaskRef) -> Option<&TaskLimit> {
+    let limit = H::limit(&run.workflow.bodies[task.ix as usize])?;
+    // What is limited of a mapped task is its elements.
+    (!run.workflow.graph.is_expansion(task)).then_some(limit)
+}
+
+fn share<H: Host>(run: &Run<H>, task: TaskRef) -> ShareId {
+    ShareId { run: run.id.row(), task: run.workflow.ids[task.ix as usize], map: task.map }
+}
+
+/// The line of an attempt: the value of the key is known, since what it depends on has ended.
+fn line_of<H: Host>(run: &Run<H>, limit: &TaskLimit) -> LineKey {
+    let key = match &limit.key {
+        None => "".into(),
+        Some(Source::Input(name)) => key_text(run.input(name)),
+        Some(Source::Output(ix)) => key_text(run.state.lock().output(TaskRef::plain(*ix))),
+        Some(_) => key_text(None),
+    };
+    (Arc::clone(&limit.spec.name), key)
+}
+
+impl<H: Host> Limiter<H> {
+    /// Whether a workflow with a limit is registered.
+    #[inline]
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// A workflow with a limit is registered.
+    pub(crate) fn activate(&self) {
+        self.active.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the bodies of tasks with a limit out of what is ready, until they have a share.
+    #[inline]
+    pub(crate) fn hold(&self, ready: &mut Vec<Ready<H>>) {
+        if self.is_active() && ready.iter().any(|one| limit_of(&one.run, one.task).is_some()) {
+            self.hold_limited(ready);
+        }
+    }
+
+    #[cold]
+    fn hold_limited(&self, ready: &mut Vec<Ready<H>>) {
+        let mut held = Vec::new();
+        for one in std::mem::take(ready) {
+            match limit_of(&one.run, one.task) {
+                Some(limit) => held.push((line_of(&one.run, limit), limit.spec.rate, one)),
+                None => ready.push(one),
+            }
+        }
+        let mut state = self.state.lock();
+        for (line, rate, Ready { run, task }) in &held {
+            let waiter = Waiter { run: Arc::clone(run), task: *task, resumes: None, counted: None };
+            state.add(line, waiter, rate.map(|rate| (rate.patience(), rate.span)));
+        }
+        drop(state);
+        self.woken.notify_one();
+    }
+
+    /// Whether a ready body may be entered now. One that was granted its start too long ago waits for another.
+    #[inline]
+    pub(crate) fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef, now: Time) -> bool {
+        if !self.is_active() || run.is_lost() {
+            return true;
+        }
+        let Some(limit) = limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) else { return true };
+        let mut state = self.state.lock();
+        let may = state.enters(share(run, task), now);
+        if !may {
+            let rate = limit.spec.rate.map(|rate| (rate.patience(), rate.span));
+            let line = state.granted.remove(&share(run, task)).map(|granted| granted.line);
+            if let Some(line) = line {
+                state.add(&line, Waiter { run: Arc::clone(run), task, resumes: None, counted: None }, rate);
+            }
+        }
+        drop(state);
+        self.woken.notify_one();
+        may
+    }
+
+    /// A body does not execute any more, but has not ended: it waits, or was suspended.
+    pub(crate) fn idle(&self, run: &Run<H>, task: TaskRef) {
+        // A body of a run that was lost has no share here: it may be one of the run as it was claimed again.
+        if !self.is_active() || run.is_lost() {
+            return;
+        }
+        if limit_of(run, task).is_some_and(|limit| limit.spec.executing.is_some()) {
+            let share = share(run, task);
+            let mut state = self.state.lock();
+            match state.resuming(share) {
+                // It left that.
+                Some((line, place)) => {
+                    state.waiting.remove(&share);
+                    let left = state.lines.get_mut(&line).and_then(|own| own.line.remove(place));
+                    state.touch(&line);
+                    drop(state);
+                    drop(left);
+                }
+                None => state.idles(share),
+            }
+            self.woken.notify_one();
+        }
+    }
+
+    /// A body that waited resumes: it may do so at once, or once the answer comes. None comes if the runner closes, or
+    /// if the attempt is over.
+    pub(crate) fn resume(&self, run: &Arc<Run<H>>, task: TaskRef) -> Option<oneshot::Receiver<()>> {
+        if !self.is_active() {
+            return None;
+        }
+        let limit = limit_of(run, task).filter(|limit| limit.spec.executing.is_some())?;
+        let (share, line) = (share(run, task), line_of(run, limit));
+        let mut state = self.state.lock();
+        if !run.is_lost()
+            && let Some(at) = state.idle.iter().position(|idle| *idle == share)
+        {
+            // The store has not been told that it waits.
+            state.idle.swap_remove(at);
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        if !state.closing && !run.is_lost() {
+            state.add(&line, Waiter { run: Arc::clone(run), task, resumes: Some(sender), counted: None }, None);
+        }
+        drop(state);
+        self.woken.notify_one();
+        Some(receiver)
+    }
+
+    /// The attempts here that end with a batch: asked before it is committed, and told afterwards to [`Limiter::ended`].
+    #[inline]
+    pub(crate) fn ending(&self, batch: &Batch) -> Vec<ShareId> {
+        if self.is_active() { self.ending_known(batch) } else { Vec::new() }
+    }
+
+    #[cold]
+    fn ending_known(&self, batch: &Batch) -> Vec<ShareId> {
+        let state = self.state.lock();
+        let mut ending = Vec::new();
+        for write in batch {
+            match (write, ShareId::released_by(write)) {
+                (_, Some(share)) => ending.extend(Some(share).filter(|share| state.knows(*share))),
+                (Write::Run(update), None) if update.status.is_ended() => ending.extend(state.of_run(update.run)),
+                _ => {}
+            }
+        }
+        ending
+    }
+
+    /// These attempts have ended, and that is committed.
+    pub(crate) fn ended(&self, ended: &[ShareId]) {
+        if ended.is_empty() {
+            return;
+        }
+        let mut state = self.state.lock();
+        for share in ended {
+            state.ends(*share);
+        }
+        drop(state);
+        self.woken.notify_one();
+    }
+
+    /// Other runners may have released shares.
+    pub(crate) fn others_changed(&self) {
+        if !self.is_active() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let lines: Vec<LineKey> = state.lines.keys().cloned().collect();
+        lines.iter().for_each(|line| state.touch(line));
+        drop(state);
+        self.woken.notify_one();
+    }
+
+    /// The time has come for which a line waited.
+    fn rings(&self, line: &LineKey) {
+        let mut state = self.state.lock();
+        if let Some(own) = state.lines.get_mut(line) {
+            own.rings_at = None;
+        }
+        state.touch(line);
+        drop(state);
+        self.woken.notify_one();
+    }
+
+    /// The tasks of a run that are held back here.
+    pub(crate) fn held_back(&self, run: RunRowId) -> Vec<HeldBack> {
+        let state = self.state.lock();
+        let held = |(share, (key, place)): (&ShareId, &(LineKey, Place))| {
+            let own = state.lines.get(key)?;
+            Some(HeldBack {
+                task: share.task,
+                map: share.map,
+                limit: Arc::clone(&key.0),
+                key: Arc::clone(&key.1),
+                counted: own.line.get(*place)?.counted,
+                place: own.line.position(*place),
+                waiting: own.line.len(),
+            })
+        };
+        state.waiting_of(run).filter_map(held).collect()
+    }
+
+    /// Whether there is something to do.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_asked(&self) -> bool {
+        let state = self.state.lock();
+        !state.closing && state.has_work()
+    }
+
+    /// Whether there is nothing to do: with a number that changes whenever there was.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.closing || !(state.turns || state.has_work())).then_some(state.count)
+    }
+
+    /// Waits until there is something to do. False: nothing will be done any more.
+    pub(crate) fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        while !state.closing && !state.has_work() {
+            self.woken.wait(&mut state);
+        }
+        !state.closing
+    }
+
+    /// Every run in memory belongs to another runner now.
+    pub(crate) fn lost(&self) {
+        let state = self.state.lock();
+        drop(Self::forget(state));
+    }
+
+    /// Nothing starts or resumes any more.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closing = true;
+        drop(Self::forget(state));
+        self.woken.notify_all();
+    }
+
+    /// Empties it. What is returned is dropped without the lock: it wakes bodies.
+    fn forget(mut state: MutexGuard<'_, State<H>>) -> impl Sized + use<H> {
+        state.waiting.clear();
+        state.granted.clear();
+        state.dirty.clear();
+        state.released.clear();
+        state.idle.clear();
+        state.unstarted.clear();
+        std::mem::take(&mut state.lines)
+    }
+}
+
+impl<H: Host> State<H> {
+    fn has_work(&self) -> bool {
+        !(self.dirty.is_empty() && self.released.is_empty() && self.idle.is_empty() && self.unstarted.is_empty())
+    }
+
+    /// Whether an attempt waits here or has a share.
+    fn knows(&self, share: ShareId) -> bool {
+        self.granted.contains_key(&share) || self.waiting.contains_key(&share)
+    }
+
+    fn of_run(&self, run: RunRowId) -> Vec<ShareId> {
+        let first = ShareId { run, task: TaskId::MIN, map: i32::MIN };
+        let granted = self.granted.range(first..).map(|(share, _)| *share).take_while(|share| share.run == run);
+        granted.chain(self.waiting_of(run).map(|(share, _)| *share)).collect()
+    }
+
+    fn waiting_of(&self, run: RunRowId) -> impl Iterator<Item = (&ShareId, &(LineKey, Place))> {
+        let first = ShareId { run, task: TaskId::MIN, map: i32::MIN };
+        self.waiting.range(first..).take_while(move |(share, _)| share.run == run)
+    }
+
+    /// There may be room for a line.
+    fn touch(&mut self, line: &LineKey) {
+        if let Some(own) = self.lines.get_mut(line)
+            && !std::mem::replace(&mut own.is_dirty, true)
+        {
+            self.dirty.push_back(line.clone());
+        }
+    }
+
+    /// Puts one into its line, unless it waits there already. `rate`: the least and the most patience with a start.
+    fn add(&mut self, line: &LineKey, waiter: Waiter<H>, rate: Option<(Duration, Duration)>) {
+        if self.closing {
+            return;
+        }
+        let share = share(&waiter.run, waiter.task);
+        if self.waiting.contains_key(&share) {
+            return;
+        }
+        let rank = Rank { priority: waiter.run.priority(), age: waiter.run.created_at };
+        let patience = rate.map(|(least, most)| Patience { now: least, least, most });
+        let new = || OwnLine { line: Line::default(), is_dirty: false, patience, on_their_way: 0, rings_at: None };
+        let own = self.lines.entry(line.clone()).or_insert_with(new);
+        own.patience = own.patience.or(patience);
+        let place = own.line.push(waiter.resumes.is_some(), rank, waiter);
+        self.waiting.insert(share, (line.clone(), place));
+        self.touch(line);
+    }
+
+    /// An attempt has ended: there may be room for another one.
+    fn ends(&mut self, share: ShareId) {
+        if let Some(granted) = self.granted.remove(&share) {
+            if granted.latest.is_some() {
+                self.arrives(&granted.line);
+            }
+            self.touch(&granted.line);
+        }
+        if let Some((line, place)) = self.waiting.remove(&share) {
+            if let Some(own) = self.lines.get_mut(&line) {
+                drop(own.line.remove(place));
+            }
+            // The store is told that fewer wait.
+            self.touch(&line);
+        }
+    }
+
+    /// Where a body waits to resume.
+    fn resuming(&self, share: ShareId) -> Option<(LineKey, Place)> {
+        self.waiting.get(&share).filter(|(_, (resumes, ..))| *resumes).cloned()
+    }
+
+    /// A body does not execute any more: there may be room for another one.
+    fn idles(&mut self, share: ShareId) {
+        self.idle.push(share);
+        if let Some(line) = self.granted.get(&share).map(|granted| granted.line.clone()) {
+            self.touch(&line);
+        }
+    }
+
+    /// One that was granted a start is not on its way any more.
+    fn arrives(&mut self, line: &LineKey) {
+        let Some(own) = self.lines.get_mut(line) else { return };
+        let was = own.on_their_way;
+        own.on_their_way = was.saturating_sub(1);
+        if was >= ON_THEIR_WAY / 2 && own.on_their_way < ON_THEIR_WAY / 2 {
+            self.touch(line);
+        }
+    }
+
+    /// A body with a rate is about to be entered. False: it is too late for its grant.
+    fn enters(&mut self, share: ShareId, now: Time) -> bool {
+        let Some(granted) = self.granted.get_mut(&share) else { return true };
+        let Some(latest) = granted.latest.take() else { return true };
+        let (line, in_time) = (granted.line.clone(), now <= latest);
+        self.arrives(&line);
+        if let Some(patience) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
+            let next = if in_time { patience.now * 15 / 16 } else { patience.now * 2 };
+            patience.now = next.clamp(patience.least, patience.most);
+        }
+        if !in_time {
+            self.unstarted.push(Unstarted { limit: Arc::clone(&line.0), key: Arc::clone(&line.1), latest });
+        }
+        in_time
+    }
+}

@@ -1,0 +1,262 @@
+//! One turn of the service: asks the store for the first ones of the lines for which there may be room, and has those
+//! that got a share execute.
+
+use std::sync::{Arc, Weak};
+
+use bide_core::TaskRef;
+use bide_core::limits::{Place, Rank};
+use bide_store::{Answer, LimitCall, LimitClaim, LineClaims, ShareId, StoreError, Unstarted};
+
+use super::{Granted, LineKey, ON_THEIR_WAY, State, Waiter, share};
+use crate::control::Control;
+use crate::host::{Dispatch, Host, Ready};
+use crate::runs::run::Run;
+use crate::services::timers::{Alarm, Timers};
+
+/// How many lines are asked about in one transaction.
+const LINES: usize = 64;
+
+/// How many attempts of a line.
+const ASKED: usize = 256;
+
+/// One that is asked about.
+struct Asked<H: Host> {
+    place: Place,
+    run: Arc<Run<H>>,
+    task: TaskRef,
+    /// Its body resumes.
+    resumes: bool,
+    /// It is still to execute.
+    is_wanted: bool,
+}
+
+/// A line, and those of it that are asked about.
+struct AskedLine<H: Host> {
+    key: LineKey,
+    asked: Vec<Asked<H>>,
+    behind: Option<(u64, Rank)>,
+    /// How long after its grant a body may be entered.
+    patience: std::time::Duration,
+}
+
+/// Rings when a line may have room again.
+struct Again<H: Host> {
+    control: Weak<Control<H>>,
+    line: LineKey,
+}
+
+impl<H: Host> Alarm for Again<H> {
+    fn ring(self: Arc<Self>, _ticket: u64) {
+        if let Some(control) = self.control.upgrade() {
+            control.limits.rings(&self.line);
+        }
+    }
+}
+
+/// One turn of the service. True: there was something to do.
+pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool {
+    let (mut call, mut lines) = {
+        let mut state = control.limits.state.lock();
+        if state.closing || !state.has_work() {
+            return false;
+        }
+        state.turns = true;
+        state.take()
+    };
+    let lease = control.lease();
+    for line in &mut lines {
+        let mut claims = Vec::with_capacity(line.asked.len());
+        for one in &mut line.asked {
+            let claim = claim_of(one, line.patience);
+            one.is_wanted = claim.is_some() && one.run.lease == lease;
+            claims.extend(claim.filter(|_| one.is_wanted));
+        }
+        let (limit, key) = (Arc::clone(&line.key.0), Arc::clone(&line.key.1));
+        call.lines.push(LineClaims { limit, key, claims, behind: line.behind });
+    }
+    match control.store().claim_limits(lease, control.clock.now(), &call) {
+        Ok(answers) => carry_out(control, timers, lines, answers),
+        Err(error) => {
+            control.limits.state.lock().take_back(call, &lines);
+            match error {
+                StoreError::Fenced { .. } => control.fenced(lease),
+                StoreError::Busy { .. } => control.warn(&format!("{error} yet; what limits hold back waits for it")),
+                StoreError::Closed { .. } => {}
+                error => control.break_down(&error),
+            }
+        }
+    }
+    let mut state = control.limits.state.lock();
+    state.turns = false;
+    state.count += 1;
+    true
+}
+
+/// What is claimed for one that waits; `None`: nothing, because it is over.
+fn claim_of<H: Host>(one: &Asked<H>, patience: std::time::Duration) -> Option<LimitClaim> {
+    let run = &one.run;
+    let starts = match one.resumes {
+        true => (!run.is_lost() && !run.is_over()).then_some(false)?,
+        false => run.state.lock().may_enter(one.task)?,
+    };
+    Some(LimitClaim { share: share(run, one.task), rank: one.place.1, starts: starts.then_some(patience) })
+}
+
+fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<Vec<Answer>>) {
+    let (mut ready, mut resumed, mut over, mut alarms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    {
+        let mut state = control.limits.state.lock();
+        for (line, answers) in lines.iter().zip(answers) {
+            let mut answers = answers.into_iter();
+            let answer = |one: &Asked<H>| if one.is_wanted { answers.next() } else { Some(Answer::Gone) };
+            let answers: Vec<Option<Answer>> = line.asked.iter().map(answer).collect();
+            let until = state.answered(line, &answers, &mut ready, &mut resumed, &mut over);
+            alarms.extend(until.map(|until| (until, line.key.clone())));
+        }
+    }
+    // Their bodies find that they are over.
+    drop(over);
+    for (until, line) in alarms {
+        let again = Again { control: Arc::downgrade(control), line };
+        let _ = timers.at(until, Arc::new(again), 0);
+    }
+    for (sender, share) in resumed {
+        // Who left its wait meanwhile does not execute.
+        if sender.send(()).is_err() {
+            control.limits.state.lock().idles(share);
+        }
+    }
+    // What was skipped or cancelled while its share was granted may not have had it yet.
+    let unwanted = |one: &Ready<H>| one.run.state.lock().may_enter(one.task).is_none();
+    let released: Vec<ShareId> =
+        ready.iter().filter(|one| unwanted(one)).map(|one| share(&one.run, one.task)).collect();
+    if !released.is_empty() {
+        let mut state = control.limits.state.lock();
+        released.iter().for_each(|share| state.ends(*share));
+        state.released.extend(released);
+    }
+    if !ready.is_empty() {
+        control.dispatch.ready(&mut ready);
+    }
+}
+
+impl<H: Host> State<H> {
+    /// Takes what is to be told and asked.
+    fn take(&mut self) -> (LimitCall, Vec<AskedLine<H>>) {
+        let call = LimitCall {
+            released: std::mem::take(&mut self.released),
+            idle: std::mem::take(&mut self.idle),
+            unstarted: std::mem::take(&mut self.unstarted),
+            lines: Vec::new(),
+        };
+        let mut lines = Vec::new();
+        for _ in 0..self.dirty.len().min(LINES) {
+            let Some(key) = self.dirty.pop_front() else { break };
+            let Some(own) = self.lines.get_mut(&key) else { continue };
+            own.is_dirty = false;
+            let most = if own.patience.is_some() { ON_THEIR_WAY.saturating_sub(own.on_their_way) } else { ASKED };
+            let mut first = own.line.first(most.min(ASKED) + 1);
+            let asked: Vec<Asked<H>> = first
+                .by_ref()
+                .take(most.min(ASKED))
+                .map(|(place, waiter): (Place, &Waiter<H>)| Asked {
+                    place,
+                    run: Arc::clone(&waiter.run),
+                    task: waiter.task,
+                    resumes: waiter.resumes.is_some(),
+                    is_wanted: false,
+                })
+                .collect();
+            let behind = first.next().map(|(place, _)| ((own.line.len() - asked.len()) as u64, place.1));
+            let patience = own.patience.map(|patience| patience.now).unwrap_or_default();
+            lines.push(AskedLine { key, asked, behind, patience });
+        }
+        (call, lines)
+    }
+
+    /// The call has failed: all of it is to be made again.
+    fn take_back(&mut self, call: LimitCall, lines: &[AskedLine<H>]) {
+        if self.closing {
+            return;
+        }
+        self.released.extend(call.released);
+        self.idle.extend(call.idle);
+        self.unstarted.extend(call.unstarted);
+        lines.iter().for_each(|line| self.touch(&line.key));
+    }
+
+    /// What became of those of a line. Returns when a timer is to ring for it.
+    fn answered(
+        &mut self,
+        line: &AskedLine<H>,
+        answers: &[Option<Answer>],
+        ready: &mut Vec<Ready<H>>,
+        resumed: &mut Vec<(tokio::sync::oneshot::Sender<()>, ShareId)>,
+        over: &mut Vec<Waiter<H>>,
+    ) -> Option<bide_core::Time> {
+        let (mut until, mut all) = (None, true);
+        for (one, answer) in line.asked.iter().zip(answers) {
+            let id = share(&one.run, one.task);
+            match answer {
+                Some(Answer::Granted(latest)) => {
+                    let waiter = self.lines.get_mut(&line.key).and_then(|own| own.line.granted(one.place));
+                    let Some(Waiter { run, task, resumes, .. }) = waiter else {
+                        // It does not wait here any more: its attempt has ended meanwhile, or its body does not resume.
+                        if one.resumes {
+                            self.idle.push(id)
+                        } else {
+                            self.released.push(id)
+                        }
+                        self.touch(&line.key);
+                        continue;
+                    };
+                    self.grant(&line.key, id, *latest);
+                    match resumes {
+                        Some(sender) => resumed.push((sender, id)),
+                        None => ready.push(Ready { run, task }),
+                    }
+                }
+                Some(Answer::Held { counted, until: at }) => {
+                    all = false;
+                    until = until.or(*at);
+                    if let Some(waiter) = self.lines.get_mut(&line.key).and_then(|own| own.line.get_mut(one.place)) {
+                        waiter.counted = Some(*counted);
+                    }
+                }
+                Some(Answer::Gone) | None => {
+                    self.waiting.remove(&id);
+                    over.extend(self.lines.get_mut(&line.key).and_then(|own| own.line.remove(one.place)));
+                }
+            }
+        }
+        let own = self.lines.get_mut(&line.key)?;
+        if own.line.is_empty() && !own.is_dirty && own.patience.is_none() {
+            self.lines.remove(&line.key);
+            return None;
+        }
+        if all && !own.line.is_empty() && !(own.patience.is_some() && own.on_their_way >= ON_THEIR_WAY) {
+            // There may be room for more.
+            self.touch(&line.key);
+            return None;
+        }
+        let until = until.filter(|until| own.rings_at.is_none_or(|known| *until < known))?;
+        own.rings_at = Some(until);
+        Some(until)
+    }
+
+    /// An attempt that waited has its share.
+    fn grant(&mut self, line: &LineKey, id: ShareId, latest: Option<bide_core::Time>) {
+        self.waiting.remove(&id);
+        if latest.is_some()
+            && let Some(own) = self.lines.get_mut(line)
+        {
+            own.on_their_way += 1;
+        }
+        let before = self.granted.insert(id, Granted { line: line.clone(), latest });
+        if let Some(latest) = before.and_then(|before| before.latest) {
+            // It was ready once more before it was entered.
+            self.arrives(line);
+            self.unstarted.push(Unstarted { limit: Arc::clone(&line.0), key: Arc::clone(&line.1), latest });
+        }
+    }
+}

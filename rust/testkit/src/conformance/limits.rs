@@ -1,0 +1,234 @@
+//! Limits: shares that are granted and released, for all runners of a store.
+
+use bide_core::limits::Rank;
+use bide_core::{Counted, LimitSpec, Rate};
+use bide_store::{Answer, LimitCall, LimitClaim, LimitUse, LineClaims, ShareId, Unstarted};
+
+use super::*;
+
+const GRANTED: Answer = Answer::Granted(None);
+
+const fn held(counted: Counted) -> Answer {
+    Answer::Held { counted, until: None }
+}
+
+fn limit(executing: Option<u32>, in_flight: Option<u32>, rate: Option<Rate>) -> LimitSpec {
+    LimitSpec { name: "api".into(), executing, in_flight, rate, key: None }
+}
+
+fn share(run: RunId) -> ShareId {
+    ShareId { run: run.row(), task: 0, map: NO_MAP }
+}
+
+impl Desk<'_> {
+    /// Claims for runs, in this order.
+    fn ask(&self, key: &str, runs: &[RunId], starts: Option<Duration>, now: Time) -> Vec<Answer> {
+        let claim = |run: &RunId| LimitClaim { share: share(*run), rank: Rank { priority: 0, age: START }, starts };
+        self.ask_claims(key, runs.iter().map(claim).collect(), now)
+    }
+
+    fn ask_claims(&self, key: &str, claims: Vec<LimitClaim>, now: Time) -> Vec<Answer> {
+        let line = LineClaims { limit: "api".into(), key: key.into(), claims, behind: None };
+        let call = LimitCall { lines: vec![line], ..LimitCall::default() };
+        ok(self.store.claim_limits(self.lease, now, &call)).remove(0)
+    }
+
+    fn told(&self, call: &LimitCall) {
+        assert!(ok(self.store.claim_limits(self.lease, START, call)).is_empty());
+    }
+
+    fn used(&self, key: &str) -> (u64, u64, u64, u64) {
+        let uses = ok(self.store.limits(START)).remove(0).uses;
+        let found = uses.into_iter().find(|one| &*one.key == key);
+        found.map_or((0, 0, 0, 0), |LimitUse { executing, in_flight, started, waiting, .. }| {
+            (executing, in_flight, started, waiting)
+        })
+    }
+
+    fn runs(&self, count: u64) -> Vec<RunId> {
+        (0..count).map(|n| self.create(later(n), None)).collect()
+    }
+}
+
+fn running(run: RunId) -> Write {
+    let row = TaskRow::pending(run.row(), 0);
+    Write::Task(Box::new(TaskRow { status: TaskStatus::Running, attempts: 1, ..row }))
+}
+
+pub fn a_limit_is_defined_once_and_its_newest_definition_counts(store: &dyn Store) {
+    let rate = Some(Rate { count: 7, span: Duration::from_millis(1500) });
+    let first = LimitSpec { key: Some("customer".into()), ..limit(Some(1), None, rate) };
+    assert_eq!(ok(store.define_limit(&first)), None);
+    assert_eq!(ok(store.define_limit(&first)), None);
+    let second = limit(None, Some(2), None);
+    assert_eq!(ok(store.define_limit(&second)), Some(first));
+    let other = LimitSpec { name: "another".into(), ..second.clone() };
+    assert_eq!(ok(store.define_limit(&other)), None);
+    let found: Vec<LimitSpec> = ok(store.limits(START)).into_iter().map(|info| info.spec).collect();
+    assert_eq!(found, [other, second]);
+}
+
+pub fn a_share_is_released_by_the_commit_that_ends_its_attempt(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(Some(9), Some(2), None)));
+    let runs = desk.runs(6);
+    let [a, b, c, d, e, f] = runs[..] else { unreachable!("six runs") };
+    let full = held(Counted::InFlight);
+    assert_eq!(desk.ask("", &[a, b, c], None, START), [GRANTED, GRANTED, full]);
+    assert_eq!(desk.used(""), (2, 2, 0, 1));
+    assert_eq!(desk.ask("", &[a, c], None, START), [GRANTED, full], "who has a share keeps it");
+    // Its start is recorded, it waits, and so on: all that releases nothing.
+    desk.commit(vec![running(a), entry(a, "wait", 1, 1)]);
+    assert_eq!(desk.ask("", &[c], None, START), [full]);
+    // It has ended, will be tried again, its run has ended, or was cancelled by force.
+    desk.commit(vec![done(b, 0, b"n")]);
+    assert_eq!(desk.ask("", &[c, d], None, START), [GRANTED, full]);
+    let retried = TaskRow { attempts: 1, retry_at: Some(later(60)), ..TaskRow::pending(a.row(), 0) };
+    desk.commit(vec![Write::Task(Box::new(retried))]);
+    assert_eq!(desk.ask("", &[d, e], None, START), [GRANTED, full]);
+    desk.end(c, later(1));
+    assert_eq!(desk.ask("", &[e, f], None, START), [GRANTED, full]);
+    // One whose attempt is over gets none.
+    assert_eq!(desk.ask("", &[b, c], None, START), [Answer::Gone, Answer::Gone]);
+    desk.told(&LimitCall { released: vec![share(d), share(e)], ..LimitCall::default() });
+    assert_eq!(desk.used(""), (0, 0, 0, 0));
+}
+
+pub fn a_batch_that_fails_releases_no_share(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, Some(1), None)));
+    let runs = desk.runs(2);
+    assert_eq!(desk.ask("", &runs[..1], None, START), [GRANTED]);
+    let missing = fresh_id(START);
+    let mut batch = vec![done(runs[0], 0, b"n"), update(missing, RunStatus::Completed, Some(START))];
+    assert!(store.commit(desk.lease, &mut batch).is_err());
+    assert_eq!(desk.ask("", &runs[1..], None, START), [held(Counted::InFlight)]);
+}
+
+pub fn a_body_that_waits_does_not_execute_and_takes_that_again(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(Some(1), None, None)));
+    let runs = desk.runs(2);
+    assert_eq!(desk.ask("", &runs, None, START), [GRANTED, held(Counted::Executing)]);
+    desk.told(&LimitCall { idle: vec![share(runs[0])], ..LimitCall::default() });
+    assert_eq!(desk.used(""), (0, 1, 0, 1));
+    assert_eq!(desk.ask("", &[runs[1], runs[0]], None, START), [GRANTED, held(Counted::Executing)]);
+    desk.commit(vec![done(runs[1], 0, b"n")]);
+    assert_eq!(desk.ask("", &runs[..1], None, START), [GRANTED]);
+    // A run that stands executes nothing.
+    desk.commit(vec![running(runs[0]), update(runs[0], RunStatus::Paused, None)]);
+    assert_eq!(desk.used(""), (0, 1, 0, 0));
+}
+
+pub fn each_value_of_a_key_has_shares_of_its_own(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, Some(1), None)));
+    let runs = desk.runs(3);
+    assert_eq!(desk.ask("1", &runs[..1], None, START), [GRANTED]);
+    assert_eq!(desk.ask("2", &runs[1..], None, START), [GRANTED, held(Counted::InFlight)]);
+    assert_eq!((desk.used("1"), desk.used("2")), ((1, 1, 0, 0), (1, 1, 0, 1)));
+    // A limit that nobody has defined limits nothing.
+    let claims = vec![LimitClaim { share: share(runs[2]), rank: Rank { priority: 0, age: START }, starts: None }];
+    let line = LineClaims { limit: "unknown".into(), key: "".into(), claims, behind: None };
+    let call = LimitCall { lines: vec![line], ..LimitCall::default() };
+    assert_eq!(ok(store.claim_limits(desk.lease, START, &call)), [[GRANTED]]);
+}
+
+pub fn starts_count_for_the_span_of_their_rate(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, None, Some(Rate { count: 2, span: Duration::from_secs(10) }))));
+    let runs = desk.runs(5);
+    let (second, patient) = (Duration::from_secs(1), Some(Duration::from_secs(1)));
+    let until = |time: Time| Answer::Held { counted: Counted::Rate, until: Some(Time(time.0 + 1)) };
+    let granted = |time: Time| Answer::Granted(Some(time.after(second)));
+    assert_eq!(desk.ask("", &runs[..1], patient, START), [granted(START)]);
+    assert_eq!(desk.ask("", &runs[1..3], patient, later(4)), [granted(later(4)), until(later(11))]);
+    // One that continues is no start.
+    assert_eq!(desk.ask("", &runs[2..3], None, later(5)), [GRANTED]);
+    // One that has not happened does not count.
+    let unstarted = Unstarted { limit: "api".into(), key: "".into(), latest: later(5) };
+    desk.told(&LimitCall { unstarted: vec![unstarted], ..LimitCall::default() });
+    assert_eq!(desk.used(""), (0, 0, 1, 0));
+    assert_eq!(desk.ask("", &runs[2..4], patient, later(6)), [granted(later(6)), until(later(11))]);
+    assert_eq!(desk.ask("", &runs[3..4], patient, later(11)), [until(later(11))]);
+    let after = Time(later(11).0 + 1);
+    assert_eq!(desk.ask("", &runs[3..5], patient, after), [granted(after), until(later(17))]);
+}
+
+pub fn a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share(store: &dyn Store) {
+    for leaves in [true, false] {
+        let desk = Desk::named(store, if leaves { "leaves" } else { "lapses" });
+        ok(store.define_limit(&limit(Some(9), Some(9), None)));
+        let runs = desk.runs(3);
+        assert_eq!(desk.ask("", &runs, None, START), [GRANTED; 3]);
+        desk.commit(vec![running(runs[0])]);
+        let line = LimitClaim { share: share(runs[1]), rank: Rank { priority: 0, age: START }, starts: None };
+        ok(store.define_limit(&limit(Some(9), Some(3), None)));
+        let waits = desk.create(later(9), None);
+        assert_eq!(desk.ask("", &[waits], None, START), [held(Counted::InFlight)]);
+        assert_eq!(desk.used(""), (3, 3, 0, 1));
+        if leaves {
+            ok(store.leave(desk.lease));
+        }
+        let next = Desk { lease: ok(store.enroll(at(later(60)))), ..desk };
+        assert_eq!(next.claim(later(60)).len(), 4);
+        // The body of the first one waits. The others are entered anew.
+        assert_eq!(next.used(""), (0, 1, 0, 0));
+        assert_eq!(next.ask_claims("", vec![line], START), [GRANTED]);
+        assert_eq!(next.ask("", &[runs[0], runs[2], waits], None, START)[..2], [GRANTED, GRANTED]);
+        if !leaves {
+            fenced(store.claim_limits(desk.lease, START, &LimitCall::default()), desk.lease);
+        }
+        let ended = [runs[0], runs[1], runs[2], waits].map(|run| update(run, RunStatus::Completed, Some(later(61))));
+        next.commit(ended.into());
+        assert_eq!(next.used("").1, 0);
+        ok(store.leave(next.lease));
+    }
+}
+
+pub fn another_runner_that_waits_gets_its_turn_and_is_told(store: &dyn Store) {
+    let (one, other) = (Desk::named(store, "one"), Desk::named(store, "other"));
+    ok(store.define_limit(&limit(None, Some(1), None)));
+    let (mine, theirs) = (one.runs(3), other.runs(1));
+    assert_eq!(one.ask("", &mine[..2], None, START), [GRANTED, held(Counted::InFlight)]);
+    let claim = |run, age| LimitClaim { share: share(run), rank: Rank { priority: 0, age }, starts: None };
+    let full = held(Counted::InFlight);
+    assert_eq!(other.ask_claims("", vec![claim(theirs[0], later(0))], START), [full]);
+    let seen = ok(store.wait_for_changes(Seen::default(), Duration::ZERO)).seen;
+    one.commit(vec![done(mine[0], 0, b"n")]);
+    let changes = ok(store.wait_for_changes(seen, Duration::from_secs(30)));
+    assert!(changes.limits);
+    assert!(!ok(store.wait_for_changes(changes.seen, Duration::ZERO)).limits);
+    // The share is left to the older run, which waits elsewhere.
+    assert_eq!(one.ask_claims("", vec![claim(mine[1], later(1))], START), [full]);
+    assert_eq!(other.ask_claims("", vec![claim(theirs[0], later(0))], START), [GRANTED]);
+    assert_eq!(one.ask_claims("", vec![claim(mine[1], later(1))], START), [full]);
+    assert_eq!(one.used(""), (1, 1, 0, 1));
+}
+
+pub fn a_share_moves_with_its_task_to_another_version(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, Some(2), None)));
+    let runs = desk.runs(1);
+    assert_eq!(desk.ask("", &runs, None, START), [GRANTED]);
+    desk.commit(vec![running(runs[0])]);
+    ok(store.leave(desk.lease));
+    let newer = ok(store.register("ingest", "v2", &names(&["load", "process"])));
+    let load = newer.tasks[0].id;
+    let conversion = bide_store::Conversion {
+        from: "v1".into(),
+        workflow: newer.number,
+        version: newer.version,
+        tasks: vec![(0, Some(load))],
+        told: None,
+    };
+    assert_eq!(ok(store.convert(runs[0], &conversion)), bide_store::Converted::Done);
+    let next = Desk { lease: ok(store.enroll(at(START))), version: newer.version, ..desk };
+    assert_eq!(next.claim(START), runs);
+    let moved = ShareId { task: load, ..share(runs[0]) };
+    let claim = LimitClaim { share: moved, rank: Rank { priority: 0, age: START }, starts: None };
+    assert_eq!(next.ask_claims("", vec![claim], START), [GRANTED]);
+    assert_eq!(next.used(""), (1, 1, 0, 0));
+    next.commit(vec![done(runs[0], 1, b"n"), update(runs[0], RunStatus::Completed, Some(later(1)))]);
+    assert_eq!(next.used(""), (0, 0, 0, 0));
+}
