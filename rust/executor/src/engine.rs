@@ -4,6 +4,7 @@
 pub(crate) mod api;
 #[cfg(feature = "testing")]
 pub mod drive;
+mod limits;
 mod schedules;
 pub(crate) mod show;
 

@@ -6,10 +6,9 @@ use std::sync::Arc;
 pub(crate) use bide_core::attempt::Polled;
 use bide_core::attempt::polling::timed_out;
 use bide_core::run::ElementOutcomes;
-use bide_core::{Failure, GateSpec, TaskRef, Time, Value};
+use bide_core::{Failure, GateSpec, LimitSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
-use crate::limits::TaskLimit;
 use crate::runs::polls::GatePolls;
 use crate::runs::run::{RegisteredWorkflow, Run};
 
@@ -113,6 +112,15 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
     fn look(&self) {}
+}
+
+/// The limit of a task.
+#[derive(Clone, Debug)]
+pub struct TaskLimit {
+    /// What it allows.
+    pub spec: LimitSpec,
+    /// Where the value of its key comes from, if it has one.
+    pub key: Option<Source>,
 }
 
 /// Where an argument comes from.

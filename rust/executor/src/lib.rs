@@ -47,9 +47,9 @@ pub use due::Due;
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_max_parked, default_slots};
-pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source};
+pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source, TaskLimit};
 pub use ids::token as new_token;
-pub use limits::{HeldBack, TaskLimit};
+pub use limits::HeldBack;
 pub use log::{Level, Log};
 pub use runs::answers::Reply;
 pub use runs::convert::NotAdopted;

@@ -1,24 +1,21 @@
 //! What hosts and callers ask of an engine: the parts' own answers, without a decision here.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{EventRange, LimitInfo, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
+use bide_store::{OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
 use crate::control::Observer;
 use crate::engine::Engine;
 use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::ledger::{CommitPath, Group, Lost};
-use crate::limits::Limiter;
 use crate::log::Level;
 use crate::runs::convert::NotAdopted;
 use crate::runs::explain::Explained;
-use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
 use crate::runs::polls::Polls;
@@ -29,7 +26,6 @@ use crate::runs::settled::{Settled, Settlement};
 use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
-use crate::services::limits::LimitService;
 use crate::services::timers::Timers;
 
 /// The most requests to runs in one commit, since other commits wait for it.
@@ -47,10 +43,7 @@ impl<H: Host> Engine<H> {
         bodies: Arc<[H::Body]>,
     ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
         let workflow = self.recovery.register(graph, bodies)?;
-        if self.control.limits.is_active() && !self.limits_started.swap(true, Ordering::Relaxed) {
-            let (control, timers) = (Arc::clone(&self.control), Arc::clone(&self.timers));
-            self.start_service(Arc::new(LimitService { control, timers }))?;
-        }
+        self.serve_limits()?;
         self.schedules_service.registered();
         Ok(workflow)
     }
@@ -285,14 +278,6 @@ impl<H: Host> Engine<H> {
         self.watch.open_waits(after, most)
     }
 
-    /// All limits of the store, by name. Blocks.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn limits(&self) -> Result<Vec<LimitInfo>, StoreError> {
-        self.store().limits(self.now())
-    }
-
     /// Has this called with all that happens from here on, once it is committed. The first one counts.
     pub fn observe(&self, observer: Observer<H>) {
         let _ = self.control.observer.set(observer);
@@ -332,33 +317,6 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.control.store()
-    }
-}
-
-/// For callers: what live runs show.
-impl<H: Host> Engine<H> {
-    /// Where to wait for what a run shows.
-    #[must_use]
-    pub fn bell(&self, run: RunId) -> Arc<Bell> {
-        self.control.followers.bell(run)
-    }
-
-    /// How long a follower of a run waits for its bell before it looks at the store anyway.
-    #[must_use]
-    pub fn follow_patience(&self, run: RunId) -> Duration {
-        if self.live(run).is_some() { follow::RECHECK } else { follow::LOOK }
-    }
-
-    /// Reads events of a channel after an offset. `None` if there is no such run. Blocks.
-    ///
-    /// # Errors
-    /// From the store.
-    pub fn follow(&self, run: RunId, channel: &str, after: u64, most: usize) -> Result<Option<Followed>, StoreError> {
-        let store = self.store();
-        // First: a run that has ended by now shows nothing new.
-        let Some(standing) = store.standing(run)? else { return Ok(None) };
-        let events = store.events(run, channel, EventRange::After { offset: after, most })?;
-        Ok(events.map(|events| Followed { events, ended: standing.status.is_ended() }))
     }
 }
 
@@ -433,12 +391,6 @@ impl<H: Host> Engine<H> {
     #[inline]
     pub(crate) fn lease_holds_at(&self, now: i64) -> bool {
         self.control.lease_holds_at(now)
-    }
-
-    /// What limits hold back.
-    #[inline]
-    pub(crate) fn limiter(&self) -> &Limiter<H> {
-        &self.control.limits
     }
 
     /// See [`crate::services::lease::LeaseService::rest`].

@@ -1,14 +1,16 @@
-//! What bodies show: adds it to the outbox of their run, and has it committed before long.
+//! What bodies show: adds it to the outbox of their run, and has it committed before long; and what followers read.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
-use bide_core::{Channel, Event, Origin, Progress, Published, TaskRef, Value};
+use bide_core::{Channel, Event, Origin, Progress, Published, RunId, TaskRef, Value};
+use bide_store::{EventRange, StoreError};
 
 use crate::engine::Engine;
 use crate::host::Host;
 use crate::ledger::CommitPath;
+use crate::runs::follow::{self, Bell, Followed};
 use crate::runs::run::Run;
 use crate::services::timers::{Alarm, Timers};
 
@@ -99,5 +101,32 @@ impl<H: Host> Alarm for Publish<H> {
         if what == PROGRESS || self.run.live_output.rung() {
             self.path.enqueue(Arc::clone(&self.run), publish());
         }
+    }
+}
+
+/// For callers: what live runs show.
+impl<H: Host> Engine<H> {
+    /// Where to wait for what a run shows.
+    #[must_use]
+    pub fn bell(&self, run: RunId) -> Arc<Bell> {
+        self.control.followers.bell(run)
+    }
+
+    /// How long a follower of a run waits for its bell before it looks at the store anyway.
+    #[must_use]
+    pub fn follow_patience(&self, run: RunId) -> Duration {
+        if self.live(run).is_some() { follow::RECHECK } else { follow::LOOK }
+    }
+
+    /// Reads events of a channel after an offset. `None` if there is no such run. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn follow(&self, run: RunId, channel: &str, after: u64, most: usize) -> Result<Option<Followed>, StoreError> {
+        let store = self.store();
+        // First: a run that has ended by now shows nothing new.
+        let Some(standing) = store.standing(run)? else { return Ok(None) };
+        let events = store.events(run, channel, EventRange::After { offset: after, most })?;
+        Ok(events.map(|events| Followed { events, ended: standing.status.is_ended() }))
     }
 }

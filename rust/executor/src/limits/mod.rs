@@ -7,6 +7,7 @@
 //! The end of an attempt releases its share in its own commit: the store does that. What is kept here is lost with the
 //! process, and nothing depends on it.
 
+mod lines;
 mod turn;
 
 pub(crate) use turn::turn;
@@ -16,28 +17,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bide_core::limits::{Line, Place, Rank, key_text};
+use bide_core::limits::{Line, Place, key_text};
 use bide_core::record::{Batch, RunRowId, Write};
-use bide_core::{Counted, LimitSpec, TaskId, TaskRef, Time};
+use bide_core::{Counted, TaskId, TaskRef, Time};
 use bide_store::{ShareId, Unstarted};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use crate::host::{Host, Ready, Source};
+use crate::host::{Host, Ready, Source, TaskLimit};
 use crate::runs::run::Run;
 
 /// How many attempts that start under a rate are granted at most and not entered yet: their grants last only for a
 /// moment.
 const ON_THEIR_WAY: usize = 256;
-
-/// The limit of a task.
-#[derive(Clone, Debug)]
-pub struct TaskLimit {
-    /// What it allows.
-    pub spec: LimitSpec,
-    /// Where the value of its key comes from, if it has one.
-    pub key: Option<Source>,
-}
 
 /// A task that a limit holds back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -405,111 +397,5 @@ impl<H: Host> Limiter<H> {
         state.idle.clear();
         state.unstarted.clear();
         std::mem::take(&mut state.lines)
-    }
-}
-
-impl<H: Host> State<H> {
-    fn has_work(&self) -> bool {
-        !(self.dirty.is_empty() && self.released.is_empty() && self.idle.is_empty() && self.unstarted.is_empty())
-    }
-
-    /// Whether an attempt waits here or has a share.
-    fn knows(&self, share: ShareId) -> bool {
-        self.granted.contains_key(&share) || self.waiting.contains_key(&share)
-    }
-
-    fn of_run(&self, run: RunRowId) -> Vec<ShareId> {
-        let first = ShareId { run, task: TaskId::MIN, map: i32::MIN };
-        let granted = self.granted.range(first..).map(|(share, _)| *share).take_while(|share| share.run == run);
-        granted.chain(self.waiting_of(run).map(|(share, _)| *share)).collect()
-    }
-
-    fn waiting_of(&self, run: RunRowId) -> impl Iterator<Item = (&ShareId, &(LineKey, Place))> {
-        let first = ShareId { run, task: TaskId::MIN, map: i32::MIN };
-        self.waiting.range(first..).take_while(move |(share, _)| share.run == run)
-    }
-
-    /// There may be room for a line.
-    fn touch(&mut self, line: &LineKey) {
-        if let Some(own) = self.lines.get_mut(line)
-            && !std::mem::replace(&mut own.is_dirty, true)
-        {
-            self.dirty.push_back(line.clone());
-        }
-    }
-
-    /// Puts one into its line, unless it waits there already. `rate`: the least and the most patience with a start.
-    fn add(&mut self, line: &LineKey, waiter: Waiter<H>, rate: Option<(Duration, Duration)>) {
-        if self.closing {
-            return;
-        }
-        let share = share(&waiter.run, waiter.task);
-        if self.waiting.contains_key(&share) {
-            return;
-        }
-        let rank = Rank { priority: waiter.run.priority(), age: waiter.run.created_at };
-        let patience = rate.map(|(least, most)| Patience { now: least, least, most });
-        let new = || OwnLine { line: Line::default(), is_dirty: false, patience, on_their_way: 0, rings_at: None };
-        let own = self.lines.entry(line.clone()).or_insert_with(new);
-        own.patience = own.patience.or(patience);
-        let place = own.line.push(waiter.resumes.is_some(), rank, waiter);
-        self.waiting.insert(share, (line.clone(), place));
-        self.touch(line);
-    }
-
-    /// An attempt has ended: there may be room for another one.
-    fn ends(&mut self, share: ShareId) {
-        if let Some(granted) = self.granted.remove(&share) {
-            if granted.latest.is_some() {
-                self.arrives(&granted.line);
-            }
-            self.touch(&granted.line);
-        }
-        if let Some((line, place)) = self.waiting.remove(&share) {
-            if let Some(own) = self.lines.get_mut(&line) {
-                drop(own.line.remove(place));
-            }
-            // The store is told that fewer wait.
-            self.touch(&line);
-        }
-    }
-
-    /// Where a body waits to resume.
-    fn resuming(&self, share: ShareId) -> Option<(LineKey, Place)> {
-        self.waiting.get(&share).filter(|(_, (resumes, ..))| *resumes).cloned()
-    }
-
-    /// A body does not execute any more: there may be room for another one.
-    fn idles(&mut self, share: ShareId) {
-        self.idle.push(share);
-        if let Some(line) = self.granted.get(&share).map(|granted| granted.line.clone()) {
-            self.touch(&line);
-        }
-    }
-
-    /// One that was granted a start is not on its way any more.
-    fn arrives(&mut self, line: &LineKey) {
-        let Some(own) = self.lines.get_mut(line) else { return };
-        let was = own.on_their_way;
-        own.on_their_way = was.saturating_sub(1);
-        if was >= ON_THEIR_WAY / 2 && own.on_their_way < ON_THEIR_WAY / 2 {
-            self.touch(line);
-        }
-    }
-
-    /// A body with a rate is about to be entered. False: it is too late for its grant.
-    fn enters(&mut self, share: ShareId, now: Time) -> bool {
-        let Some(granted) = self.granted.get_mut(&share) else { return true };
-        let Some(latest) = granted.latest.take() else { return true };
-        let (line, in_time) = (granted.line.clone(), now <= latest);
-        self.arrives(&line);
-        if let Some(patience) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
-            let next = if in_time { patience.now * 15 / 16 } else { patience.now * 2 };
-            patience.now = next.clamp(patience.least, patience.most);
-        }
-        if !in_time {
-            self.unstarted.push(Unstarted { limit: Arc::clone(&line.0), key: Arc::clone(&line.1), latest });
-        }
-        in_time
     }
 }

@@ -3,6 +3,7 @@
 //! It can outlive a runner: a program that keeps the `Arc` can open another one on it. It keeps the last
 //! [`KEPT`] ended runs and forgets older ones as new ones end.
 
+mod claims;
 mod convert;
 mod limits;
 mod live;

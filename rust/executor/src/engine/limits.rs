@@ -1,0 +1,36 @@
+//! What is asked of an engine's limits, and the start of their service.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bide_store::{LimitInfo, StoreError};
+
+use crate::engine::Engine;
+use crate::host::Host;
+use crate::limits::Limiter;
+use crate::services::limits::LimitService;
+
+impl<H: Host> Engine<H> {
+    /// All limits of the store, by name. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn limits(&self) -> Result<Vec<LimitInfo>, StoreError> {
+        self.store().limits(self.now())
+    }
+
+    /// What limits hold back.
+    #[inline]
+    pub(crate) fn limiter(&self) -> &Limiter<H> {
+        &self.control.limits
+    }
+
+    /// Starts the service of limits with the first one.
+    pub(super) fn serve_limits(&self) -> Result<(), StoreError> {
+        if self.control.limits.is_active() && !self.limits_started.swap(true, Ordering::Relaxed) {
+            let (control, timers) = (Arc::clone(&self.control), Arc::clone(&self.timers));
+            self.start_service(Arc::new(LimitService { control, timers }))?;
+        }
+        Ok(())
+    }
+}

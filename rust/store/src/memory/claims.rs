@@ -1,0 +1,151 @@
+//! [`Limits`] of the store in memory: definitions, claims and uses.
+
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bide_core::limits::{LimitSpec, Rank, Room, Starts};
+use bide_core::record::RunRowId;
+use bide_core::{TaskStatus, Time};
+
+use super::MemoryStore;
+use super::limits::{LineKey, MemLimits};
+use super::run::{MemRun, RowHash};
+use super::state::State;
+use crate::limits::{Shares, answer};
+use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, ShareId, StoreError};
+
+/// The shares of one limit and one value of its key.
+struct OfLine<'a> {
+    limits: &'a mut MemLimits,
+    runs: &'a HashMap<RunRowId, MemRun, RowHash>,
+    runner: i64,
+    line: LineKey,
+}
+
+impl Shares for OfLine<'_> {
+    type Error = Infallible;
+
+    fn is_current(&mut self, share: ShareId) -> Result<bool, Infallible> {
+        let run = self.runs.get(&share.run);
+        Ok(run.is_some_and(|run| {
+            let has_ended = run.task_status(share.task, share.map).is_some_and(TaskStatus::is_ended);
+            !run.status.is_ended() && run.runner == Some(self.runner) && !has_ended
+        }))
+    }
+
+    fn held(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
+        let known = self.limits.shares.get(&share).filter(|known| known.line == self.line);
+        Ok(known.map(|known| known.executing))
+    }
+
+    fn give(&mut self, share: ShareId) -> Result<(), Infallible> {
+        self.limits.give(share, self.line.clone(), self.runner);
+        Ok(())
+    }
+
+    fn start(&mut self, latest: Time) -> Result<(), Infallible> {
+        *self.limits.starts.entry(self.line.clone()).or_default().entry(latest).or_default() += 1;
+        Ok(())
+    }
+}
+
+impl State {
+    fn answer(&mut self, runner: i64, claims: &LineClaims, now: Time) -> Vec<Answer> {
+        let line = (Arc::clone(&claims.limit), Arc::clone(&claims.key));
+        let limits = &mut self.limits;
+        let Some(spec) = limits.specs.get(&claims.limit).cloned() else {
+            return claims.claims.iter().map(|_| Answer::Granted(None)).collect();
+        };
+        let since = Room::counts_since(&spec, now);
+        let starts: Vec<Starts> = limits.starts.get_mut(&line).map_or_else(Vec::new, |starts| {
+            *starts = starts.split_off(&since);
+            starts.iter().map(|(latest, count)| (*latest, *count)).collect()
+        });
+        let others: Vec<Rank> = limits.lines.get(&line).map_or_else(Vec::new, |lines| {
+            lines.iter().filter(|(other, _)| **other != runner).map(|(_, (_, rank))| *rank).collect()
+        });
+        let used = limits.used.get(&line).copied().unwrap_or_default();
+        let mut shares = OfLine { limits, runs: &self.runs, runner, line };
+        let Ok(answers) = answer(&mut shares, &spec, claims, used, (starts, &others), now);
+        let OfLine { line, .. } = shares;
+        match claims.waiting(&answers) {
+            Some(waiting) => drop(self.limits.lines.entry(line).or_default().insert(runner, waiting)),
+            None => {
+                if let Some(lines) = self.limits.lines.get_mut(&line) {
+                    lines.remove(&runner);
+                    if lines.is_empty() {
+                        self.limits.lines.remove(&line);
+                    }
+                }
+            }
+        }
+        answers
+    }
+}
+
+impl Limits for MemoryStore {
+    fn define_limit(&self, limit: &LimitSpec) -> Result<Option<LimitSpec>, StoreError> {
+        let before = self.state.lock().limits.specs.insert(Arc::clone(&limit.name), limit.clone());
+        let before = before.filter(|before| before != limit);
+        if before.is_some() {
+            // Who waits may have room now.
+            self.changes.limits();
+        }
+        Ok(before)
+    }
+
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+        let state = &mut *self.state.lock();
+        state.fence(lease)?;
+        let limits = &mut state.limits;
+        let mut released = false;
+        for share in &call.released {
+            released |= limits.release(*share);
+        }
+        for share in &call.idle {
+            released |= limits.idle(*share);
+        }
+        for one in &call.unstarted {
+            let starts = limits.starts.get_mut(&(Arc::clone(&one.limit), Arc::clone(&one.key)));
+            if let Some(count) = starts.and_then(|starts| starts.get_mut(&one.latest)) {
+                *count = count.saturating_sub(1);
+                released = true;
+            }
+        }
+        let answers = call.lines.iter().map(|line| state.answer(lease.runner, line, now)).collect();
+        if released && state.limits.others_wait(lease.runner) {
+            self.changes.limits();
+        }
+        Ok(answers)
+    }
+
+    fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
+        let state = &*self.state.lock();
+        let limits = &state.limits;
+        let info = |spec: &LimitSpec| {
+            let keys = limits.used.keys().chain(limits.starts.keys()).chain(limits.lines.keys());
+            let keys: BTreeSet<&LineKey> = keys.filter(|(name, _)| *name == spec.name).collect();
+            let since = Room::counts_since(spec, now);
+            let used = |line: &LineKey| {
+                let (executing, in_flight) = limits.used.get(line).copied().unwrap_or_default();
+                let started = limits
+                    .starts
+                    .get(line)
+                    .map_or(0, |starts| starts.range(since..).map(|(_, count)| u64::from(*count)).sum());
+                let waiting = limits.lines.get(line).map_or(0, |lines| lines.values().map(|(count, _)| *count).sum());
+                LimitUse { key: Arc::clone(&line.1), executing, in_flight, started, waiting }
+            };
+            let is_used = |one: &LimitUse| one.executing + one.in_flight + one.started + one.waiting > 0;
+            LimitInfo { spec: spec.clone(), uses: keys.into_iter().map(used).filter(is_used).collect() }
+        };
+        Ok(limits.specs.values().map(info).collect())
+    }
+}
+
+impl State {
+    /// Whether shares were released for which another runner waits.
+    pub(super) fn limits_released(&self, released: bool, lease: Lease) -> bool {
+        released && self.limits.others_wait(lease.runner)
+    }
+}
