@@ -41,8 +41,9 @@ def spans_of(exporter: InMemorySpanExporter, run: str) -> list[ReadableSpan]:
 
 
 def context(span: ReadableSpan) -> trace.SpanContext:
-    assert span.context is not None
-    return span.context
+    found: trace.SpanContext | None = span.context
+    assert found is not None
+    return found
 
 
 def test_a_run_is_a_tree_of_spans_with_the_recorded_times(store: str) -> None:
@@ -140,9 +141,15 @@ def test_a_share_of_runs_is_sampled_whole(sampler: Sampler) -> None:
     def one() -> int:
         return 1
 
-    with bide.Runner(":memory:", on_event=Telemetry(provider)) as runner:
-        for handle in runner.submit_many(bide.Workflow("w", [one]), [None] * 200):
-            handle.result(timeout=30)
+    telemetry, seen = Telemetry(provider), []
+
+    def on_event(event: bide.RunEvent) -> None:
+        telemetry(event)
+        seen.append(event)
+
+    with bide.Runner(":memory:", on_event=on_event) as runner:
+        runner.submit_many(bide.Workflow("w", [one]), [None] * 200)
+        eventually(lambda: len(seen) == 400, "all events have come")
     spans = Counter(context(span).trace_id for span in exporter.get_finished_spans())
     assert set(spans.values()) == {2}
     assert 50 < len(spans) < 150
@@ -150,13 +157,19 @@ def test_a_share_of_runs_is_sampled_whole(sampler: Sampler) -> None:
 
 def test_no_span_is_made_if_the_sampler_refuses_all() -> None:
     provider, exporter = traced(ALWAYS_OFF)
+    telemetry, seen = Telemetry(provider), []
+
+    def on_event(event: bide.RunEvent) -> None:
+        telemetry(event)
+        seen.append(event)
 
     @bide.task
     def one() -> int:
         return 1
 
-    with bide.Runner(":memory:", on_event=Telemetry(provider)) as runner:
+    with bide.Runner(":memory:", on_event=on_event) as runner:
         runner.run(bide.Workflow("w", [one]))
+        eventually(lambda: len(seen) == 2, "all events have come")
     assert exporter.get_finished_spans() == ()
 
 
@@ -179,6 +192,7 @@ def test_metrics_count_waits_and_runs_in_seconds(store: str) -> None:
         eventually(lambda: points(reader).get("bide.wait.open signal"), "the signal is awaited")
         handle.signal(GO)
         handle.result(timeout=30)
+        eventually(lambda: "bide.run.duration" in points(reader), "the end of the run has come")
     found = points(reader)
     assert (found["bide.wait.open time"].value, found["bide.wait.open signal"].value) == (0, 0)
     assert found["bide.wait.duration time"].sum >= 0.01
@@ -191,7 +205,7 @@ def points(reader: InMemoryMetricReader) -> dict[str, Any]:
     data = reader.get_metrics_data()
     scopes = [scope for one in (data.resource_metrics if data else []) for scope in one.scope_metrics]
     found: Sequence[tuple[str, Any]] = [
-        (f"{metric.name} {point.attributes.get('bide.wait.kind', '')}".strip(), point)
+        (f"{metric.name} {dict(point.attributes or {}).get('bide.wait.kind', '')}".strip(), point)
         for scope in scopes
         for metric in scope.metrics
         for point in metric.data.data_points

@@ -54,6 +54,10 @@ class RunEvent(msgspec.Struct, frozen=True):
     parent: str | None = None
 
 
+_KINDS = {kind.value: kind for kind in RunEventKind}
+_TASK_STATUSES = {status.value: status for status in TaskStatus}
+
+
 def observer(on_event: Callable[[RunEvent], object]) -> Callable[[tuple[Any, ...]], None]:
     """Return what the notifier's thread calls: an exception of `on_event` is logged, and changes nothing."""
     with_context = getattr(on_event, "_with_context", None)
@@ -74,28 +78,21 @@ def _event(event: tuple[Any, ...]) -> RunEvent:
     kind, run, workflow, key, task, attempt, status, wait, wait_kind, at, error, rest = event
     until, since, use, of_run = rest
     parent, version, _ = of_run or (None, None, None)
-    what = RunEventKind(kind)
-    closed = what is RunEventKind.WaitClosed or what is RunEventKind.StepEnded
-    ended = TaskStatus if what is RunEventKind.TaskEnded else RunStatus
+    what, outcome = _KINDS[kind], None
+    if status is not None:
+        if what is RunEventKind.TaskEnded:
+            status = _TASK_STATUSES[status]
+        elif what is RunEventKind.RunEnded:
+            status = RunStatus(status)
+        else:
+            status, outcome = None, status
+    if wait_kind is not None:
+        wait_kind = WaitKind(wait_kind)
+    # In the order of the fields, which is twice as fast as by name.
     return RunEvent(
-        kind=what,
-        run=run,
-        workflow=workflow,
-        key=key,
-        at=at,
-        task=task,
-        attempt=attempt,
-        status=None if status is None or closed else ended(status),
-        wait=wait,
-        wait_kind=None if wait_kind is None else WaitKind(wait_kind),
-        outcome=status if closed else None,
-        error=error,
-        until=until,
-        since=since,
-        use=use,
-        version=version,
-        parent=parent,
-    )
+        what, run, workflow, key, at, task, attempt, status, wait, wait_kind, outcome, error, until, since, use,
+        version, parent,
+    )  # fmt: skip
 
 
 def _context(event: tuple[Any, ...]) -> contextvars.Context | None:

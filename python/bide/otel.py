@@ -10,7 +10,6 @@ import copy
 import hashlib
 import logging
 import threading
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -50,6 +49,7 @@ class Telemetry:
         self._ids, self._lock = _Ids(), threading.Lock()
         self._tracer: trace.Tracer | None = None
         self._refused = False
+        self._run = _Run(None)
         if tracer_provider is not None:
             self._use(tracer_provider)
             if self._refused:
@@ -66,52 +66,21 @@ class Telemetry:
 
     def _with_context(self, event: RunEvent, submitter: contextvars.Context | None) -> None:
         """Take an event; `submitter` are the contextvars with which the run was submitted, if it was here."""
-        self._metrics.take(event)
-        if event.since is None or event.status is RunStatus.Paused:
+        if event.wait_kind is not None or event.kind is RunEventKind.RunEnded:
+            self._metrics.take(event)
+        since, tracer = event.since, self._tracer or self._find_tracer()
+        if since is None or event.status is RunStatus.Paused or tracer is None:
             return
-        tracer = self._tracer or self._find_tracer()
-        if tracer is None:
+        run = self._run
+        if run.id != event.run:
+            self._run = run = _Run(event)
+        start, end = _ns(since), _ns(event.at)
+        name, own, context, attributes = _describe(event, run, start)
+        if not own:
             return
-        trace_id = UUID(event.run).int
-        root = span_id(event.run)
-        attributes: dict[str, str | int] = {"bide.run.id": event.run, "bide.workflow.name": event.workflow}
-        if event.kind is RunEventKind.RunEnded:
-            if event.version is not None:
-                attributes["bide.workflow.version"] = event.version
-            links = _links(event, submitter)
-            self._emit(tracer, event, event.workflow, (trace_id, root, None), attributes, links)
-            return
-        attempt_id = span_id(event.run, event.task, event.attempt)
-        attributes["bide.task.name"] = event.task or ""
-        if event.attempt:
-            attributes["bide.task.attempt"] = event.attempt
-        if event.kind is RunEventKind.TaskEnded or event.kind is RunEventKind.Retry:
-            if event.attempt:  # without one it was never executed
-                self._emit(tracer, event, event.task or "", (trace_id, attempt_id, root), attributes)
-            return
-        if event.wait_kind is not None and event.wait is not None:
-            attributes["bide.wait.kind"], attributes["bide.wait.name"] = str(event.wait_kind), event.wait
-            own = span_id(event.run, event.task, event.attempt, event.wait, event.use, _ns(event.since))
-            parent = attempt_id if event.attempt else root
-            self._emit(tracer, event, event.wait, (trace_id, own, parent), attributes)
-
-    def _emit(
-        self,
-        tracer: trace.Tracer,
-        event: RunEvent,
-        name: str,
-        place: tuple[int, int, int | None],
-        attributes: dict[str, str | int],
-        links: Sequence[trace.Link] = (),
-    ) -> None:
-        start, end = _ns(event.since or event.at), _ns(event.at)
-        trace_id, own, parent = place
-        context = Context()
-        if parent is not None:
-            above = trace.SpanContext(trace_id, parent, is_remote=False, trace_flags=_SAMPLED)
-            context = trace.set_span_in_context(trace.NonRecordingSpan(above), context)
+        links = _links(event, submitter) if event.kind is RunEventKind.RunEnded else ()
         with self._lock:
-            self._ids.trace_id, self._ids.span_id = trace_id, own
+            self._ids.trace_id, self._ids.span_id = run.trace_id, own
             span = tracer.start_span(name, context, attributes=attributes, links=links, start_time=start)
         if _has_failed(event):
             span.set_status(trace.Status(trace.StatusCode.ERROR, event.error))
@@ -136,6 +105,46 @@ class Telemetry:
             self._refused = True
             return
         self._tracer = tracer
+
+
+class _Run:
+    """What the spans of a run have in common. Most events are of the same run as the one before."""
+
+    def __init__(self, event: RunEvent | None) -> None:
+        self.id = self.workflow = ""
+        self.trace_id = self.root = 0
+        if event is not None:
+            self.id, self.workflow = event.run, event.workflow
+            self.trace_id, self.root = UUID(event.run).int, span_id(event.run)
+        self.context = _below(self.trace_id, self.root)
+
+
+def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context, dict[str, str | int]]:
+    """Return the name of a span, its id, its parent and its attributes; no id if nothing was executed."""
+    attributes: dict[str, str | int] = {"bide.run.id": run.id, "bide.workflow.name": run.workflow}
+    if event.kind is RunEventKind.RunEnded:
+        if event.version is not None:
+            attributes["bide.workflow.version"] = event.version
+        return run.workflow, run.root, Context(), attributes
+    task, attempt = event.task or "", event.attempt
+    attributes["bide.task.name"] = task
+    above, own = run.context, 0
+    if attempt:
+        attributes["bide.task.attempt"] = attempt
+        own = span_id(run.id, task, attempt)
+    if event.wait is None:
+        return task, own, above, attributes
+    if event.wait_kind is not None:
+        attributes["bide.wait.kind"] = str(event.wait_kind)
+    attributes["bide.wait.name"] = event.wait
+    if own:  # else it is a gate, before the first attempt
+        above = _below(run.trace_id, own)
+    return event.wait, span_id(run.id, task, attempt, event.wait, event.use, start), above, attributes
+
+
+def _below(trace_id: int, parent: int) -> Context:
+    above = trace.SpanContext(trace_id, parent, is_remote=False, trace_flags=_SAMPLED)
+    return trace.set_span_in_context(trace.NonRecordingSpan(above), Context())
 
 
 class _Ids:
@@ -164,10 +173,16 @@ class _Sampler:
 
     def __init__(self, sampler: Any) -> None:  # noqa: ANN401 - that of the SDK, which is not imported here
         self._sampler = sampler
+        self._no_parent = Context()
+        self._last = 0, 0
 
     def should_sample(self, _parent: object, trace_id: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - as above
-        digest = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=16).digest()
-        return self._sampler.should_sample(Context(), int.from_bytes(digest, "big"), *rest, **named)
+        known, digest = self._last
+        if known != trace_id:
+            hashed = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=16).digest()
+            digest = int.from_bytes(hashed, "big")
+            self._last = trace_id, digest
+        return self._sampler.should_sample(self._no_parent, digest, *rest, **named)
 
     def get_description(self) -> str:
         return f"bide({self._sampler.get_description()})"
