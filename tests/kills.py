@@ -1,8 +1,9 @@
 """Kills processes at random moments and compares what they did with what they should have done.
 
 The killing process forks its victims, so that a life costs milliseconds; one or two of them live at a
-time. Each submits two runs of every kind of wait, step and retry, and executes every run it finds. The bodies keep a
-ledger that survives any kill; `judge` reads it in order, and then the results. What the victims execute is in
+time. Each submits two runs of every kind of wait, step and retry, and executes every run it finds. Runs are cancelled,
+or paused and resumed, at random moments too, by the process that has submitted them and by another one. The bodies keep
+a ledger that survives any kill; `judge` reads it in order, and then the results. What the victims execute is in
 killed.py.
 
 As a program with any number of kills: `python tests/kills.py KILLS [SEED]`.
@@ -38,8 +39,14 @@ AFTER = {
     "follows": ("each",),
     "gathers": ("items",),
     "works": (),
+    "courier": (),
+    # They depend on others, whatever these come to.
+    "tidies": (),
 }
 """The dependencies of each task; of an element those of the same index."""
+
+MAPPED = ("each", "follows")
+"""The tasks that have no body but those of their elements."""
 
 CHILD = "works"
 """The task of a child run."""
@@ -68,13 +75,21 @@ def kill(file: Path, seed: int, kills: int) -> None:
     assert submitted <= {run.key for run in runs}
     started_once(children, lines)
     stuck = {child.parent for child in children if child.status is bide.RunStatus.Paused}
+    is_cancelled = {run.id for run in runs if run.status is bide.RunStatus.Cancelled}
+    for child in children:
+        assert child.status is not bide.RunStatus.Cancelled or child.parent in is_cancelled, f"child {child.id}"
     for run in [*runs, *children]:
         if run.status is bide.RunStatus.Paused:
             killed_its_processes(run, lines)
     for run in runs:
         events_are_there(shown[run.id], run.id, lines)
-        if run.status is not bide.RunStatus.Paused and run.id not in stuck:
+        if run.id in is_cancelled:
+            has_cleaned_up(run, lines)
+        elif run.status is not bide.RunStatus.Paused and run.id not in stuck:
             equals_one_without_a_crash(run)
+    for child in children:
+        if child.status is bide.RunStatus.Cancelled:
+            has_cleaned_up(child, lines)
     paused = sum(run.status is bide.RunStatus.Paused for run in [*runs, *children])
     assert paused <= 1 + len(runs) // 50
 
@@ -84,11 +99,14 @@ def judge(lines: Iterable[str]) -> None:
     got: dict[tuple[str, ...], str] = {}
     attempts: dict[tuple[str, str], int] = {}
     left: dict[tuple[str, str], float] = {}
+    asked = Asked()
     for line in lines:
         what, run, *more = line.split()
-        if what == "submitted":
+        if what in ASKED:
+            asked.note(what, run)
             continue
         task, *more = more
+        asked.judge(what, run, task, more, line)
         match what:
             case "did":
                 assert (run, task, *more) not in got, f"a committed step runs again: {line}"
@@ -96,16 +114,15 @@ def judge(lines: Iterable[str]) -> None:
                 name, value = more
                 assert got.setdefault((run, task, name), value) == value, f"a step returns something else: {line}"
             case "enter":
-                attempt, at = int(more[0]), float(more[1])
                 in_its_turn(run, task, attempts, left, line)
-                assert attempts.get((run, task), 1) <= attempt, f"an attempt that was over: {line}"
-                attempts[run, task] = attempt
-                if task == "gated":
-                    assert at >= left[run, "orders"] + GATE - ROUNDING, f"a gate opens early: {line}"
+                assert attempts.get((run, task), 1) <= int(more[0]), f"an attempt that was over: {line}"
+                attempts[run, task] = int(more[0])
             case "answered" | "taken":
                 assert (what, *more) == ("answered", "11"), f"another answer: {line}"
             case "leave":
                 left.setdefault((run, task), float(more[0]))
+            case "sleeps" | "raised":
+                pass
             case "woke":
                 due, now = map(float, more)
                 assert now >= due - ROUNDING, f"an early wake: {line}"
@@ -113,17 +130,83 @@ def judge(lines: Iterable[str]) -> None:
                 raise AssertionError(line)
 
 
+ASKED = ("submitted", "born", "paused", "resuming", "cancelling", "cancelled")
+"""What the ledger has besides what bodies do; the last four are about a run."""
+
+
+class Asked:
+    """What was asked of runs, as a ledger is read, and the processes that were born so far."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.born: dict[str, int] = {}
+        self.paused: dict[str, int] = {}
+        self.cancelled: dict[str, int] = {}
+        self.entered: set[tuple[str, str]] = set()
+        self.waits: set[tuple[str, str]] = set()
+
+    def note(self, what: str, subject: str) -> None:
+        self.lines += 1
+        match what:
+            case "born":
+                self.born[subject] = self.lines
+            case "paused":
+                self.paused[subject] = self.lines
+                self.waits = {(run, task) for run, task in self.waits if run != subject}
+            case "resuming" | "cancelling":
+                self.paused.pop(subject, None)
+            case "cancelled":
+                self.cancelled.setdefault(subject, self.lines)
+
+    def judge(self, what: str, run: str, task: str, more: list[str], line: str) -> None:
+        """Check what a body does in a run that was paused or cancelled before."""
+        self.lines += 1
+        if run in self.paused:
+            # A body that executes comes to its next wait.
+            assert (run, task) not in self.waits, f"a paused run goes on: {line}"
+            if what == "sleeps":
+                self.waits.add((run, task))
+        if what == "enter":
+            # A process that has the run already may have begun to enter the body.
+            born = self.born.get(more[2], 0) if len(more) > 2 else 0
+            assert born <= self.paused.get(run, born), f"a body of a paused run starts: {line}"
+            late = born > self.cancelled.get(run, born) and (run, task) not in self.entered
+            assert not late or task == "tidies", f"a body of a cancelled run starts: {line}"
+            self.entered.add((run, task))
+
+
+def has_cleaned_up(run: bide.RunResult, lines: Iterable[str]) -> None:
+    """Check that somebody has cancelled the run or its parent, and that each body that was cut short has cleaned up."""
+    words = [line.split() for line in lines]
+    asked = {word[1] for word in words if word[0] == "cancelling"}
+    assert asked & {run.id, run.parent}, f"nobody has cancelled run {run.id}"
+    mine = [word for word in words if word[1] == run.id and word[0] not in ASKED]
+    # One that waits for its next attempt does not execute.
+    ended = {task for what, _, task, *_ in mine if what in {"raised", "leave"}}
+    undone = {task for what, _, task, *more in mine if what == "got" and more[0] == "undo"}
+    for name, task in run.tasks.items():
+        if task.status is bide.TaskStatus.Cancelled and task.attempts:
+            assert name in undone | ended or name in MAPPED, f"run {run.id}: {name} has not cleaned up"
+        if task.status is bide.TaskStatus.Completed:
+            assert name not in undone, f"run {run.id}: {name} has completed and cleaned up"
+    if "tidies" in run.tasks:
+        assert run.tasks["tidies"].status is bide.TaskStatus.Completed
+
+
 def in_its_turn(
     run: str, task: str, attempts: dict[tuple[str, str], int], left: dict[tuple[str, str], float], line: str
 ) -> None:
     """Check that a body is entered after what it depends on has left, and before what depends on it was entered."""
     name, _, index = task.partition("[")
+    at = float(line.split()[4])
     for other, dependencies in AFTER.items():
         assert task not in dependencies or (run, other) not in attempts, f"a committed task again: {line}"
     for on in AFTER[name]:
         # An element follows the one of its index.
         same = f"{on}[{index}" if on == "each" else on
         assert (run, same) in left, f"before what it depends on: {line}"
+    if name == "gated":
+        assert at >= left[run, "orders"] + GATE - ROUNDING, f"a gate opens early: {line}"
 
 
 def started_once(children: list[bide.RunResult], lines: Iterable[str]) -> None:
@@ -133,7 +216,7 @@ def started_once(children: list[bide.RunResult], lines: Iterable[str]) -> None:
     assert all(parents[child] == run for _, run, _, _, child in got)
     assert all(count <= 2 for count in Counter(child.parent for child in children).values())
     for child in children:
-        if child.status is not bide.RunStatus.Paused:
+        if child.status not in {bide.RunStatus.Paused, bide.RunStatus.Cancelled}:
             assert child.status is bide.RunStatus.Completed, f"child {child.id} is {child.status}"
             assert child.tasks[CHILD].attempts == 1
 
@@ -154,7 +237,7 @@ def killed_its_processes(run: bide.RunResult, lines: Iterable[str]) -> None:
     seen = set()
     for line in lines:
         what, whose, *more = line.split()
-        if whose != run.id or what == "did":
+        if whose != run.id or what in {*ASKED, "did", "sleeps", "raised"}:
             continue
         if what == "enter":
             entered[more[0]] += 1
@@ -171,6 +254,7 @@ def equals_one_without_a_crash(run: bide.RunResult) -> None:
     outputs: dict[str, object] = {"orders": orders, "flaky": 2 * n, "polls": -1, "gated": orders + 100}
     # Each signal once, in the order in which all have sent them.
     outputs |= {"mail": list(range(SIGNALS)), "opened": 7}
+    outputs |= {"courier": n + 5, "tidies": 3}
     outputs |= {"asks": [5, "no"], "serves": 1, "starts": 4 * n, "loops": 6, "items": list(range(n % 4))}
     each = list(range(n % 4))
     followed = [10 * item for item in each if item != 2]

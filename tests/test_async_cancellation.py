@@ -1,6 +1,8 @@
 """Cancellation and timeouts within `async def` bodies, as asyncio has them; a wait that is cancelled stays open."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -268,3 +270,26 @@ async def test_a_caller_that_is_cancelled_leaves_the_run_alone(store: str) -> No
             await waiting
         go.set()
         assert (await runner.run_async(workflow, key="k"))["work"] == "done"
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 5, 10])
+def test_a_start_of_a_child_that_is_cancelled_is_over_when_it_raises(runner: bide.Runner, turns: int) -> None:
+    inner = bide.Workflow("inner", [bide.task(lambda: 7, name="inner")])  # type: ignore[misc]
+
+    @bide.task
+    async def outer(handle: bide.AsyncTaskHandle) -> int:
+        starts = asyncio.create_task(handle.start(inner))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starts.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starts
+        time.sleep(0.02)  # noqa: ASYNC251 - if the thread that begins it is not done by then, this proves less
+        # It is not beside another call: what has become of it is known.
+        await handle.step(lambda: None, name="between")
+        child = await handle.wait(await handle.start(inner))
+        return int(child["inner"])
+
+    result = runner.run(bide.Workflow("outer", [outer]), timeout=20)
+    assert result["outer"] == 7
+    assert len(runner.runs(workflow="inner")) <= 2

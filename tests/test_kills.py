@@ -29,6 +29,12 @@ def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
         (["woke r polls 5.0 4.9"], "an early wake"),
         (["answered r serves 11", "answered r serves 12"], "another answer"),
         (["taken r asks token"], "another answer"),
+        (["paused r", "born p", "enter r orders 1 5 p"], "a body of a paused run starts"),
+        (["paused r", "sleeps r orders", "did r orders a"], "a paused run goes on"),
+        (
+            ["enter r mail 1 5 o", "cancelled r", "born p", "enter r mail 1 6 p", "enter r last 1 6 p"],
+            "of a cancelled run",
+        ),
         (["enter r items 1 5", "leave r items 5", "enter r each[1] 1 6", "enter r follows[1] 1 7"], "before what it"),
         (["got r starts child-0 a", "got r starts child-0 b"], "a step returns something else"),
     ],
@@ -37,6 +43,13 @@ def test_the_judge_sees_each_broken_guarantee(lines: list[str], broken: str) -> 
     judge(lines[:-1])
     with pytest.raises(AssertionError, match=broken):
         judge(lines)
+
+
+def test_the_judge_allows_what_a_paused_run_may_do() -> None:
+    paused = ["born o", "paused r", "enter r orders 1 5 o", "sleeps r orders"]
+    judge(
+        [*paused, "resuming r", "did r orders a", "born p", "enter r mail 1 5 p", "cancelled r", "enter r tidies 1 5 p"]
+    )
 
 
 @pytest.mark.parametrize(("shown", "broken"), [([0], "has lost events"), ([1, 0], "out of order"), ([0, 1, 1], "out")])

@@ -7,7 +7,7 @@ that means for the run is decided below, as for plain functions.
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bide import _core
 from bide._callables import is_async
@@ -16,11 +16,15 @@ from bide._here import BODY, CONDITION, STEP, AsyncHandle, here, running_loop
 from bide._waits import After, At, Duration, check_name
 
 if TYPE_CHECKING:
+    from asyncio import Future
+
     from bide._children import ChildRun
     from bide._combine import Plan
     from bide._core import Call
     from bide._loop import BodyLoop
     from bide._workflow import Workflow
+
+T = TypeVar("T")
 
 _DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
 """What `await call` asks for; any other number is that of a condition to ask."""
@@ -118,8 +122,13 @@ class AsyncCalls(AsyncHandle):
     async def _start(self, described: tuple[Any, ...], workflow: "Workflow") -> "list[ChildRun]":
         from bide._children import ChildRun  # noqa: PLC0415 - as in __init__.py
 
-        begin = functools.partial(_core.Call.start, self._core, described, self._within())
-        call = await self._loop.in_thread(begin)  # registers the workflow
+        begun = self._loop.in_thread(functools.partial(_core.Call.start, self._core, described, self._within()))
+        try:
+            call = await self._to_end(begun)  # registers the workflow
+        except BaseException as error:
+            if begun.done() and begun.exception() is None:
+                await self._leave(begun.result(), error)
+            raise
         await self._carry_out(call, None)
         return [ChildRun(run, workflow.name, name) for run, name in call.started()]
 
@@ -162,7 +171,7 @@ class AsyncCalls(AsyncHandle):
         if todo == _EXECUTE:
             return await self._execute(call, step)
         if todo == _CREATE:
-            await self._loop.in_thread(call.create)
+            await self._to_end(self._loop.in_thread(call.create))
         elif todo == _ASKING:
             await self._continue_asking(call)
         else:
@@ -189,6 +198,23 @@ class AsyncCalls(AsyncHandle):
         finally:
             call.abandon()
             self._loop.check_interrupted(self._core, error)
+
+    async def _to_end(self, future: "Future[T]") -> T:
+        """Wait for a part of a call that executes on a worker thread, to its end even if this task is cancelled.
+
+        What it begins or records is known then.
+        """
+        from asyncio import CancelledError, wait  # noqa: PLC0415 - it is imported by now
+
+        cancelled: CancelledError | None = None
+        while not future.done():
+            try:
+                await wait([future])
+            except CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return future.result()
 
     async def _continue_asking(self, call: "Call") -> None:
         """Await a condition that was begun outside of this task."""

@@ -109,8 +109,11 @@ __all__ = [
     "_callback_token",
     "_current",
     "_executes_here",
+    "_hold_after_commit",
+    "_is_held",
     "_panic_once_at",
     "_read_callback_token",
+    "_release",
     "_start_loop_thread",
     "_system_time",
     "counts",
@@ -145,6 +148,15 @@ def _start_loop_thread(run: Callable[[], object]) -> None:
 
 def _panic_once_at(place: Literal["caller", "body", "gate", "commit", "worker", "lease"]) -> None:
     """Make the next thread that reaches a place panic there: for tests."""
+
+def _hold_after_commit(nth: int) -> None:
+    """Have the thread that makes the nth commit from now on wait after it, until `_release`: for tests. 0: none."""
+
+def _is_held() -> bool:
+    """Return whether a thread waits after its commit."""
+
+def _release() -> None:
+    """Let the thread that waits after its commit continue."""
 
 def _system_time() -> float:
     """Return the system's clock in seconds since 1970, even if Python's clock is patched."""

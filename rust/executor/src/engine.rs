@@ -238,7 +238,8 @@ impl<H: Host> Engine<H> {
         self.control.crash.begun()
     }
 
-    /// How many events have moved its runs. What bodies show, and what conditions raise, does not.
+    /// How many events have moved its runs, with a clock that is moved by hand. What bodies show, and what conditions
+    /// raise, does not.
     #[must_use]
     pub fn moves(&self) -> u64 {
         self.path.ledger.moves()

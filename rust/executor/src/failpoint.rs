@@ -1,8 +1,11 @@
-//! Failpoints: places where a test can make bide itself panic. A panic is a bug, and no test can wait for one.
+//! Failpoints: places where a test can make bide itself panic, or have it wait. A panic is a bug, and no test can wait for
+//! one; what happens between two commits is otherwise a matter of luck.
 //!
-//! None is on the way of every body. Without the feature `failpoints` they do nothing.
+//! Without the feature `failpoints` they do nothing.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+use bide_sync::{Condvar, Mutex};
 
 /// A place where a test can ask for a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,4 +58,50 @@ pub fn hit(failpoint: Failpoint) {
 fn panic_if_first(failpoint: Failpoint) {
     let first = ARMED.compare_exchange(failpoint as u8, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
     assert!(!first, "a test has asked for this");
+}
+
+/// After how many more commits a thread waits; 0: none does.
+static COMMITS: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a thread waits after its commit.
+static HELD: Mutex<bool> = Mutex::new(false);
+static RELEASED: Condvar = Condvar::new();
+
+/// Makes the thread that has the nth commit from now on made wait before anything follows from that, until [`release`].
+/// Other threads continue, and may commit. 0: none waits.
+pub fn hold_after_commit(nth: u32) {
+    COMMITS.store(nth, Ordering::SeqCst);
+}
+
+/// Whether a thread waits after its commit.
+#[must_use]
+pub fn is_held() -> bool {
+    *HELD.lock()
+}
+
+/// The thread that waits after its commit continues.
+pub fn release() {
+    *HELD.lock() = false;
+    RELEASED.notify_all();
+}
+
+/// A commit was made. Costs one relaxed load.
+#[inline]
+pub fn committed() {
+    if cfg!(feature = "failpoints") && COMMITS.load(Ordering::Relaxed) > 0 {
+        hold_if_last();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn hold_if_last() {
+    let before = COMMITS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |commits| commits.checked_sub(1));
+    if before == Ok(1) {
+        let mut held = HELD.lock();
+        *held = true;
+        while *held {
+            RELEASED.wait(&mut held);
+        }
+    }
 }

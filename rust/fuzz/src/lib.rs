@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
 mod formats;
 mod mangle;
 mod play;
 mod seed;
 
+pub use asked::{control, text};
 pub use formats::{events, failure, message, operation, pack, run_id, value};
 pub use mangle::{Column, Mangled, rows};
 
@@ -18,7 +20,7 @@ pub use mangle::{Column, Mangled, rows};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     ("value", value),
     ("pack", pack),
     ("failure", failure),
@@ -26,5 +28,7 @@ pub const TARGETS: [Target; 8] = [
     ("events", events),
     ("operation", operation),
     ("message", message),
+    ("control", control),
+    ("text", text),
     ("rows", rows),
 ];

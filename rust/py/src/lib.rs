@@ -103,6 +103,27 @@ fn panic_once_at(place: &str) -> PyResult<()> {
     Ok(())
 }
 
+/// Has the thread that makes the nth commit from now on wait after it, until `_release`: for tests. 0: none.
+#[pyfunction]
+#[pyo3(name = "_hold_after_commit")]
+fn hold_after_commit(nth: u32) {
+    failpoint::hold_after_commit(nth);
+}
+
+/// Whether a thread waits after its commit.
+#[pyfunction]
+#[pyo3(name = "_is_held")]
+fn is_held() -> bool {
+    failpoint::is_held()
+}
+
+/// Lets the thread that waits after its commit continue.
+#[pyfunction]
+#[pyo3(name = "_release")]
+fn release() {
+    failpoint::release();
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     exit::install(m.py())?;
@@ -130,6 +151,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(current::executes_here, m)?)?;
     m.add_function(wrap_pyfunction!(start_loop_thread, m)?)?;
     m.add_function(wrap_pyfunction!(panic_once_at, m)?)?;
+    m.add_function(wrap_pyfunction!(hold_after_commit, m)?)?;
+    m.add_function(wrap_pyfunction!(is_held, m)?)?;
+    m.add_function(wrap_pyfunction!(release, m)?)?;
     m.add_function(wrap_pyfunction!(system_time, m)?)?;
     Ok(())
 }

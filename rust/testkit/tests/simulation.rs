@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 57] = [
+const RARE: [&str; 59] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -54,7 +54,9 @@ const RARE: [&str; 57] = [
     "a callback that is answered",
     "a callback that is dropped",
     "a callback that is rejected",
+    "a child of an element that fails",
     "a child run",
+    "a child run of an element",
     "a child that ends in another process than its parent",
     "a child that fails",
     "a request that a body takes",

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use super::{Action, Call, CallError, Clocks, Fed, RecalledPart, Request, used_up};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::Refused;
+use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
 use crate::run::RunState;
 use crate::uses::Uses;
+use crate::value::Value;
 
 /// One entry of a body: what it has called so far, and what of it is under way.
 #[derive(Clone, Debug)]
@@ -305,6 +307,13 @@ impl Attempt {
             _ => None,
         };
         instead.unwrap_or(fed)
+    }
+
+    /// Reads how a call's wait has ended, if it has. A body of a paused run that still has its slot does not get that: it
+    /// gives the slot back and gets none, until the run is resumed.
+    #[must_use]
+    pub fn read(&self, call: &Call, run: &RunState) -> Option<Result<Value, Failure>> {
+        if call.may_release() && run.is_held() { None } else { run.closed_entry(self.task, call.key()) }
     }
 
     fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {

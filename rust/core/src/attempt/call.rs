@@ -184,6 +184,15 @@ impl Call {
         matches!(self.kind, Kind::Pushed(_) | Kind::Combined(_))
     }
 
+    /// Whether its body, which has a slot, gives that back if it reads that the wait is open.
+    pub(super) const fn may_release(&self) -> bool {
+        match &self.kind {
+            Kind::Pushed(_) => true,
+            Kind::Combined(combined) => combined.has_slot(),
+            _ => false,
+        }
+    }
+
     /// The wait that it has opened with the start of a child, if it has.
     pub(super) fn take_opened(&mut self) -> Option<EntryKey> {
         match &mut self.kind {

@@ -161,6 +161,10 @@ impl Combined {
         open.filter_map(|entry| entry.polls.as_ref()).all(|(polling, _)| polling.is_endless())
     }
 
+    pub(super) const fn has_slot(&self) -> bool {
+        self.has_slot
+    }
+
     /// The polls of its open conditions.
     pub(super) fn polls(&self) -> impl Iterator<Item = PollReport> {
         let open = self.parts.iter().filter(|entry| !entry.closed);

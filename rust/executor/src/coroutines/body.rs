@@ -356,7 +356,10 @@ impl<H: Host> CoroutineBody<H> {
                     if is_pushed && !self.is_committed().await { Fed::Stopped } else { recalled }
                 }
                 Action::Read => {
-                    let closed = self.run.state.lock().closed_entry(self.task, &call.key());
+                    let closed = {
+                        let call = call.call.lock();
+                        self.attempt.lock().read(&call, &self.run.state.lock())
+                    };
                     if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
                 }
                 Action::Commit(event) => {

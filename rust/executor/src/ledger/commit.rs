@@ -38,9 +38,9 @@ pub(crate) struct Ledger<H: Host> {
     /// How many commits have begun, and how many have ended with all that follows from them.
     begun: AtomicU64,
     ended: AtomicU64,
-    /// How many events were applied that move a run: all but what is shown and what conditions raise. Changed with the
-    /// commit lock.
-    moves: AtomicU64,
+    /// With a clock that is moved by hand: how many events were applied that move a run, which are all but what is shown
+    /// and what conditions raise. Changed with the commit lock.
+    moves: Option<AtomicU64>,
 }
 
 /// A commit and what follows from it, under way until this is dropped.
@@ -64,10 +64,10 @@ impl<H: Host> Ledger<H> {
             commit_lock: Mutex::new(Pending::default()),
             queue: blocks.then(LeaderQueue::default),
             committer: Committer::new(),
+            moves: clock.is_manual().then(AtomicU64::default),
             clock,
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
-            moves: AtomicU64::new(0),
         }
     }
 
@@ -83,9 +83,9 @@ impl<H: Host> Ledger<H> {
         (self.begun.load(Ordering::Acquire) == ended).then_some(ended)
     }
 
-    /// How many events have moved a run so far.
+    /// How many events have moved a run so far, with a clock that is moved by hand.
     pub(crate) fn moves(&self) -> u64 {
-        self.moves.load(Ordering::Acquire)
+        self.moves.as_ref().map_or(0, |moves| moves.load(Ordering::Acquire))
     }
 
     /// Locks the commit lock: nothing is committed while the guard lives. Blocks for a commit under way.
@@ -178,6 +178,7 @@ impl<H: Host> Ledger<H> {
         let created = || runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
         created().for_each(|(run, _)| engine.adopt(run));
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == lease {
             ready.append(&mut outcome.ready);
@@ -221,6 +222,7 @@ impl<H: Host> Ledger<H> {
             children.iter().for_each(|child| engine.adopt(child));
         }
         drop(adopting);
+        failpoint::committed();
         // Adopted before this is asked: a lease that is lost from here on takes them with it.
         if engine.lease() == parent.lease {
             let mut ready = std::mem::take(&mut outcome.ready);
@@ -251,6 +253,7 @@ impl<H: Host> Ledger<H> {
         let own = own.map(|(run, event)| (Arc::clone(run), event));
         let mut request = Request::new(std::mem::take(items), own, std::mem::take(ready));
         self.perform(engine, &mut request);
+        failpoint::committed();
         let Request { events, mut outcome, .. } = request;
         *items = events;
         *ready = std::mem::take(&mut outcome.ready);
@@ -434,8 +437,10 @@ impl<H: Host> Ledger<H> {
         event: Event,
         at: Time,
     ) -> Result<RunStatus, Refused> {
-        if !matches!(event, Event::PollRaised { .. } | Event::Published(_)) {
-            self.moves.store(self.moves.load(Ordering::Relaxed) + 1, Ordering::Release);
+        if let Some(moves) = &self.moves
+            && !matches!(event, Event::PollRaised { .. } | Event::Published(_))
+        {
+            moves.fetch_add(1, Ordering::AcqRel);
         }
         let shown = tagged.0.live_output.take(&event, || self.clock.machine());
         let mut state = tagged.0.state.lock();

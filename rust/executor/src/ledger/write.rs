@@ -100,9 +100,18 @@ fn create<H: Host>(
         && !store.may_repeat()
     {
         // The runs may be there, belong to this runner, and then no other would ever begin them. Repeating
-        // the creation with the same ids shows it.
+        // the creation with the same ids shows it. What was written with them is not written twice: the messages in it
+        // would be there twice.
         let why = why.clone();
-        outcome = store.write(lease, &mut commit).map_err(|error| match error {
+        let mut rows = requests.iter().flat_map(|rows| rows.iter());
+        let is_there = rows.try_fold(false, |found, new| Ok(found || store.standing(new.id)?.is_some()));
+        outcome = is_there.and_then(|is_there| {
+            if is_there {
+                commit.batch.clear();
+            }
+            store.write(lease, &mut commit)
+        });
+        outcome = outcome.map_err(|error| match error {
             StoreError::Fenced { .. } | StoreError::Unknown(_) => error,
             error => StoreError::Unknown(format!("{why}; then {error}")),
         });

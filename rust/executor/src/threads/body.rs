@@ -205,7 +205,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                 }
                 Action::Commit(event) => self.commit(at, call, *event),
                 Action::Read => {
-                    let closed = self.run.state.lock().closed_entry(self.task, call.key());
+                    let closed = self.attempt.lock().read(call, &self.run.state.lock());
                     if closed.is_some() && !self.is_committed(at) { Fed::Stopped } else { Fed::EntryRead(closed) }
                 }
                 action => return action,

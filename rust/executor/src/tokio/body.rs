@@ -185,7 +185,7 @@ impl BodyState {
                 Action::CommitAndAcquire(event) => self.commit_and_acquire(call, Some(*event)).await,
                 Action::Acquire => self.commit_and_acquire(call, None).await,
                 Action::Read => {
-                    let closed = self.run.state.lock().closed_entry(self.task, call.key());
+                    let closed = self.attempt.lock().read(call, &self.run.state.lock());
                     if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
                 }
                 action => return action,

@@ -196,6 +196,8 @@ crash_points! {
     a_context_that_a_failed_attempt_has_changed
 }
 
+#[path = "thread_fork.rs"]
+mod fork;
 #[path = "thread_steps.rs"]
 mod steps;
 #[path = "thread_waits.rs"]

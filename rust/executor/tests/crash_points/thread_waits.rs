@@ -17,7 +17,7 @@ fn part(name: &str, part: Part) -> PartRequest {
     PartRequest { name: name.into(), part, timeout: None }
 }
 
-fn signal(name: &str) -> PartRequest {
+pub(super) fn signal(name: &str) -> PartRequest {
     part(name, Part::Message(Address::signal(name)))
 }
 
@@ -86,7 +86,7 @@ impl Body<'_> {
         Ok(sent.unwrap_or_else(|refused| panic!("{refused:?}")))
     }
 
-    fn wait_one(&mut self, one: PartRequest) -> Result<Value, CallError> {
+    pub(super) fn wait_one(&mut self, one: PartRequest) -> Result<Value, CallError> {
         self.cx.wait_parts(self.thread, vec![one], &mut || Polled::False).0
     }
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bide_executor::core::attempt::{Part, PartRequest, child_name};
 use bide_executor::core::event::Retry;
+use bide_executor::core::record::StoredRun;
 use bide_executor::core::{
-    Failure, FailureKind, GateTime, Graph, Outcome, PollPolicy, RetryPolicy, RunStatus, TaskSpec, Value, Write, context,
+    Failure, FailureKind, GateTime, Graph, Outcome, PollPolicy, RetryPolicy, RunId, RunStatus, TaskSpec, Value, Write,
+    context,
 };
 use bide_executor::store::{LEASE, MemoryStore, Store};
 use bide_executor::{
@@ -259,7 +261,7 @@ fn logged(store: Arc<dyn Store>, ledger: &Arc<Ledger>, defined: Vec<Defined>, sl
     came
 }
 
-fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> Option<Arc<Engine<Threads>>> {
+pub(crate) fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> Option<Arc<Engine<Threads>>> {
     let start_worker = |engine: &Arc<Engine<Threads>>| {
         let engine = Arc::clone(engine);
         std::thread::spawn(move || engine.work(&mut Thread));
@@ -275,7 +277,7 @@ fn start(store: Arc<dyn Store>, ledger: &Arc<Ledger>, slots: u32, log: Log) -> O
     Some(engine)
 }
 
-fn workflow(ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
+pub(crate) fn workflow(ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (Arc<Graph>, Arc<[Task]>) {
     workflow_named("threads", ledger, defined)
 }
 
@@ -291,10 +293,31 @@ fn workflow_named(name: &str, ledger: &Arc<Ledger>, defined: Vec<Defined>) -> (A
     (graph, bodies.collect())
 }
 
-fn end(engine: &Arc<Engine<Threads>>) {
+pub(crate) fn end(engine: &Arc<Engine<Threads>>) {
     engine.begin_close();
     assert!(engine.dispatch().wait_idle(HANG), "a body does not unwind");
     engine.finish_close();
+}
+
+/// What a stored run has come to.
+pub(crate) fn came_of(stored: &StoredRun) -> Came {
+    let tasks = stored.rows.iter().map(|row| {
+        let recorded = stored.tasks.iter().find(|recorded| row.task == recorded.id).unwrap();
+        let element = if row.map < 0 { String::new() } else { format!("[{}]", row.map) };
+        let output = row.output.as_ref().map(|value| serde_json::from_slice(value.payload()).unwrap());
+        let error = row.failure.as_ref().map(Failure::message);
+        (format!("{}{element}", recorded.name), row.status, row.attempts, output, error)
+    });
+    Came { status: stored.run.status, tasks: tasks.collect() }
+}
+
+/// The run of this key, which is created if there is none yet.
+pub(crate) fn run_of(engine: &Arc<Engine<Threads>>, workflow: &Arc<RegisteredWorkflow<Threads>>) -> Option<RunId> {
+    let wanted = vec![RunRequest::new(Box::default()).with_key(Some("k".into()))];
+    engine.submit(workflow, wanted).ok()?.first().map(|handle| match handle {
+        Handle::Live(run) => run.id,
+        Handle::Watched(watched) => watched.id,
+    })
 }
 
 fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) -> Option<Came> {
@@ -316,14 +339,7 @@ fn run(engine: &Arc<Engine<Threads>>, graph: Arc<Graph>, bodies: Arc<[Task]>) ->
             Handle::Live(run) => run.snapshot(),
             Handle::Watched(watched) => engine.store().load(watched.id).ok()??,
         };
-        let tasks = stored.rows.iter().map(|row| {
-            let recorded = stored.tasks.iter().find(|recorded| row.task == recorded.id).unwrap();
-            let element = if row.map < 0 { String::new() } else { format!("[{}]", row.map) };
-            let output = row.output.as_ref().map(|value| serde_json::from_slice(value.payload()).unwrap());
-            let error = row.failure.as_ref().map(Failure::message);
-            (format!("{}{element}", recorded.name), row.status, row.attempts, output, error)
-        });
-        let this = Came { status: stored.run.status, tasks: tasks.collect() };
+        let this = came_of(&stored);
         assert!(this.status == RunStatus::Completed || this.status == RunStatus::Failed);
         assert!(came.is_none_or(|other| other == this), "two callers of one key get different results");
         came = Some(this);

@@ -62,8 +62,9 @@ impl Oracle {
         let run = parent.run.row();
         let started_by = (run, self.place(run, parent.task, parent.map), parent.key.clone());
         let child = Child { id: new.id, started_by, ended_by: None };
+        let of_element = self.maps.is_element(child.started_by.1);
         self.children.all.insert(new.id.row(), child);
-        self.meets("a child run");
+        self.meets(if of_element { "a child run of an element" } else { "a child run" });
     }
 
     /// A child is created in the commit of the record of its start.
@@ -157,14 +158,15 @@ impl Oracle {
         self.must(worst <= Duration::from_secs(31), "the end of a child is not delivered", || format!("for {worst:?}"));
     }
 
-    /// Whether a task waits for a child that is paused: then it may wait for ever.
+    /// Whether a task or one of its elements waits for a child that is paused: then it may wait for ever.
     #[must_use]
     pub fn waits_for_a_paused_child(&self, run: RunRowId, ix: TaskIx) -> bool {
         let paused = |entry: &Entry| match entry.operation {
             Operation::Child { run } => self.run(run.row()).is_some_and(|run| run.status == RunStatus::Paused),
             _ => false,
         };
-        let mine = self.entries.iter().filter(|((of, task, _), _)| (*of, *task) == (run, ix));
+        let is_its = |place: TaskIx| place == ix || self.maps.element_of(place) == Some(ix);
+        let mine = self.entries.iter().filter(|((of, task, _), _)| *of == run && is_its(*task));
         mine.map(|(_, entry)| entry).any(|entry| entry.state == EntryState::Open && paused(entry))
     }
 

@@ -52,6 +52,11 @@ impl Maps {
         self.tasks.iter().find(is).map(|(ix, task)| (*ix, place - task.first))
     }
 
+    /// The task of an element.
+    pub(super) fn element_of(&self, place: TaskIx) -> Option<TaskIx> {
+        self.task_of(place).map(|(task, _)| task)
+    }
+
     /// The position of an element.
     pub(super) fn element(&self, task: TaskIx, map: i32) -> Option<TaskIx> {
         Some(self.tasks.get(&task)?.first + TaskIx::try_from(map).ok()?)

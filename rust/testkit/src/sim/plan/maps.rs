@@ -46,9 +46,9 @@ impl Mapped {
 }
 
 impl Act {
-    /// Whether an element may do it. The context of an element is read-only.
+    /// Whether an element may do it: no list may wait for ever for one of its elements, and their context is read-only.
     pub(super) fn fits_an_element(self) -> bool {
-        self.fits_a_child() && !matches!(self, Self::Sets(_))
+        !matches!(self, Self::Forever | Self::Kills(_) | Self::Sets(_))
     }
 }
 

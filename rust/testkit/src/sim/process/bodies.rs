@@ -136,7 +136,7 @@ impl Process {
                     Fed::Released
                 }
             }
-            Action::Read => Fed::EntryRead(body.run.state.lock().closed_entry(body.task, open_call.call.key())),
+            Action::Read => Fed::EntryRead(body.machine.read(&open_call.call, &body.run.state.lock())),
             Action::AskPart(_) => Fed::Asked(self.ask(open_call.act)),
             Action::ProvePart(_) => Fed::Proved(true),
             Action::StartChildren { event, .. } => self.start_child(&body, *event),

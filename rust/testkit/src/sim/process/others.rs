@@ -144,7 +144,11 @@ impl Process {
             }
             (Act::Joins(None), Ok(_)) => 1,
             (Act::Joins(None), Err(failure)) if failure.kind == FailureKind::ChildFailed => {
-                oracle.meets("a child that fails");
+                oracle.meets(if body.task.map >= 0 {
+                    "a child of an element that fails"
+                } else {
+                    "a child that fails"
+                });
                 2
             }
             (Act::Takes(_), Ok(value)) => {
