@@ -85,15 +85,14 @@ def test_a_run_is_a_tree_of_spans_with_the_recorded_times(store: str) -> None:
         "bide.wait.name": "nap",
     }
     assert by_name["w"].attributes["bide.workflow.version"]
-    assert by_name["nap"].end_time - by_name["nap"].start_time >= 10_000_000
     for name in ("nap", "fetch"):
         assert by_name["works"].start_time <= by_name[name].start_time <= by_name[name].end_time
         assert by_name[name].end_time <= by_name["works"].end_time <= by_name["w"].end_time
 
 
-def test_a_step_takes_as_long_as_its_function(store: str) -> None:
+def test_spans_of_steps_and_waits_have_their_exact_length() -> None:
     provider, exporter = traced()
-    with bide.testing.Runner(on_event=Telemetry(provider)) as runner:
+    with bide.testing.Runner(auto_advance=True, on_event=Telemetry(provider)) as runner:
 
         def slow() -> None:
             runner.clock.advance(5, executing=True)
@@ -101,11 +100,13 @@ def test_a_step_takes_as_long_as_its_function(store: str) -> None:
         @bide.task
         def works(handle: bide.TaskHandle) -> None:
             handle.step(slow, name="slow")
+            handle.sleep(60, name="nap")
 
         runner.run(bide.Workflow("w", [works]))
-        eventually(lambda: len(exporter.get_finished_spans()) == 3, "all spans are there")
-    slow_span: Any = next(span for span in exporter.get_finished_spans() if span.name == "slow")
-    assert slow_span.end_time - slow_span.start_time == 5_000_000_000
+        eventually(lambda: len(exporter.get_finished_spans()) == 4, "all spans are there")
+    took = {span.name: (span.end_time or 0) - (span.start_time or 0) for span in exporter.get_finished_spans()}
+    second = 1_000_000_000
+    assert took == {"slow": 5 * second, "nap": 60 * second, "works": 65 * second, "w": 65 * second}
 
 
 def test_a_run_links_to_its_submitter_and_its_parent_run(store: str) -> None:
@@ -195,7 +196,7 @@ def test_metrics_count_waits_and_runs_in_seconds(store: str) -> None:
         eventually(lambda: "bide.run.duration" in points(reader), "the end of the run has come")
     found = points(reader)
     assert (found["bide.wait.open time"].value, found["bide.wait.open signal"].value) == (0, 0)
-    assert found["bide.wait.duration time"].sum >= 0.01
+    assert 0 < found["bide.wait.duration time"].sum <= found["bide.run.duration"].sum
     assert found["bide.wait.lateness time"].count == found["bide.wait.duration signal"].count == 1
     assert found["bide.run.duration"].sum >= 0.01
     assert "bide.wait.lateness signal" not in found
