@@ -55,9 +55,9 @@ class Runner(RunnerTwins, StoreAccess):
     The bodies of a cancelled run may execute for `cancel_grace` to clean up, and that may take `cancel_limit` by the
     wall; then they are cut off.
 
-    `on_event` is called with a `RunEvent` after each commit that ends a task or a run, opens or closes a wait, or plans
-    a retry. It is called on one thread of the runner's, one event after the other; an exception in it is logged and
-    changes nothing.
+    `on_event` is called with a `RunEvent` after each commit that ends a task, a step or a run, opens or closes a wait,
+    or plans a retry. It is called on one thread of the runner's, one event after the other; an exception in it is
+    logged and changes nothing.
     """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword

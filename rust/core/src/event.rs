@@ -85,6 +85,8 @@ pub enum Event {
         attempt: u32,
         /// What is recorded.
         wait: Wait,
+        /// When the step was executed; `None`: now.
+        since: Option<Time>,
         /// Its value, or how it failed.
         result: Result<Value, Failure>,
     },

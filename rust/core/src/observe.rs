@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, EntryState};
 use crate::failure::Failure;
-use crate::id::TaskId;
+use crate::id::{TaskId, TaskRef};
 use crate::record::{TaskRow, Write};
+use crate::run::RunState;
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 
@@ -17,6 +18,8 @@ pub struct Happened {
     pub what: What,
     /// When.
     pub at: Time,
+    /// When that began which has ended with it: the attempt, the wait or the step.
+    pub since: Option<Time>,
     /// To which task, with its map index; none if it concerns the run.
     pub task: Option<(TaskId, i32)>,
     /// Which attempt of the task, if that is known.
@@ -35,15 +38,33 @@ pub enum What {
     /// A wait was opened: its name and kind, and when it times out.
     WaitOpened(Arc<str>, EntryKind, Option<Time>),
     /// A wait was closed: its name and kind, and how.
-    WaitClosed(Arc<str>, EntryKind, EntryState),
+    WaitClosed(ClosedWait),
+    /// A step has ended: its name, which use of it, and whether it has returned.
+    StepEnded(Arc<str>, u32, bool),
     /// An attempt has failed, and another one is made at this time.
     Retried(Time),
 }
 
+/// A wait that was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedWait {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Which use of the name, as in [`crate::entry::EntryKey`].
+    pub n: u32,
+    /// Its kind.
+    pub kind: EntryKind,
+    /// How it was closed.
+    pub state: EntryState,
+    /// The time that it has waited for: that of a point in time, or of its timeout.
+    pub due: Option<Time>,
+}
+
 /// What has happened with these writes of an event that was applied at this time.
+/// `attempt` finds the current attempt of a task.
 #[must_use]
-pub fn happened(writes: &[Write], now: Time) -> Vec<Happened> {
-    writes.iter().filter_map(|write| of_write(write, now)).collect()
+pub fn happened(writes: &[Write], now: Time, attempt: impl Fn(TaskId, i32) -> Option<u32>) -> Vec<Happened> {
+    writes.iter().filter_map(|write| of_write(write, now, &attempt)).collect()
 }
 
 /// Whether an attempt has failed with this write. That is of interest also if nobody observes.
@@ -53,11 +74,22 @@ pub fn is_failed_attempt(write: &Write) -> bool {
     row.failure.is_some() && (row.status == TaskStatus::Failed || row.retry_at.is_some())
 }
 
-fn of_write(write: &Write, now: Time) -> Option<Happened> {
+impl RunState {
+    /// The current attempt of a task, which is known by its number in the store; none before the first.
+    #[must_use]
+    pub fn attempt_of(&self, task: TaskId, map: i32) -> Option<u32> {
+        let ix = self.ids.iter().position(|known| *known == task)?;
+        let state = self.get(TaskRef { ix: u32::try_from(ix).ok()?, map })?;
+        (state.attempts > 0).then_some(state.attempts)
+    }
+}
+
+fn of_write(write: &Write, now: Time, attempt: impl Fn(TaskId, i32) -> Option<u32>) -> Option<Happened> {
     match write {
         Write::Done(row) => Some(Happened {
             what: What::TaskEnded(TaskStatus::Completed),
             at: row.ended_at,
+            since: Some(row.started_at),
             task: Some((row.task, row.map)),
             attempt: Some(1),
             failure: None,
@@ -66,11 +98,15 @@ fn of_write(write: &Write, now: Time) -> Option<Happened> {
         Write::Entry { task, map, entry, .. } => {
             let what = of_entry(entry, now)?;
             let failure = entry.failure.clone().filter(|_| entry.state == EntryState::Failed);
-            Some(Happened { what, at: now, task: Some((*task, *map)), attempt: None, failure })
+            let since = (entry.state != EntryState::Open).then_some(entry.opened_at);
+            // A gate belongs to no attempt: it comes before the first.
+            let attempt = attempt(*task, *map).filter(|_| entry.key.n > 0);
+            Some(Happened { what, at: now, since, task: Some((*task, *map)), attempt, failure })
         }
         Write::Run(update) if update.status.is_ended() || update.status == RunStatus::Paused => Some(Happened {
             what: What::RunEnded(update.status),
             at: now,
+            since: None,
             task: None,
             attempt: None,
             failure: update.failure.clone(),
@@ -86,22 +122,26 @@ fn of_task(row: &TaskRow, now: Time) -> Option<Happened> {
         _ => return None,
     };
     let (at, task, attempt) = (row.ended_at.unwrap_or(now), Some((row.task, row.map)), Some(row.attempts));
-    Some(Happened { what, at, task, attempt, failure: row.failure.clone() })
+    Some(Happened { what, at, since: row.started_at, task, attempt, failure: row.failure.clone() })
 }
 
-/// A wait that was opened or closed now. Steps and other records are no waits.
+/// A wait that was opened or closed now, or a step that has ended now. Other records are of no interest.
 fn of_entry(entry: &Entry, now: Time) -> Option<What> {
-    let (name, kind) = (Arc::clone(&entry.key.name), entry.kind());
-    if matches!(
-        kind,
-        EntryKind::Step | EntryKind::Start | EntryKind::Callback | EntryKind::Checkpoint | EntryKind::Reply
-    ) {
-        return None;
-    }
-    match entry.state {
-        EntryState::Open if entry.opened_at == now => Some(What::WaitOpened(name, kind, entry.deadline)),
-        EntryState::Open => None,
-        state => (entry.closed_at == Some(now)).then_some(What::WaitClosed(name, kind, state)),
+    let (name, n, kind, state) = (Arc::clone(&entry.key.name), entry.key.n, entry.kind(), entry.state);
+    let (opened, closed) = match state {
+        EntryState::Open => (entry.opened_at == now, false),
+        _ => (false, entry.closed_at == Some(now)),
+    };
+    match kind {
+        EntryKind::Start | EntryKind::Callback | EntryKind::Checkpoint | EntryKind::Reply => None,
+        EntryKind::Step => closed.then_some(What::StepEnded(name, n, state == EntryState::Satisfied)),
+        _ if opened => Some(What::WaitOpened(name, kind, entry.deadline)),
+        _ if closed => {
+            let due = if state == EntryState::Failed { entry.deadline } else { entry.due() };
+            let due = due.filter(|due| *due <= now && state != EntryState::Lost);
+            Some(What::WaitClosed(ClosedWait { name, n, kind, state, due }))
+        }
+        _ => None,
     }
 }
 
@@ -120,6 +160,12 @@ mod tests {
         Write::Entry { run: 1, task: 2, map: NO_MAP, entry: Box::new(Entry::new(key, 1, operation, opened_at)) }
     }
 
+    fn closed(operation: Operation, opened_at: Time) -> Write {
+        let Write::Entry { run, task, map, mut entry } = entry(operation, opened_at) else { unreachable!() };
+        (entry.state, entry.closed_at) = (EntryState::Satisfied, Some(NOW));
+        Write::Entry { run, task, map, entry }
+    }
+
     #[test]
     fn only_what_changes_with_the_event_has_happened() {
         let condition = || Operation::Condition { proof: None };
@@ -130,11 +176,23 @@ mod tests {
             // Written again, and a step.
             entry(condition(), Time(3)),
             entry(Operation::step(None), NOW),
+            closed(condition(), Time(3)),
+            closed(Operation::step(None), NOW),
             Write::Task(Box::new(TaskRow::pending(1, 2))),
             Write::Task(Box::new(retried)),
         ];
-        let found: Vec<What> = happened(&writes, NOW).into_iter().map(|it| it.what).collect();
-        let opened = What::WaitOpened("wait".into(), EntryKind::Condition, None);
-        assert_eq!(found, [What::TaskEnded(TaskStatus::Completed), opened, What::Retried(Time(9))]);
+        let found = happened(&writes, NOW, |_, _| Some(2));
+        let spans: Vec<_> = found.iter().map(|it| (it.since, it.attempt)).collect();
+        let what: Vec<What> = found.into_iter().map(|it| it.what).collect();
+        let (name, kind): (Arc<str>, _) = ("wait".into(), EntryKind::Condition);
+        let closed = ClosedWait { name: Arc::clone(&name), n: 1, kind, state: EntryState::Satisfied, due: None };
+        let wanted = [
+            (What::TaskEnded(TaskStatus::Completed), (Some(Time(5)), Some(1))),
+            (What::WaitOpened(Arc::clone(&name), kind, None), (None, Some(2))),
+            (What::WaitClosed(closed), (Some(Time(3)), Some(2))),
+            (What::StepEnded(name, 1, true), (Some(NOW), Some(2))),
+            (What::Retried(Time(9)), (None, Some(1))),
+        ];
+        assert_eq!(what.into_iter().zip(spans).collect::<Vec<_>>(), wanted);
     }
 }

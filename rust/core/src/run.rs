@@ -414,9 +414,9 @@ impl RunState {
                 self.running(task, attempt)?;
                 self.opened(task, waits, out);
             }
-            Event::Recorded { task, attempt, wait, result } => {
+            Event::Recorded { task, attempt, wait, since, result } => {
                 self.running(task, attempt)?;
-                self.recorded(task, wait, result, out);
+                self.recorded(task, wait, since, result, out);
             }
             Event::Closed { task, attempt, key, result, proved, .. } if key.n > 0 => {
                 self.current(task, attempt, TaskStatus::Running)?;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use bide_core::observe::{Happened, What};
-use bide_core::{EntryState, NO_MAP, Time};
+use bide_core::observe::{ClosedWait, Happened, What};
+use bide_core::{EntryKind, EntryState, NO_MAP, Time};
 use bide_executor::Observer;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::errors::names;
 use crate::gil::{self, Kept};
 use crate::host::{PyRun, Python3};
 use crate::moment::datetime;
@@ -44,20 +45,26 @@ impl Observed {
         Ok(())
     }
 
-    /// Kind, run, workflow, key, task, attempt, status, name and kind of a wait, when, error, retried at.
+    /// Kind, run, workflow, key, task, attempt, status, name and kind of a wait, when, error, and what else there is:
+    /// retried at, when it began, which use of a name; of a run that has ended the run above it, its version, and a
+    /// copy of the submitter's contextvars.
     fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        let Happened { what, at, task, attempt, failure } = &self.happened;
+        let Happened { what, at, since, task, attempt, failure } = &self.happened;
         let (kind, status, wait, until): (_, _, _, Option<Time>) = match what {
             What::TaskEnded(status) => ("task ended", Some(status.as_str()), None, None),
             What::RunEnded(status) => ("run ended", Some(status.as_str()), None, None),
-            What::WaitOpened(name, kind, deadline) => ("wait opened", None, Some((name, *kind)), *deadline),
-            What::WaitClosed(name, kind, state) => {
+            What::WaitOpened(name, kind, deadline) => ("wait opened", None, Some((name, None, *kind)), *deadline),
+            What::WaitClosed(ClosedWait { name, n, kind, state, due }) => {
                 let outcome = match state {
                     EntryState::Satisfied => "satisfied",
                     EntryState::Lost => "lost",
                     _ => "failed",
                 };
-                ("wait closed", Some(outcome), Some((name, *kind)), None)
+                ("wait closed", Some(outcome), Some((name, Some(*n), *kind)), *due)
+            }
+            What::StepEnded(name, n, returned) => {
+                let outcome = if *returned { "satisfied" } else { "failed" };
+                ("step ended", Some(outcome), Some((name, Some(*n), EntryKind::Step)), None)
             }
             What::Retried(at) => ("retry", None, None, Some(*at)),
         };
@@ -67,10 +74,29 @@ impl Observed {
             let name = workflow.graph.name(u32::try_from(ix).ok()?);
             Some(if map == NO_MAP { name.to_string() } else { format!("{name}[{map}]") })
         });
-        let until = until.map(|at| datetime(py, at)).transpose()?;
+        let moment = |at: Option<Time>| at.map(|at| datetime(py, at)).transpose();
+        let (wait, n, wait_kind) =
+            wait.map_or((None, None, None), |(name, n, kind)| (Some(&**name), n, Some(word(kind))));
+        let of_run = self.of_run(py)?;
+        let since = if of_run.is_some() { Some(self.run.created_at) } else { *since };
+        let rest = (moment(until)?, moment(since)?, n, of_run);
         let who = (kind, self.run.id.to_string(), workflow.graph.workflow().to_string(), self.run.key.as_deref());
-        let which = (task, *attempt, status, wait.map(|(name, _)| name.to_string()), wait.map(|(_, kind)| word(kind)));
-        let how = (datetime(py, *at)?, failure.as_ref().map(ToString::to_string), until);
-        (who.0, who.1, who.2, who.3, which.0, which.1, which.2, which.3, which.4, how.0, how.1, how.2).into_pyobject(py)
+        let error = failure.as_ref().map(ToString::to_string);
+        (who.0, who.1, who.2, who.3, task, *attempt, status, wait, wait_kind, datetime(py, *at)?, error, rest)
+            .into_pyobject(py)
+    }
+
+    /// Of a run that has ended: the run above it, its version, and a copy of the submitter's contextvars.
+    #[expect(clippy::type_complexity, reason = "a tuple for Python")]
+    fn of_run<'py>(&self, py: Python<'py>) -> PyResult<Option<(Option<String>, &str, Option<Bound<'py, PyAny>>)>> {
+        if !matches!(self.happened.what, What::RunEnded(_)) {
+            return Ok(None);
+        }
+        let parent = self.run.parent.as_ref().map(|parent| parent.id.to_string());
+        let vars = match self.run.local.contextvars() {
+            Some(vars) => Some(vars.copied(names(py)?, py)?.into_bound()),
+            None => None,
+        };
+        Ok(Some((parent, self.run.workflow.graph.version(), vars)))
     }
 }

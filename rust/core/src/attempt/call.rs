@@ -399,7 +399,7 @@ impl Call {
                 polling.set_deadline(deadline);
                 return self.go(State::First, Action::Ask);
             }
-            Kind::Step(_) => return self.step_is_new(),
+            Kind::Step(_) => return self.step_is_new(clocks),
             Kind::Checkpoint(_) | Kind::Combined(_) | Kind::Starts(_) => return self.end(Ok(Value::NONE)),
             Kind::Pushed(operation) => {
                 let operation = operation.clone();
@@ -473,7 +473,7 @@ impl Call {
     #[inline(never)]
     pub(super) fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
         let (task, attempt, wait) = (self.task, self.attempt, self.wait(operation));
-        let event = Event::Recorded { task, attempt, wait, result: result.clone() };
+        let event = Event::Recorded { task, attempt, wait, since: self.step_began(), result: result.clone() };
         self.go(State::Recording(result), Action::Commit(Box::new(event)))
     }
 

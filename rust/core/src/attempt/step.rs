@@ -45,6 +45,8 @@ pub(super) struct Step {
     retry: Option<Box<RetryPolicy>>,
     /// How often it has failed.
     tries: u32,
+    /// When it was last executed; `None` if it was not yet.
+    began: Option<Time>,
     /// That it began is in the journal.
     begun: bool,
     /// It is called on another thread than the body's, which has the slot.
@@ -77,7 +79,7 @@ impl Step {
     pub(super) fn new(options: &StepOptions, caller: Caller) -> Self {
         let StepOptions { once, retry, .. } = options;
         let (retry, elsewhere) = (retry.map(Box::new), caller == Caller::Elsewhere);
-        Self { once: *once, retry, tries: 0, begun: false, elsewhere, keeps_slot: elsewhere }
+        Self { once: *once, retry, tries: 0, began: None, begun: false, elsewhere, keeps_slot: elsewhere }
     }
 }
 
@@ -96,14 +98,27 @@ impl Call {
         }
     }
 
+    /// When a step was last executed; `None` if this is none, or was not executed here.
+    pub(super) fn step_began(&self) -> Option<Time> {
+        match &self.kind {
+            Kind::Step(step) => step.began,
+            _ => None,
+        }
+    }
+
+    fn execute(&mut self, clocks: &dyn Clocks) -> Action {
+        self.step().began = Some(clocks.wall());
+        self.go_step(State::Executing, Action::Execute)
+    }
+
     fn go_step(&mut self, state: State, action: Action) -> Action {
         self.go(CallState::Step(state), action)
     }
 
     /// Nothing is recorded of the step.
-    pub(super) fn step_is_new(&mut self) -> Action {
+    pub(super) fn step_is_new(&mut self, clocks: &dyn Clocks) -> Action {
         if !self.step().once {
-            return self.go_step(State::Executing, Action::Execute);
+            return self.execute(clocks);
         }
         self.step().begun = true;
         let wait = self.wait(Operation::step(self.proof()));
@@ -125,7 +140,7 @@ impl Call {
         }
         match due.filter(|due| *due > clocks.wall()) {
             Some(due) => self.sleep_until(due),
-            None => self.go_step(State::Executing, Action::Execute),
+            None => self.execute(clocks),
         }
     }
 
@@ -139,9 +154,7 @@ impl Call {
     #[inline(never)]
     pub(super) fn advance_step(&mut self, state: State, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
         match (state, fed) {
-            (State::Beginning, Fed::Committed { .. }) | (State::Lease, Fed::LeaseHeld) => {
-                self.go_step(State::Executing, Action::Execute)
-            }
+            (State::Beginning, Fed::Committed { .. }) | (State::Lease, Fed::LeaseHeld) => self.execute(clocks),
             (State::Executing, Fed::Executed(result)) => self.record(Operation::step(self.proof()), result),
             (State::Executing, Fed::Raised(failure, retry)) => self.raised(failure, retry, clocks),
             (State::Executing, Fed::Unrecorded) if self.step().begun => {

@@ -280,7 +280,7 @@ impl RunState {
         answer: Result<Value, Failure>,
         out: &mut Out<'_>,
     ) {
-        self.recorded(task, wait, Ok(answered_value(request)), out);
+        self.recorded(task, wait, None, Ok(answered_value(request)), out);
         self.answer(request, answer, out);
     }
 

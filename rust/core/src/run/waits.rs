@@ -168,12 +168,19 @@ impl RunState {
 
     /// A step ended, or a wait was satisfied at its first check. An entry that replaces a closed one is not a new
     /// record: a condition that cannot be encoded is polled and recorded at each entry of the body.
-    pub(super) fn recorded(&mut self, task: TaskRef, wait: Wait, result: Result<Value, Failure>, out: &mut Out<'_>) {
+    pub(super) fn recorded(
+        &mut self,
+        task: TaskRef,
+        wait: Wait,
+        since: Option<Time>,
+        result: Result<Value, Failure>,
+        out: &mut Out<'_>,
+    ) {
         let key = wait.key.clone();
         let detail = self.detail(task);
         let before = detail.journal.get(&key).map(|entry| entry.state);
         let is_intent = detail.journal.get(&key).is_some_and(|entry| entry.mode() == StepMode::Once);
-        detail.journal.open(wait, out.now);
+        detail.journal.open(wait, since.map_or(out.now, |since| since.min(out.now)));
         if matches!(&result, Err(failure) if self.is_cancellation(failure)) {
             self.task_mut(task).interrupt = false;
         }

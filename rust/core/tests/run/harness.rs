@@ -382,7 +382,7 @@ impl World {
                 assert!(!closed, "a committed step runs again");
             }
             let result = self.result(ix, &key, acts[at]);
-            self.apply(Event::Recorded { task, attempt, wait, result });
+            self.apply(Event::Recorded { task, attempt, wait, since: None, result });
         } else {
             self.apply(Event::Opened { task, attempt, waits: vec![wait] });
         }

@@ -164,7 +164,7 @@ impl Script {
 
     pub(crate) fn record(&mut self, name: &str, wait: Wait, result: Result<Value, Failure>) {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        self.apply(Event::Recorded { task, attempt, wait, result }).unwrap();
+        self.apply(Event::Recorded { task, attempt, wait, since: None, result }).unwrap();
     }
 
     pub(crate) fn close(&mut self, name: &str, key: EntryKey, result: Result<Value, Failure>) -> Result<(), Refused> {

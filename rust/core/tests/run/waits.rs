@@ -241,7 +241,8 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     assert_eq!(script.apply(due(1)), Err(Refused::AttemptOver));
     script.enter("a");
     let late = Outcome::Completed { output: Value::NONE, changes: None };
-    let recorded = Event::Recorded { task, attempt: 1, wait: wait("w", EntryKind::Step), result: Ok(Value::NONE) };
+    let recorded =
+        Event::Recorded { task, attempt: 1, wait: wait("w", EntryKind::Step), since: None, result: Ok(Value::NONE) };
     let events = [
         Event::Started { task, attempt: 1 },
         Event::Opened { task, attempt: 1, waits: vec![wait("w", EntryKind::Condition)] },

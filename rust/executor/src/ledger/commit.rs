@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Effect, EntryState, Event, Pending, Refused, RunStatus, Time, observe};
+use bide_core::{Effect, EntryState, Event, Pending, Refused, RunState, RunStatus, Time, observe};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
@@ -451,7 +451,7 @@ impl<H: Host> Ledger<H> {
         let before = pending.batch.len();
         pending.apply(tagged, &mut state, event, at)?;
         if engine.is_observed() || pending.batch[before..].iter().any(observe::is_failed_attempt) {
-            observed(pending, tagged, before, at);
+            observed(pending, tagged, &state, before, at);
         }
         Ok(state.status())
     }
@@ -464,8 +464,8 @@ fn closes_a_wait(write: &Write) -> bool {
 
 /// Adds what has happened with the writes from a position on, for those who observe.
 #[cold]
-fn observed<H: Host>(pending: &mut Pending<Tagged<H>>, run: &Tagged<H>, from: usize, at: Time) {
-    let happened = observe::happened(&pending.batch[from..], at);
+fn observed<H: Host>(pending: &mut Pending<Tagged<H>>, run: &Tagged<H>, state: &RunState, from: usize, at: Time) {
+    let happened = observe::happened(&pending.batch[from..], at, |task, map| state.attempt_of(task, map));
     if !happened.is_empty() {
         pending.follow(run, Effect::Happened(happened.into()));
     }
