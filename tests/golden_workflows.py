@@ -431,6 +431,23 @@ def cleans_up(handle: bide.TaskHandle) -> None:
 cancelled = bide.Workflow("cancelled", [cleans_up])
 
 
+one_at_a_time = bide.Limit("one at a time", in_flight=1, rate=(1000, 3600))
+
+
+@bide.task(limit=one_at_a_time)
+def in_flight(handle: bide.TaskHandle) -> str:
+    handle.defer_until(is_open, 100)
+    return "landed"
+
+
+@bide.task(limit=one_at_a_time)
+def in_line() -> str:
+    return "landed too"
+
+
+limited = bide.Workflow("limited", [in_flight, in_line])
+
+
 def is_for_later() -> None: ...
 
 

@@ -40,6 +40,7 @@ OUTPUTS_4 = {
     "deciding": {"decided": "decided", "told": False, "patient": 5.0},
     "interrupted": {"pays_once": "interrupted"},
     "held": {"is_held": "went on"},
+    "limited": {"in_flight": "landed", "in_line": "landed too"},
     "listening": {"listens": [1, "both", 42, 2, 7]},
     "looping": {"turns": 1},
     "parent": {"waits_for_it": 3},
