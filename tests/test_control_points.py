@@ -232,7 +232,7 @@ class Points:
 
     def running(self, key: str) -> tuple[set[str], set[str]]:
         """Return the tasks whose bodies wait, and those whose bodies execute."""
-        tasks = self.runner.get(key).tasks  # type: ignore[union-attr]
+        tasks = self.runner.get(key).tasks
         running = {name for name, task in tasks.items() if task.status == "Running"}
         waiting = {name for name in running if tasks[name].sub_status == "Deferred"}
         return waiting, running - waiting
@@ -314,7 +314,7 @@ def test_a_run_is_paused_and_resumed_after_any_commit(points: Points, file: Path
     runner, points.splits = points.runner, True
 
     def ended(key: str) -> bool:
-        return runner.get(key).status not in {"Running", "Paused"}  # type: ignore[union-attr]
+        return runner.get(key).status not in {"Running", "Paused"}
 
     def pause(key: str) -> None:
         if not in_time(lambda: control.pause(key, workflow="points", by="ana")):
@@ -322,7 +322,7 @@ def test_a_run_is_paused_and_resumed_after_any_commit(points: Points, file: Path
         if whence == "elsewhere":
             # It is the business of the threads that continue.
             _core._release()
-            eventually(lambda: ended(key) or runner.get(key).status == "Paused", "the run is paused")  # type: ignore[union-attr]
+            eventually(lambda: ended(key) or runner.get(key).status == "Paused", "the run is paused")
         if ended(key):
             return
         parked, executing = points.running(key)
