@@ -26,6 +26,11 @@ def fails(handle: bide.TaskHandle) -> None:
     raise OSError("the disk is gone")
 
 
+@bide.task(limit=bide.Limit("counter", executing=2, rate=(1000, 60)))
+def counts() -> int:
+    return 1
+
+
 @bide.task(gate=bide.signal("never"))
 def gated() -> int:
     return 1
@@ -47,4 +52,5 @@ failing = bide.Workflow("failing", [fails])
 waiting = bide.Workflow("waiting", [gated])
 asking = bide.Workflow("asking", [asks])
 listing = bide.Workflow("listing", [lists])
-workflows = [order, priced, failing, waiting, asking, listing]
+counting = bide.Workflow("counting", [counts])
+workflows = [order, priced, failing, waiting, asking, listing, counting]

@@ -161,7 +161,7 @@ def test_serve_executes_until_a_signal_and_others_act_on_its_runs(file: Path, se
     serving.send_signal(signal.SIGTERM)
     _, errors = serving.communicate(timeout=30)
     assert serving.returncode == 0
-    assert "executes order, priced, failing, waiting, asking, listing on" in errors
+    assert "executes order, priced, failing, waiting, asking, listing, counting on" in errors
 
 
 def test_a_server_that_has_to_stop_says_why_and_fails(file: Path, serving: "subprocess.Popen[str]") -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ WHY = {
     *("run", "workflow", "key", "status", "parent", "held_by", "reason", "by", "runner", "start_at", "tasks"),
     *("children", "requests"),
 }
+SCHEDULE = {
+    *("name", "workflow", "cron", "zone", "every", "inputs", "on_miss", "overlap", "jitter", "created_at"),
+    *("paused_at", "next", "last", "last_run", "queued"),
+}
+LIMIT = {
+    *("name", "by", "key", "executing", "most_executing", "in_flight", "most_in_flight", "started", "most_started"),
+    *("rate_seconds", "waiting"),
+}
 SHAPES: list[tuple[list[str], set[str]]] = [
     (["runs"], RUN),
     (["show", "order-7"], RUN | {"inputs", "error", "tasks", "context"}),
@@ -45,6 +54,13 @@ SHAPES: list[tuple[list[str], set[str]]] = [
     (["skip", "stuck", "gated"], {"run", "asked"}),
     (["cancel", "order-7"], {"run", "asked"}),
     (["retry", "broken"], {"run", "asked"}),
+    (["schedules"], SCHEDULE),
+    (["limits"], LIMIT),
+    (["pause-schedule", "yearly"], {"schedule"}),
+    (["resume-schedule", "yearly"], {"schedule"}),
+    (["trigger", "yearly"], {"schedule", "run"}),
+    (["backfill", "yearly", "2025-01-01T00:00+00:00", "2026-06-01T00:00+00:00"], {"run"}),
+    (["unschedule", "hourly"], {"schedule"}),
     (["fork", "broken", "--start-at", "fails", "--app", "shop"], {"run", "forked_from"}),
 ]
 
@@ -60,6 +76,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with pytest.raises(bide.RunFailed):
             runner.run(shop.failing, key="broken")
         eventually(lambda: len(runner.waiting()) == 3, "three wait")
+        runner.schedule("yearly", shop.counting, "0 0 1 1 *", tz="Europe/Berlin")
+        runner.schedule("hourly", shop.counting, timedelta(hours=1))
+        runner.run(shop.counting)
         yield str(file)
 
 

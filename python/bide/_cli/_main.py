@@ -25,6 +25,15 @@ MODULES = {
         "extend",
         "skip",
     ),
+    "_rules": (
+        "schedules",
+        "pause-schedule",
+        "resume-schedule",
+        "trigger",
+        "backfill",
+        "unschedule",
+        "limits",
+    ),
     "_keep": ("export", "check", "backup"),
     "_serve": ("serve",),
 }
@@ -60,7 +69,9 @@ class Commands(click.Group):
         place = PLACES.get(cmd_name)
         if place is None:
             return None
-        found: click.Command = getattr(importlib.import_module(f"bide._cli.{place}"), f"{cmd_name}_command")
+        found: click.Command = getattr(
+            importlib.import_module(f"bide._cli.{place}"), f"{cmd_name.replace('-', '_')}_command"
+        )
         return found
 
     def resolve_command(

@@ -1,0 +1,162 @@
+"""The commands about what holds for many runs: schedules and limits."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from bide._cli import _output
+from bide._cli._output import Column, Item, output_option, write_one
+from bide._cli._store import client_of, since_of, store_and
+
+if TYPE_CHECKING:
+    from bide._limits import LimitInfo, LimitUse
+    from bide._schedules import Schedule
+
+ANY_NUMBER = 10**9
+"""How many ticks `backfill --yes` takes."""
+
+SCHEDULE_COLUMNS: list[Column] = [
+    ("name", lambda one: one["name"]),
+    ("workflow", lambda one: one["workflow"]),
+    ("when", lambda one: one["cron"] or f"every {one['every']:g} s"),
+    ("zone", lambda one: one["zone"]),
+    ("next", lambda one: one["next"] or "paused"),
+    ("last", lambda one: one["last"]),
+    ("run", lambda one: one["last_run"]),
+    ("queued", lambda one: len(one["queued"]) or None),
+]
+LIMIT_COLUMNS: list[Column] = [
+    ("limit", lambda one: one["name"]),
+    ("key", lambda one: one["key"]),
+    ("executing", lambda one: _of(one, "executing", "most_executing")),
+    ("in flight", lambda one: _of(one, "in_flight", "most_in_flight")),
+    ("started", lambda one: _of(one, "started", "most_started")),
+    ("held back", lambda one: one["waiting"] or None),
+]
+
+
+def _of(one: Item, used: str, most: str) -> str | None:
+    return None if one[most] is None else f"{one[used]} of {one[most]}"
+
+
+def schedule_item(one: "Schedule") -> Item:
+    """Return what is printed of a schedule."""
+    is_span = isinstance(one.when, timedelta)
+    return {
+        "name": one.name,
+        "workflow": one.workflow,
+        "cron": None if is_span else one.when.expression,  # type: ignore[union-attr]
+        "zone": None if is_span else str(one.when.tz),  # type: ignore[union-attr]
+        "every": one.when.total_seconds() if isinstance(one.when, timedelta) else None,
+        "inputs": one.inputs,
+        "on_miss": one.on_miss,
+        "overlap": one.overlap,
+        "jitter": one.jitter,
+        "created_at": one.created_at,
+        "paused_at": one.paused_at,
+        "next": one.next,
+        "last": one.last,
+        "last_run": one.last_run,
+        "queued": list(one.queued),
+    }
+
+
+def limit_item(one: "LimitInfo", use: "LimitUse | None") -> Item:
+    """Return what is printed of a limit, for one value of its key."""
+    limit = one.limit
+    times, span = limit.rate or (None, None)
+    return {
+        "name": limit.name,
+        "by": limit.key,
+        "key": None if use is None else use.key,
+        "executing": 0 if use is None else use.executing,
+        "most_executing": limit.executing,
+        "in_flight": 0 if use is None else use.in_flight,
+        "most_in_flight": limit.in_flight,
+        "started": 0 if use is None else use.started,
+        "most_started": times,
+        "rate_seconds": span,
+        "waiting": 0 if use is None else use.waiting,
+    }
+
+
+@click.command("schedules")
+@store_and()
+@output_option
+def schedules_command(store: str, *, form: str) -> None:
+    """List the schedules, by name."""
+    with client_of(store) as client:
+        items = [schedule_item(one) for one in client.schedules()]
+        _output.write_all(form, items, SCHEDULE_COLUMNS, nothing="there are no schedules")
+
+
+@click.command("limits")
+@store_and()
+@output_option
+def limits_command(store: str, *, form: str) -> None:
+    """List the limits, by name, and how much of each is used."""
+    with client_of(store) as client:
+        items = [limit_item(one, use) for one in client.limits() for use in one.uses or (None,)]
+        _output.write_all(form, items, LIMIT_COLUMNS, nothing="there are no limits")
+
+
+def _alter(what: Literal["pause", "resume", "remove"], done: str, store: str, name: str, form: str) -> None:
+    with client_of(store) as client:
+        client._alter(name, what)
+        write_one(form, {"schedule": name}, lambda: f"schedule {name!r} {done}")
+
+
+@click.command("pause-schedule")
+@store_and("name")
+@output_option
+def pause_schedule_command(store: str, name: str, *, form: str) -> None:
+    """Have a schedule start no runs until it is resumed."""
+    _alter("pause", "is paused", store, name, form)
+
+
+@click.command("resume-schedule")
+@store_and("name")
+@output_option
+def resume_schedule_command(store: str, name: str, *, form: str) -> None:
+    """Have a paused schedule start runs again."""
+    _alter("resume", "goes on", store, name, form)
+
+
+@click.command("unschedule")
+@store_and("name")
+@output_option
+def unschedule_command(store: str, name: str, *, form: str) -> None:
+    """Remove a schedule; the runs that it has started stay."""
+    _alter("remove", "was removed", store, name, form)
+
+
+@click.command("trigger")
+@store_and("name")
+@output_option
+def trigger_command(store: str, name: str, *, form: str) -> None:
+    """Start a run of a schedule now."""
+    with client_of(store) as client:
+        run = client.trigger(name).id
+        write_one(form, {"schedule": name, "run": run}, lambda: run)
+
+
+@click.command("backfill")
+@store_and("name", "since", "until")
+@click.option("--yes", is_flag=True, help="Start more than 10,000 runs, too.")
+@output_option
+def backfill_command(store: str, name: str, since: str, until: str, *, yes: bool, form: str) -> None:
+    """Start a run for each tick of a schedule from SINCE to UNTIL that has none."""
+    from bide._errors import DefinitionError
+    from bide._schedules import MOST
+
+    first, last = since_of(since), since_of(until)
+    with client_of(store) as client:
+        try:
+            handles = client.backfill(name, first, last, most=ANY_NUMBER if yes else MOST)
+        except DefinitionError as refused:
+            # What it says of `most=` is for those who call it.
+            msg = str(refused).replace("pass most= to start so many", "pass --yes to start so many")
+            raise click.UsageError(msg, click.get_current_context(silent=True)) from None
+        items: list[Item] = [{"run": handle.id} for handle in handles]
+        _output.write_all(form, items, [("run", lambda one: one["run"])], nothing="no tick is left to run")
