@@ -54,6 +54,7 @@ BIDE_ROWS = (
     "unfinished",
     "million",
     "workflows",
+    "schedules",
 )
 
 

@@ -51,7 +51,7 @@ mod tests {
         let mut found = Vec::new();
         writers(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
         found.sort();
-        // The last is a store itself: it passes calls on to another one.
-        assert_eq!(found, ["src/ledger/commit.rs", "src/ledger/write.rs", "src/retrying.rs"]);
+        // One is a store itself: it passes calls on to another one. The last creates a run that nobody executes.
+        assert_eq!(found, ["src/ledger/commit.rs", "src/ledger/write.rs", "src/retrying.rs", "src/runs/fork.rs"]);
     }
 }

@@ -10,6 +10,7 @@
 //! So a runner whose own lease has run out takes no other for dead because of its lease, until it has renewed and the
 //! others have had the time to ([`GRACE`]). A dead process is still known by its byte.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bide_core::RunId;
@@ -260,6 +261,9 @@ impl SqliteStore {
         for run in &claimed {
             execute(writer, TAKE, [run.row(), lease.runner, lease.epoch]).map_err(explain)?;
             marked.set_aside(writer, run.row()).map_err(explain)?;
+        }
+        if !claimed.is_empty() && limits::any(writer).map_err(explain)? {
+            self.has_shares.store(true, Ordering::Relaxed);
         }
         transaction.commit()?;
         self.debt.add(4096);

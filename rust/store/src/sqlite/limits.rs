@@ -1,6 +1,7 @@
 //! Limits: their definitions, and the shares and starts that count. See [`crate::Limits`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::Time;
@@ -53,6 +54,11 @@ fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) ->
     connection.prepare_cached(sql)?.execute(params)
 }
 
+/// Whether there are shares at all.
+pub(super) fn any(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached(ANY_SHARE)?.exists([])
+}
+
 /// Releases the shares of the attempts that end with a batch. True if others wait for such.
 pub(super) fn release(
     connection: &Connection,
@@ -65,9 +71,6 @@ pub(super) fn release(
         write => ShareId::released_by(write).is_some(),
     });
     let Some(first) = releasing.next() else { return Ok(false) };
-    if !connection.prepare_cached(ANY_SHARE)?.exists([])? {
-        return Ok(false);
-    }
     let mut released = 0;
     for write in std::iter::once(first).chain(releasing) {
         if skipped.binary_search(&write.run()).is_ok() {
@@ -204,6 +207,8 @@ impl Limits for SqliteStore {
     }
 
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+        // Before there are any: no attempt that has one ends before this returns.
+        self.has_shares.store(true, Ordering::Relaxed);
         let (answers, others_wait) = self.fenced(lease, |connection| {
             let mut released = 0;
             for ShareId { run, task, map } in &call.released {

@@ -98,6 +98,8 @@ pub struct SqliteStore {
     changes: Arc<ChangeLog>,
     /// When a lease of this process was last found to have run out.
     late: lease::Late,
+    /// Whether runs of this process may have shares of limits, which their ends release. Nobody else pays for limits.
+    has_shares: AtomicBool,
     /// What must not be touched after a fork, not even to drop it.
     live: ManuallyDrop<Live>,
 }
@@ -197,6 +199,7 @@ impl SqliteStore {
             versions: read::Versions::default(),
             changes,
             late: lease::Late::default(),
+            has_shares: AtomicBool::new(false),
             live: ManuallyDrop::new(Live {
                 wake,
                 _checkpointer: checkpointer,
