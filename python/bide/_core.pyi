@@ -105,6 +105,7 @@ __all__ = [
     "Runner",
     "Snapshot",
     "TaskHandle",
+    "TestClock",
     "Workflow",
     "__version__",
     "_callback_token",
@@ -119,6 +120,7 @@ __all__ = [
     "_system_time",
     "counts",
     "in_body",
+    "in_step",
 ]
 
 __version__: str
@@ -1165,6 +1167,7 @@ class TestClock:
     def has_crashed(runner: Runner) -> bool:
         """Whether a runner has crashed."""
 
+@final
 class Snapshot:
     """The state of a run when it was read."""
 

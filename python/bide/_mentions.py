@@ -59,7 +59,7 @@ def _own(one: object) -> Iterator[str]:
 
 def _looked_up(function: types.FunctionType) -> Iterator[object]:
     """Yield what a function can look up, without what belongs to Python or bide."""
-    inner = function.__wrapped__ if hasattr(function, "__wrapped__") else None
+    inner = getattr(function, "__wrapped__", None)
     found = [inner, *(_contents(cell) for cell in function.__closure__ or ())]
     for code in nested(function.__code__):
         found += [function.__globals__.get(name) for name in code.co_names]

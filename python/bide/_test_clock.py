@@ -1,7 +1,7 @@
 """The clock of `bide.testing`, and the errors of its runner."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 
 from bide import _core, _surroundings
@@ -52,7 +52,7 @@ class Clock:
             self._core.advance(moved)
 
     @contextlib.contextmanager
-    def _hold(self) -> Iterator[None]:
+    def _hold(self) -> Generator[None, None, None]:
         """Let no time pass for those who wait for a run."""
         self._core.hold()
         try:
