@@ -1,5 +1,6 @@
 """Schedules: each tick starts one run, also across crashes and with several runners."""
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def keys(runner: bide.Runner | bide.Client, name: str) -> list[str]:
 
 def rewind(file: Path, span: timedelta) -> None:
     """Have a store that nobody uses look as if no runner had been there for this long."""
-    with sqlite3.connect(file) as connection:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE schedule SET decided = decided - ?", [span // timedelta(microseconds=1)])
 
 
