@@ -48,6 +48,11 @@ impl Slot {
         self.sent.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the request is committed, and its answer has not come.
+    fn is_open(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) && self.answer.get().is_none()
+    }
+
     /// Waits for the answer, at most for a span. Blocks.
     pub(super) fn wait(&self, span: Duration) -> Option<Reply> {
         self.answer.wait(span)
@@ -92,9 +97,9 @@ impl Requests {
         senders.into_iter().flatten().for_each(|sender| sender.slot.put(answer));
     }
 
-    /// How many senders wait for the answers to requests that are committed.
+    /// How many senders wait for answers that have not come, to requests that are committed.
     pub(crate) fn waiting(&self) -> usize {
-        self.0.lock().values().flatten().filter(|sender| sender.slot.sent.load(Ordering::Relaxed)).count()
+        self.0.lock().values().flatten().filter(|sender| sender.slot.is_open()).count()
     }
 
     pub(super) fn open(&self) -> Vec<(i64, RunId)> {
