@@ -499,6 +499,7 @@ def test_a_runner_that_closes_releases_what_executed_and_keeps_what_waits(file: 
             if number == 2:
                 break
         eventually(lambda: only_use(runner).waiting == 2, "two are held back")
+        eventually(lambda: len(runner.waiting()) == 1, "the first one waits")
     with bide.Client(file) as client:
         assert only_use(client) == bide.LimitUse(None, 0, 1, 0, 0)
     with bide.Runner(file, workflows=[workflow]) as runner:
