@@ -11,16 +11,16 @@ import pytest
 from benchmarks import instructions
 
 MOST = {
-    ("memory", "task"): 6_000,
+    ("memory", "task"): 6_300,
     ("memory", "hop"): 11_500,
-    ("memory", "run in turn"): 85_000,
+    ("memory", "run in turn"): 88_000,
     ("memory", "run of many"): 50_000,
     ("memory", "wait"): 230_000,
     ("memory", "poll"): 10_000,
     ("normal", "task"): 20_000,
-    ("normal", "hop"): 42_000,
+    ("normal", "hop"): 43_000,
     ("normal", "run in turn"): 175_000,
-    ("normal", "run of many"): 105_000,
+    ("normal", "run of many"): 110_000,
     ("normal", "wait"): 340_000,
     ("normal", "poll"): 10_000,
 }
