@@ -29,7 +29,7 @@ MOMENT_INPUT = "scheduled_at"
 """The input that gets the moment of the tick."""
 
 MOST = 10_000
-"""How many runs `backfill` starts unless it is told to start more."""
+"""How many runs `backfill` starts at most without `most=`."""
 
 _SAMPLE = datetime(2000, 1, 1, tzinfo=UTC)
 _SAMPLE_TEXT = "2000-01-01T00:00:00Z"
@@ -168,6 +168,10 @@ class Schedules:
 
         They start at once, whatever `overlap` says. More than `most` ticks are refused, and none of them starts a run.
         """
+        return self._backfill(name, since, until, most, "pass most= to start that many")
+
+    def _backfill(self, name: str, since: datetime, until: datetime, most: int, more: str) -> "list[RunHandle]":
+        """Do the same; `more` says in an error how to start more runs."""
         access = cast("StoreAccess", self)
         name = check_text(name, "schedule: name")
         first, last = moment(since, "since"), moment(until, "until")
@@ -182,7 +186,7 @@ class Schedules:
         except OverflowError:
             msg = (
                 f"schedule {name!r} has more than {limit:,} ticks from {since} to {until}, each of which would start a "
-                "run: name a shorter time, or pass most= to start so many"
+                f"run: name a shorter time, or {more}"
             )
             raise DefinitionError(msg) from None
         return [self._handle_of(one) for one in started]

@@ -1,15 +1,18 @@
 """The commands about what holds for many runs: schedules and limits."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from bide._cli import _output
 from bide._cli._output import Column, Item, output_option, write_one
 from bide._cli._store import client_of, since_of, store_and
+from bide._client import Client
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bide._limits import LimitInfo, LimitUse
     from bide._schedules import Schedule
 
@@ -101,9 +104,9 @@ def limits_command(store: str, *, form: str) -> None:
         _output.write_all(form, items, LIMIT_COLUMNS, nothing="there are no limits")
 
 
-def _alter(what: Literal["pause", "resume", "remove"], done: str, store: str, name: str, form: str) -> None:
+def _change(act: "Callable[[Client, str], None]", done: str, store: str, name: str, form: str) -> None:
     with client_of(store) as client:
-        client._alter(name, what)
+        act(client, name)
         write_one(form, {"schedule": name}, lambda: f"schedule {name!r} {done}")
 
 
@@ -112,7 +115,7 @@ def _alter(what: Literal["pause", "resume", "remove"], done: str, store: str, na
 @output_option
 def pause_schedule_command(store: str, name: str, *, form: str) -> None:
     """Have a schedule start no runs until it is resumed."""
-    _alter("pause", "is paused", store, name, form)
+    _change(Client.pause_schedule, "is paused", store, name, form)
 
 
 @click.command("resume-schedule")
@@ -120,7 +123,7 @@ def pause_schedule_command(store: str, name: str, *, form: str) -> None:
 @output_option
 def resume_schedule_command(store: str, name: str, *, form: str) -> None:
     """Have a paused schedule start runs again."""
-    _alter("resume", "goes on", store, name, form)
+    _change(Client.resume_schedule, "goes on", store, name, form)
 
 
 @click.command("unschedule")
@@ -128,7 +131,7 @@ def resume_schedule_command(store: str, name: str, *, form: str) -> None:
 @output_option
 def unschedule_command(store: str, name: str, *, form: str) -> None:
     """Remove a schedule; the runs that it has started stay."""
-    _alter("remove", "was removed", store, name, form)
+    _change(Client.unschedule, "was removed", store, name, form)
 
 
 @click.command("trigger")
@@ -147,16 +150,11 @@ def trigger_command(store: str, name: str, *, form: str) -> None:
 @output_option
 def backfill_command(store: str, name: str, since: str, until: str, *, yes: bool, form: str) -> None:
     """Start a run for each tick of a schedule from SINCE to UNTIL that has none."""
-    from bide._errors import DefinitionError
     from bide._schedules import MOST
 
     first, last = since_of(since), since_of(until)
     with client_of(store) as client:
-        try:
-            handles = client.backfill(name, first, last, most=ANY_NUMBER if yes else MOST)
-        except DefinitionError as refused:
-            # What it says of `most=` is for those who call it.
-            msg = str(refused).replace("pass most= to start so many", "pass --yes to start so many")
-            raise click.UsageError(msg, click.get_current_context(silent=True)) from None
+        most = ANY_NUMBER if yes else MOST
+        handles = client._backfill(name, first, last, most, "pass --yes to start that many")
         items: list[Item] = [{"run": handle.id} for handle in handles]
         _output.write_all(form, items, [("run", lambda one: one["run"])], nothing="no tick is left to run")
