@@ -58,7 +58,7 @@ impl LimitSpec {
     }
 }
 
-/// So many starts in any span of this length.
+/// How many starts there may be in any span of this length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// How many.

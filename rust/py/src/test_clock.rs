@@ -92,8 +92,10 @@ impl PyTestClock {
 
     /// Waits until nothing happens any more, without moving the time.
     fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        let mut watch = self.watch();
-        until(py, &mut watch, |watch| watch.is_at_rest().then_some(()))
+        panics::method(|| {
+            let mut watch = self.watch();
+            until(py, &mut watch, |watch| watch.is_at_rest().then_some(()))
+        })
     }
 
     /// Moves the time by this many seconds, from alarm to alarm, and waits until nothing happens any more.
