@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,11 +203,89 @@ def test_metrics_count_waits_and_runs_in_seconds(store: str) -> None:
     assert "bide.wait.lateness signal" not in found
 
 
+def test_a_wait_that_is_over_at_once_was_opened_and_closed(store: str) -> None:
+    reader = InMemoryMetricReader()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        handle.wait(GO)
+        handle.defer_until(lambda: True)
+
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    with bide.Runner(store, on_event=Telemetry(traced()[0], meters)) as runner:
+        handle = runner.submit(bide.Workflow("w", [waits], signals=[GO]), start_after=0.05)
+        handle.signal(GO)
+        handle.result(timeout=30)
+        eventually(lambda: "bide.run.duration" in points(reader), "the end of the run has come")
+    found = points(reader)
+    assert (found["bide.wait.open signal"].value, found["bide.wait.open condition"].value) == (0, 0)
+
+
+def test_the_span_of_a_condition_says_how_often_it_was_asked(store: str) -> None:
+    provider, exporter = traced()
+    gate, body = iter([False, True]), iter([False, False, False, True])
+
+    @bide.task(gate=bide.until(lambda: next(gate), every=0.01, name="gate"))
+    def waits(handle: bide.TaskHandle) -> None:
+        handle.defer_until(lambda: next(body), 10, name="body")
+        handle.wait_any(bide.until(lambda: True, name="at once"), bide.after(30))
+        handle.sleep(0.01, name="nap")
+
+    with bide.Runner(store, on_event=Telemetry(provider)) as runner:
+        runner.run(bide.Workflow("w", [waits]))
+        eventually(lambda: len(exporter.get_finished_spans()) == 8, "all spans are there")
+    polls = {span.name: (span.attributes or {}).get("bide.wait.polls") for span in exporter.get_finished_spans()}
+    assert polls == {
+        "gate": 2,
+        "body": 4,
+        "at once": 1,
+        "any(at once, after)": None,
+        "after": None,
+        "nap": None,
+        "waits": None,
+        "w": None,
+    }
+
+
+def test_metrics_show_the_slots_that_are_used_and_how_long_commits_take(file: Path) -> None:
+    reader, entered, leave = InMemoryMetricReader(), threading.Event(), threading.Event()
+
+    @bide.task
+    def holds() -> None:
+        entered.set()
+        assert leave.wait(30)
+
+    telemetry = Telemetry(traced()[0], MeterProvider([reader], shutdown_on_exit=False))
+    with bide.Runner(file, on_event=telemetry) as first, bide.Runner(":memory:", on_event=telemetry) as second:
+        handles = [runner.submit(bide.Workflow("w", [holds])) for runner in (first, second)]
+        assert entered.wait(30)
+        eventually(lambda: slots(reader) == {"thread": 2, "coroutine": 0}, "a slot of each is used")
+        leave.set()
+        for handle in handles:
+            handle.result()
+        eventually(lambda: slots(reader) == {"thread": 0, "coroutine": 0}, "all are free")
+        # The creation of the run, and its end; that of a store in memory takes no time.
+        eventually(lambda: points(reader)["bide.commit.duration"].count >= 2, "the commits have come")
+        assert points(reader)["bide.commit.duration"].count <= first.metrics()["bide.commit.duration"]["count"]
+        assert points(reader)["bide.commit.duration"].sum > 0
+    assert slots(reader) == {"thread": 0, "coroutine": 0}
+
+
+def slots(reader: InMemoryMetricReader) -> dict[str, int]:
+    found = points(reader)
+    return {kind: found[f"bide.slot.used {kind}"].value for kind in ("thread", "coroutine")}
+
+
 def points(reader: InMemoryMetricReader) -> dict[str, Any]:
     data = reader.get_metrics_data()
     scopes = [scope for one in (data.resource_metrics if data else []) for scope in one.scope_metrics]
     found: Sequence[tuple[str, Any]] = [
-        (f"{metric.name} {dict(point.attributes or {}).get('bide.wait.kind', '')}".strip(), point)
+        (
+            " ".join(
+                [metric.name, *(str(value) for name, value in (point.attributes or {}).items() if "kind" in name)]
+            ),
+            point,
+        )
         for scope in scopes
         for metric in scope.metrics
         for point in metric.data.data_points

@@ -54,6 +54,7 @@ if _typing.TYPE_CHECKING:
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._limits import HeldBack, LimitInfo, LimitUse
     from bide._logging import LogFilter, install_log_record_factory
+    from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
@@ -140,6 +141,7 @@ __all__ = [
     "codec",
     "current",
     "install_log_record_factory",
+    "metrics",
     "request",
     "signal",
     "task",
@@ -153,6 +155,10 @@ def __getattr__(name: str) -> object:
         from bide import _logging  # noqa: PLC0415 - see above
 
         return getattr(_logging, name)
+    if name == "metrics":
+        from bide._metrics import metrics  # noqa: PLC0415 - see above
+
+        return metrics
     if name == "Callback":
         from bide._callbacks import Callback  # noqa: PLC0415 - see above
 

@@ -121,12 +121,16 @@ __all__ = [
     "counts",
     "in_body",
     "in_step",
+    "metrics",
 ]
 
 __version__: str
 
 def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
+
+def metrics(runner: Runner | None) -> dict[str, Any]:
+    """Return what a runner has counted and has now, None: all runners of this process, with those that are gone."""
 
 def in_step() -> bool:
     """Whether the calling thread executes a step."""
@@ -640,8 +644,11 @@ class Runner:
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
 
-    def observe(self, callback: Callable[[tuple[Any, ...]], object]) -> None:
-        """Have `callback(event)` called with all that happens from here on. See `_observe.py`."""
+    def observe(self, callback: Callable[[tuple[Any, ...]], object], commits: Callable[[float], object] | None) -> None:
+        """Have `callback(event)` called with all that happens from here on, and `commits(seconds)` with each commit.
+
+        See `_observe.py`.
+        """
 
     def explain(self, id: str) -> _Shown | None:  # noqa: A002 - as the extension names it
         """Return what holds a run; None if there is none. See `_why.py`."""

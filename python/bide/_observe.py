@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from bide import _core
 from bide._status import RunStatus, TaskStatus
 from bide._why import WaitKind
 
@@ -31,7 +32,8 @@ class RunEvent(msgspec.Struct, frozen=True):
     uses of that name, and `outcome` is how it was closed: "satisfied", "failed", or "lost" if another of several waits
     came first. `error` says how a task, run, wait or step has failed, and why a task is retried. `since` is when that
     began which has ended: the run, the attempt, the wait or the step. `until` is when a task is retried, when a wait
-    times out, or, once it is closed, the time that it has waited for. Of a run that has ended, `version` is that of
+    times out, or, once it is closed, the time that it has waited for. `polls` is how often this process has asked the
+    condition of a wait that is closed. Of a run that has ended, `version` is that of
     its workflow and `parent` the run whose body has started it.
     """
 
@@ -52,10 +54,20 @@ class RunEvent(msgspec.Struct, frozen=True):
     use: int | None = None
     version: str | None = None
     parent: str | None = None
+    polls: int | None = None
 
 
 _KINDS = {kind.value: kind for kind in RunEventKind}
 _TASK_STATUSES = {status.value: status for status in TaskStatus}
+
+
+def observe(runner: _core.Runner, on_event: Callable[[RunEvent], object]) -> None:
+    """Have `on_event` called with what happens to the runs of a runner from here on.
+
+    One of `bide.otel` also gets the runner, and how long each of its commits takes.
+    """
+    commits = getattr(on_event, "_commits", None)
+    runner.observe(observer(on_event), None if commits is None else commits(runner))
 
 
 def observer(on_event: Callable[[RunEvent], object]) -> Callable[[tuple[Any, ...]], None]:
@@ -76,7 +88,7 @@ def observer(on_event: Callable[[RunEvent], object]) -> Callable[[tuple[Any, ...
 
 def _event(event: tuple[Any, ...]) -> RunEvent:
     kind, run, workflow, key, task, attempt, status, wait, wait_kind, at, error, rest = event
-    until, since, use, of_run = rest
+    until, since, use, polls, of_run = rest
     parent, version, _ = of_run or (None, None, None)
     what, outcome = _KINDS[kind], None
     if status is not None:
@@ -91,7 +103,7 @@ def _event(event: tuple[Any, ...]) -> RunEvent:
     # In the order of the fields, which is twice as fast as by name.
     return RunEvent(
         what, run, workflow, key, at, task, attempt, status, wait, wait_kind, outcome, error, until, since, use,
-        version, parent,
+        version, parent, polls,
     )  # fmt: skip
 
 

@@ -104,7 +104,7 @@ class Runner(RunnerTwins, StoreAccess):
             if on_event is not None:
                 from bide import _observe  # noqa: PLC0415 - few runners are observed
 
-                core.observe(_observe.observer(on_event))
+                _observe.observe(core, on_event)
             for workflow in workflows:
                 self.register(workflow)
         except BaseException:
@@ -139,6 +139,10 @@ class Runner(RunnerTwins, StoreAccess):
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs, including those of a runner that died."""
         self._core.register(self._core_workflow(workflow))
+
+    def metrics(self) -> dict[str, Any]:
+        """Return figures of this runner, as `bide.metrics()` does of all: open waits, slots, commits and the like."""
+        return _core.metrics(self._core)
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

@@ -236,7 +236,7 @@ class Runner(ProgramRunner):
         if self._on_event is not None:
             from bide import _observe  # noqa: PLC0415 - few runners are observed
 
-            self._core.observe(_observe.observer(self._on_event))
+            _observe.observe(self._core, self._on_event)
         self._restarts += 1
         self._down = False
         if self._entered:

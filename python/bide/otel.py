@@ -10,11 +10,13 @@ import copy
 import hashlib
 import logging
 import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from bide import __version__
+from bide import __version__, _core
 from bide._errors import DefinitionError
 from bide._observe import RunEvent, RunEventKind
 from bide._status import RunStatus, TaskStatus
@@ -59,6 +61,10 @@ class Telemetry:
                 )
                 raise DefinitionError(msg)
         self._metrics = _Metrics(meter_provider)
+
+    def _commits(self, runner: _core.Runner) -> Callable[[float], None]:
+        """Return what takes the seconds that each commit of a runner takes."""
+        return self._metrics.serve(runner)
 
     def __call__(self, event: RunEvent) -> None:
         """Take an event of a runner."""
@@ -136,6 +142,8 @@ def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context
         return task, own, above, attributes
     if event.wait_kind is not None:
         attributes["bide.wait.kind"] = str(event.wait_kind)
+    if event.polls is not None:
+        attributes["bide.wait.polls"] = event.polls
     attributes["bide.wait.name"] = event.wait
     if own:  # else it is a gate, before the first attempt
         above = _below(run.trace_id, own)
@@ -201,6 +209,23 @@ class _Metrics:
         )
         self._wait = meter.create_histogram("bide.wait.duration", "s", "How long waits were open")
         self._run = meter.create_histogram("bide.run.duration", "s", "How long runs took, from their creation")
+        self._commit = meter.create_histogram("bide.commit.duration", "s", "How long the store took for a commit")
+        self._runners: list[_core.Runner] = []
+        slots = "Slots of runners in which a body executes"
+        meter.create_observable_up_down_counter("bide.slot.used", [self._slots], "{slot}", slots)
+
+    def serve(self, runner: _core.Runner) -> Callable[[float], None]:
+        """Show a runner's slots from here on, and return what records its commits."""
+        self._runners = [*(known for known in self._runners if not known.closed), runner]
+        return self._commit.record
+
+    def _slots(self, _options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+        used: Counter[str] = Counter(thread=0, coroutine=0)
+        for runner in self._runners:
+            if not runner.closed:
+                used.update(_core.metrics(runner)["bide.slot.used"])
+        for kind, count in used.items():
+            yield metrics.Observation(count, {"bide.slot.kind": kind})
 
     def take(self, event: RunEvent) -> None:
         attributes = {"bide.workflow.name": event.workflow}

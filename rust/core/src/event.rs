@@ -48,6 +48,8 @@ pub enum Event {
         result: Result<Value, Failure>,
         /// Whether the proof that it was opened with still holds: without one the record is never reused.
         proved: bool,
+        /// How often this process has asked its condition. For those who observe.
+        polls: u32,
         /// For a gate that failed: whether the task's retry policy covers the failure.
         retry: Option<Retry>,
     },

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, EntryState};
+use crate::event::Event;
 use crate::failure::Failure;
 use crate::id::{TaskId, TaskRef};
 use crate::record::{TaskRow, Write};
@@ -58,13 +59,87 @@ pub struct ClosedWait {
     pub state: EntryState,
     /// The time that it has waited for: that of a point in time, or of its timeout.
     pub due: Option<Time>,
+    /// Of a condition: how often the process that has closed it has asked it.
+    pub polls: Option<u32>,
+}
+
+/// What is to be known of an event to read its writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause {
+    /// It ends only waits that are open: one that is closed with its writes was opened before.
+    closes: bool,
+    /// How often the condition of the wait that it closes was asked.
+    polls: u32,
+}
+
+impl Cause {
+    /// Of this event.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Closed { polls, .. } => Self { closes: true, polls: *polls },
+            // A wait can be over when it begins: what it waits for was there, or its condition held at once.
+            Event::Recorded { .. } => Self { closes: false, polls: 1 },
+            Event::Begin | Event::Opened { .. } | Event::Ended { .. } => Self { closes: false, polls: 0 },
+            _ => Self { closes: true, polls: 0 },
+        }
+    }
 }
 
 /// What has happened with these writes of an event that was applied at this time.
 /// `attempt` finds the current attempt of a task.
 #[must_use]
-pub fn happened(writes: &[Write], now: Time, attempt: impl Fn(TaskId, i32) -> Option<u32>) -> Vec<Happened> {
-    writes.iter().filter_map(|write| of_write(write, now, &attempt)).collect()
+pub fn happened(
+    writes: &[Write],
+    cause: Cause,
+    now: Time,
+    attempt: impl Fn(TaskId, i32) -> Option<u32>,
+) -> Vec<Happened> {
+    let mut all = Vec::new();
+    for (at, write) in writes.iter().enumerate() {
+        let Some(mut happened) = of_write(write, now, &attempt) else { continue };
+        if let (What::WaitClosed(closed), Write::Entry { entry, .. }) = (&mut happened.what, write) {
+            closed.polls = (closed.kind == EntryKind::Condition && cause.polls > 0).then_some(cause.polls);
+            if !cause.closes && entry.opened_at == now && !writes[..at].iter().any(|it| is_opening(it, write)) {
+                let what = What::WaitOpened(Arc::clone(&closed.name), closed.kind, entry.deadline);
+                all.push(Happened { what, since: None, failure: None, ..happened.clone() });
+            }
+        }
+        all.push(happened);
+    }
+    all
+}
+
+/// Whether the first write opens the wait that the other one closes.
+fn is_opening(write: &Write, closing: &Write) -> bool {
+    let (Write::Entry { task, map, entry, .. }, Write::Entry { task: task_of, map: map_of, entry: closed, .. }) =
+        (write, closing)
+    else {
+        return false;
+    };
+    (task, map, &entry.key) == (task_of, map_of, &closed.key) && entry.state == EntryState::Open
+}
+
+/// The wait that is closed with this write: its kind, since when it was open, and the time that it has waited for.
+#[must_use]
+pub fn closed_wait(write: &Write, now: Time) -> Option<(EntryKind, Time, Option<Time>)> {
+    let Write::Entry { entry, .. } = write else { return None };
+    let kind = entry.kind();
+    let closed = is_wait(kind) && entry.state != EntryState::Open && entry.closed_at == Some(now);
+    closed.then(|| (kind, entry.opened_at, due(entry, now)))
+}
+
+/// Whether a body or a gate waits for entries of this kind.
+#[must_use]
+pub const fn is_wait(kind: EntryKind) -> bool {
+    use EntryKind::{Callback, Checkpoint, Reply, Start, Step};
+    !matches!(kind, Callback | Checkpoint | Reply | Start | Step)
+}
+
+/// The time that a closed wait has waited for: that of a point in time, or of its timeout.
+fn due(entry: &Entry, now: Time) -> Option<Time> {
+    let due = if entry.state == EntryState::Failed { entry.deadline } else { entry.due() };
+    due.filter(|due| *due <= now && entry.state != EntryState::Lost)
 }
 
 /// Whether an attempt has failed with this write. That is of interest also if nobody observes.
@@ -133,13 +208,12 @@ fn of_entry(entry: &Entry, now: Time) -> Option<What> {
         _ => (false, entry.closed_at == Some(now)),
     };
     match kind {
-        EntryKind::Start | EntryKind::Callback | EntryKind::Checkpoint | EntryKind::Reply => None,
         EntryKind::Step => closed.then_some(What::StepEnded(name, n, state == EntryState::Satisfied)),
+        _ if !is_wait(kind) => None,
         _ if opened => Some(What::WaitOpened(name, kind, entry.deadline)),
         _ if closed => {
-            let due = if state == EntryState::Failed { entry.deadline } else { entry.due() };
-            let due = due.filter(|due| *due <= now && state != EntryState::Lost);
-            Some(What::WaitClosed(ClosedWait { name, n, kind, state, due }))
+            let due = due(entry, now);
+            Some(What::WaitClosed(ClosedWait { name, n, kind, state, due, polls: None }))
         }
         _ => None,
     }
@@ -181,11 +255,12 @@ mod tests {
             Write::Task(Box::new(TaskRow::pending(1, 2))),
             Write::Task(Box::new(retried)),
         ];
-        let found = happened(&writes, NOW, |_, _| Some(2));
+        let found = happened(&writes, Cause { closes: true, polls: 3 }, NOW, |_, _| Some(2));
         let spans: Vec<_> = found.iter().map(|it| (it.since, it.attempt)).collect();
         let what: Vec<What> = found.into_iter().map(|it| it.what).collect();
         let (name, kind): (Arc<str>, _) = ("wait".into(), EntryKind::Condition);
-        let closed = ClosedWait { name: Arc::clone(&name), n: 1, kind, state: EntryState::Satisfied, due: None };
+        let closed =
+            ClosedWait { name: Arc::clone(&name), n: 1, kind, state: EntryState::Satisfied, due: None, polls: Some(3) };
         let wanted = [
             (What::TaskEnded(TaskStatus::Completed), (Some(Time(5)), Some(1))),
             (What::WaitOpened(Arc::clone(&name), kind, None), (None, Some(2))),
@@ -194,5 +269,24 @@ mod tests {
             (What::Retried(Time(9)), (None, Some(1))),
         ];
         assert_eq!(what.into_iter().zip(spans).collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_wait_that_is_over_when_it_begins_is_opened_and_closed() {
+        let condition = || Operation::Condition { proof: None };
+        let kinds = |writes: &[Write], closes| -> Vec<&str> {
+            let found = happened(writes, Cause { closes, polls: 1 }, NOW, |_, _| Some(2));
+            let words = found.iter().map(|it| match it.what {
+                What::WaitOpened(..) => "opened",
+                What::WaitClosed(..) => "closed",
+                _ => "else",
+            });
+            words.collect()
+        };
+        assert_eq!(kinds(&[closed(condition(), NOW)], false), ["opened", "closed"]);
+        // It was opened with another event of the same moment, or with a write of its own.
+        assert_eq!(kinds(&[closed(condition(), NOW)], true), ["closed"]);
+        assert_eq!(kinds(&[entry(condition(), NOW), closed(condition(), NOW)], false), ["opened", "closed"]);
+        assert_eq!(kinds(&[closed(condition(), Time(3))], false), ["closed"]);
     }
 }

@@ -19,6 +19,7 @@ use crate::host::{Attached, Dispatch, Host, Ready};
 use crate::lease_term::LeaseTerm;
 use crate::limits::Limiter;
 use crate::log::{Level, Log, SharedLog};
+use crate::meter::Meter;
 use crate::retrying::Retrying;
 use crate::runs::answers::Requests;
 use crate::runs::follow::Followers;
@@ -64,6 +65,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) requests: Requests,
     /// What limits hold back.
     pub(crate) limits: Limiter<H>,
+    /// Counts what it does.
+    pub(crate) meter: Meter,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
     cancel_grace: Mutex<(Duration, Duration)>,
     /// The store; once released, one that refuses everything.
@@ -111,13 +114,14 @@ impl<H: Host> Control<H> {
         };
         Ok(Arc::new(Self {
             role,
-            clock,
             dispatch,
             runs: LiveRuns::default(),
             followers: Followers::default(),
             crash: Crash::default(),
             requests: Requests::default(),
             limits: Limiter::default(),
+            meter: Meter::new(&clock),
+            clock,
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),
             store: RwLock::new(store),
             lease: RwLock::new(lease),

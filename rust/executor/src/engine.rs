@@ -5,6 +5,7 @@ pub(crate) mod api;
 #[cfg(feature = "testing")]
 pub mod drive;
 mod limits;
+mod metrics;
 mod schedules;
 pub(crate) mod show;
 

@@ -20,6 +20,7 @@ mod lease_term;
 mod ledger;
 mod limits;
 mod log;
+mod meter;
 #[doc(hidden)]
 pub mod panic;
 mod rest;
@@ -51,6 +52,7 @@ pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source, T
 pub use ids::token as new_token;
 pub use limits::HeldBack;
 pub use log::{Level, Log};
+pub use meter::{CommitObserver, ENDS, Figures, Spans};
 pub use runs::answers::Reply;
 pub use runs::convert::NotAdopted;
 pub use runs::explain::{Explained, Owner};

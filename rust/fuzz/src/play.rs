@@ -127,13 +127,29 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             }
             let key = EntryKey { name: "it".into(), n: 4 };
             let wait = Wait { key: key.clone(), operation: Operation::Condition { proof: None }, timeout: None };
-            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
+            events.push(Event::Closed {
+                task,
+                attempt,
+                key,
+                result: Ok(Value::NONE),
+                proved: true,
+                polls: 0,
+                retry: None,
+            });
             events.push(Event::Opened { task, attempt, waits: vec![wait] });
             events.push(Event::Started { task, attempt });
         }
         Effect::Gate { task, attempt, .. } => {
             let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
-            events.push(Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, retry: None });
+            events.push(Event::Closed {
+                task,
+                attempt,
+                key,
+                result: Ok(Value::NONE),
+                proved: true,
+                polls: 0,
+                retry: None,
+            });
         }
         Effect::Timer { event, .. } => events.push(*event),
         Effect::Grace { task, attempt, .. } => {

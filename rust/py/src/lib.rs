@@ -29,6 +29,7 @@ mod lists;
 mod location;
 mod maps;
 mod messages;
+mod metrics;
 mod moment;
 mod notify;
 mod observe;
@@ -145,6 +146,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<channel::PyChannel>()?;
     m.add_class::<follower::PyFollower>()?;
     m.add_function(wrap_pyfunction!(counts, m)?)?;
+    m.add_function(wrap_pyfunction!(metrics::metrics, m)?)?;
     m.add_function(wrap_pyfunction!(in_body, m)?)?;
     m.add_function(wrap_pyfunction!(is_in_step, m)?)?;
     m.add_function(wrap_pyfunction!(current::current, m)?)?;

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::gil::{self, Kept};
-use crate::observe::Observed;
+use crate::observe::{Observed, ObservedCommit};
 
 /// A report for Python.
 enum Message {
@@ -22,6 +22,8 @@ enum Message {
     Call(Kept),
     /// An event, for who observes.
     Observed(Box<Observed>),
+    /// How long a commit took, for who observes.
+    Committed(ObservedCommit),
 }
 
 /// The queue of messages for Python.
@@ -63,6 +65,10 @@ impl Notifier {
         self.push(Message::Observed(Box::new(event)));
     }
 
+    pub(crate) fn committed(&self, commit: ObservedCommit) {
+        self.push(Message::Committed(commit));
+    }
+
     fn push(&self, message: Message) {
         self.state.lock().queue.push_back(message);
         self.changed.notify_one();
@@ -90,6 +96,7 @@ impl Notifier {
                     Message::Blocked(thread, line) => blocked(py, thread, &line),
                     Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
                     Message::Observed(event) => event.deliver(py),
+                    Message::Committed(commit) => commit.deliver(py),
                 };
             }
         }

@@ -1,12 +1,13 @@
 //! `Runner(on_event=)`: what has happened, delivered by the notifier's thread. See `bide._observe`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::observe::{ClosedWait, Happened, What};
 use bide_core::{EntryKind, EntryState, NO_MAP, Time};
 use bide_executor::Observer;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyFloat, PyTuple};
 
 use crate::errors::names;
 use crate::gil::{self, Kept};
@@ -21,6 +22,26 @@ pub(crate) struct Observed {
     callback: Arc<Kept>,
     run: Arc<PyRun>,
     happened: Happened,
+}
+
+/// How long a commit took, on its way to Python.
+pub(crate) struct ObservedCommit {
+    callback: Arc<Kept>,
+    took: Duration,
+}
+
+impl ObservedCommit {
+    /// Calls what is to be called.
+    pub(crate) fn deliver(&self, py: Python<'_>) -> PyResult<()> {
+        gil::call1(self.callback.bind(py), PyFloat::new(py, self.took.as_secs_f64()).as_any())?;
+        Ok(())
+    }
+}
+
+/// What has the notifier call this with the seconds that each commit took.
+pub(crate) fn commits(callback: Py<PyAny>, notifier: &Arc<Notifier>) -> impl Fn(Duration) + Send + Sync + 'static {
+    let (callback, notifier) = (Arc::new(Kept::new(callback)), Arc::clone(notifier));
+    move |took| notifier.committed(ObservedCommit { callback: Arc::clone(&callback), took })
 }
 
 /// An observer that has the notifier call this with each event.
@@ -46,15 +67,17 @@ impl Observed {
     }
 
     /// Kind, run, workflow, key, task, attempt, status, name and kind of a wait, when, error, and what else there is:
-    /// retried at, when it began, which use of a name; of a run that has ended the run above it, its version, and a
+    /// retried at, when it began, which use of a name, how often a condition was asked; of a run that has ended the run above it, its version, and a
     /// copy of the submitter's contextvars.
     fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let Happened { what, at, since, task, attempt, failure } = &self.happened;
+        let mut asked = None;
         let (kind, status, wait, until): (_, _, _, Option<Time>) = match what {
             What::TaskEnded(status) => ("task ended", Some(status.as_str()), None, None),
             What::RunEnded(status) => ("run ended", Some(status.as_str()), None, None),
             What::WaitOpened(name, kind, deadline) => ("wait opened", None, Some((name, None, *kind)), *deadline),
-            What::WaitClosed(ClosedWait { name, n, kind, state, due }) => {
+            What::WaitClosed(ClosedWait { name, n, kind, state, due, polls }) => {
+                asked = *polls;
                 let outcome = match state {
                     EntryState::Satisfied => "satisfied",
                     EntryState::Lost => "lost",
@@ -79,7 +102,7 @@ impl Observed {
             wait.map_or((None, None, None), |(name, n, kind)| (Some(&**name), n, Some(word(kind))));
         let of_run = self.of_run(py)?;
         let since = if of_run.is_some() { Some(self.run.created_at) } else { *since };
-        let rest = (moment(until)?, moment(since)?, n, of_run);
+        let rest = (moment(until)?, moment(since)?, n, asked, of_run);
         let who = (kind, self.run.id.to_string(), workflow.graph.workflow().to_string(), self.run.key.as_deref());
         let error = failure.as_ref().map(ToString::to_string);
         (who.0, who.1, who.2, who.3, task, *attempt, status, wait, wait_kind, datetime(py, *at)?, error, rest)

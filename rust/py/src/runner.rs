@@ -39,7 +39,7 @@ use crate::test_clock::PyTestClock;
 use crate::why::{self, PyListed, PyPosition, PyWhy};
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{client, errors, location, panics, submission, thread};
+use crate::{client, errors, location, metrics, panics, submission, thread};
 
 pub(crate) use inner::Inner;
 
@@ -105,6 +105,7 @@ impl PyRunner {
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
             clock.into_iter().for_each(|clock| clock.get().moves(&engine));
             let inner = Arc::new(Inner::new(engine, notifier, queue, kept));
+            metrics::add(&inner);
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
             exit::close_at_exit(py, as_closed)?;
             let runner = Self { inner };
@@ -131,11 +132,12 @@ impl PyRunner {
         })
     }
 
-    /// Has `callback(event)` called with all that happens from here on: see `bide._observe`.
-    fn observe(&self, py: Python<'_>, callback: Py<PyAny>) -> PyResult<()> {
-        panics::method(|| {
-            self.open(py)?;
-            self.inner.engine.observe(observe::observer(callback, &self.inner.notifier));
+    /// Has `callback(event)` called with all that happens from here on, and `commits(seconds)` with how long each commit
+    /// takes: see `bide._observe`.
+    fn observe(&self, py: Python<'_>, callback: Py<PyAny>, commits: Option<Py<PyAny>>) -> PyResult<()> {
+        self.within(py, |engine| {
+            engine.observe(observe::observer(callback, &self.inner.notifier));
+            commits.into_iter().for_each(|call| engine.observe_commits(observe::commits(call, &self.inner.notifier)));
             Ok(())
         })
     }

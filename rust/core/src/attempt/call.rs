@@ -491,6 +491,7 @@ impl Call {
 
     fn closed(&self, result: Result<Value, Failure>, proved: bool) -> Event {
         let (task, attempt, key) = (self.task, self.attempt, self.key.clone());
-        Event::Closed { task, attempt, key, result, proved, retry: None }
+        let polls = if let Kind::Condition(polling) = &self.kind { polling.asked() } else { 0 };
+        Event::Closed { task, attempt, key, result, proved, polls, retry: None }
     }
 }

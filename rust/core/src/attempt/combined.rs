@@ -212,7 +212,8 @@ impl Combined {
                 entry.closed = true;
                 let (task, attempt, key) = (self.task, self.attempt, entry.key.clone());
                 let result = entry.result.take().unwrap_or(Ok(Value::NONE));
-                let event = Event::Closed { task, attempt, key, result, proved, retry: None };
+                let polls = entry.polls.as_ref().map_or(0, |(polling, _)| polling.asked());
+                let event = Event::Closed { task, attempt, key, result, proved, polls, retry: None };
                 self.go(State::Closing, Action::Commit(Box::new(event)))
             }
             (State::Releasing, Fed::Released) => {

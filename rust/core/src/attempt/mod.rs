@@ -258,6 +258,9 @@ pub trait Clocks {
 
     /// A random number in `0.0..1.0`, for the jitter of polls.
     fn random(&self) -> f64;
+
+    /// A condition was asked: for those who count that.
+    fn polled(&self) {}
 }
 
 /// What a body asks for.

@@ -74,6 +74,12 @@ impl Polling {
         self.poll.progress()
     }
 
+    /// How many polls there were, with the one that ends the wait.
+    #[must_use]
+    pub const fn asked(&self) -> u32 {
+        self.progress().polls().saturating_add(1)
+    }
+
     /// Whether it is polled for ever if its condition goes on answering as it has at the last poll.
     #[must_use]
     pub const fn is_endless(&self) -> bool {
@@ -99,6 +105,7 @@ impl Polling {
         clocks: &dyn Clocks,
         timed_out: impl FnOnce() -> Failure,
     ) -> Option<Result<Value, Failure>> {
+        clocks.polled();
         self.answered = clocks.steady();
         self.error = None;
         match polled {

@@ -11,9 +11,10 @@
 //! marks and its count, because the run makes progress; from then on this process marks none of its bodies.
 
 use crate::emit::{NewEvents, ProgressRow};
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryKind};
 use crate::event::Effect;
 use crate::id::{NO_MAP, TaskRef};
+use crate::observe::is_wait;
 use crate::outbox::Published;
 use crate::record::{Mark, RunUpdate, TaskRow, Write};
 use crate::status::{SubStatus, TaskStatus};
@@ -111,6 +112,16 @@ impl RunState {
             }
         }
         open
+    }
+
+    /// Calls `found` with the kind of each open wait.
+    pub fn each_open_wait(&self, found: &mut dyn FnMut(EntryKind)) {
+        for (task, state) in self.all().filter(|(_, state)| !state.status.is_ended()) {
+            let gate = self.bare_gate(task);
+            if let Some(detail) = state.detail.as_deref().or(gate.as_ref()) {
+                detail.journal.open_entries().map(Entry::kind).filter(|kind| is_wait(*kind)).for_each(&mut *found);
+            }
+        }
     }
 
     /// Writes what bodies have shown.

@@ -288,7 +288,7 @@ impl World {
         let satisfied = nth(&self.plans[task.ix as usize].gate.as_ref().unwrap().1, attempt + 1);
         let result = if satisfied { Ok(Value::NONE) } else { Err(failure("gate")) };
         let retry = Some(Retry { random: 0.5 });
-        let event = Event::Closed { task, attempt, key, result, proved: true, retry };
+        let event = Event::Closed { task, attempt, key, result, proved: true, polls: 0, retry };
         // Refused if `fail_fast` has skipped it meanwhile.
         let accepted = self.pending.apply(&(), &mut self.state, event, self.now).is_ok();
         assert!(accepted || self.state.task_status(task) == TaskStatus::Skipped);
@@ -330,9 +330,10 @@ impl World {
                 key: key.clone(),
                 result: result.clone(),
                 proved: true,
+                polls: 0,
                 retry: None,
             });
-            let again = Event::Closed { task, attempt, key, result, proved: true, retry: None };
+            let again = Event::Closed { task, attempt, key, result, proved: true, polls: 0, retry: None };
             assert!(self.pending.apply(&(), &mut self.state, again, self.now).is_err(), "a wait is closed twice");
             if self.flush() {
                 self.bodies[which].waiting = None;

@@ -205,7 +205,7 @@ fn a_gate_that_is_tried_again_keeps_what_its_members_have_consumed() {
     let y = EntryKey { name: "y".into(), n: 0 };
     let task = script.find("a");
     let result = Err(failure("y"));
-    script.apply(Event::Closed { task, attempt: 0, key: y, result, proved: true, retry: RETRY }).unwrap();
+    script.apply(Event::Closed { task, attempt: 0, key: y, result, proved: true, polls: 0, retry: RETRY }).unwrap();
     assert_eq!(script.row("a").status, TaskStatus::Pending);
     script.due("a", Timer::Retry).unwrap();
     assert!(script.ready().is_empty());

@@ -169,7 +169,7 @@ impl Script {
 
     pub(crate) fn close(&mut self, name: &str, key: EntryKey, result: Result<Value, Failure>) -> Result<(), Refused> {
         let (task, attempt) = (self.find(name), self.attempt(name));
-        self.apply(Event::Closed { task, attempt, key, result, proved: true, retry: RETRY })
+        self.apply(Event::Closed { task, attempt, key, result, proved: true, polls: 0, retry: RETRY })
     }
 
     pub(crate) fn end(&mut self, name: &str, outcome: Outcome) -> Result<(), Refused> {

@@ -246,13 +246,14 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     let events = [
         Event::Started { task, attempt: 1 },
         Event::Opened { task, attempt: 1, waits: vec![wait("w", EntryKind::Condition)] },
-        Event::Closed { task, attempt: 1, key: key("w"), result: Ok(Value::NONE), proved: true, retry: None },
+        Event::Closed { task, attempt: 1, key: key("w"), result: Ok(Value::NONE), proved: true, polls: 0, retry: None },
         Event::Closed {
             task,
             attempt: 2,
             key: key("never_opened"),
             result: Ok(Value::NONE),
             proved: true,
+            polls: 0,
             retry: None,
         },
         Event::Elapsed { task, attempt: 2, key: key("never_opened"), at: Time(1), times_out: true, retry: None },

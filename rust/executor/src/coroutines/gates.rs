@@ -75,7 +75,15 @@ impl<H: Host> GateWatch<H> {
             Err(failure) if retries(failure) => Some(Retry { random: engine.random() }),
             _ => None,
         };
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+        let event = Event::Closed {
+            task: gate.task,
+            attempt: gate.attempt,
+            key,
+            result,
+            proved: true,
+            polls: polling.asked(),
+            retry,
+        };
         self.queue(event);
         self.under_way.lock().take();
         None

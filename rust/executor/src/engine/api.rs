@@ -449,6 +449,10 @@ impl<H: Host> Clocks for Engine<H> {
     fn random(&self) -> f64 {
         self.ids.random()
     }
+
+    fn polled(&self) {
+        self.control.meter.polled();
+    }
 }
 
 /// An engine's clocks at a moment whose steady time was read already.
@@ -470,5 +474,9 @@ impl<H: Host> Clocks for At<'_, H> {
 
     fn random(&self) -> f64 {
         self.engine.random()
+    }
+
+    fn polled(&self) {
+        self.engine.polled();
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bide_core::observe::Cause;
 use bide_core::record::{NewRun, RunUpdate, Write};
-use bide_core::{Effect, EntryState, Event, Pending, Refused, RunState, RunStatus, Time, observe};
+use bide_core::{EntryState, Event, Pending, Refused, RunStatus, Time};
 use bide_sched::leader::{LeaderQueue, Turn};
 use bide_store::{Creation, Lease, StoreError};
 use bide_sync::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
+use super::applied::applied;
 use super::committer::Committer;
 use super::group::{Group, QueuedEvent};
 use super::request::{Lost, Outcome, Request};
@@ -448,11 +450,9 @@ impl<H: Host> Ledger<H> {
             // Refused, if the run is over: then nobody is to see it.
             let _ = pending.apply(tagged, &mut state, shown, at);
         }
-        let before = pending.batch.len();
+        let (before, cause) = (pending.batch.len(), Cause::of(&event));
         pending.apply(tagged, &mut state, event, at)?;
-        if engine.is_observed() || pending.batch[before..].iter().any(observe::is_failed_attempt) {
-            observed(pending, tagged, &state, before, at);
-        }
+        applied(engine, pending, tagged, &state, before, cause, at);
         Ok(state.status())
     }
 }
@@ -460,15 +460,6 @@ impl<H: Host> Ledger<H> {
 /// Whether a body has waited for what has come with this write.
 fn closes_a_wait(write: &Write) -> bool {
     matches!(write, Write::Entry { entry, .. } if entry.state != EntryState::Open)
-}
-
-/// Adds what has happened with the writes from a position on, for those who observe.
-#[cold]
-fn observed<H: Host>(pending: &mut Pending<Tagged<H>>, run: &Tagged<H>, state: &RunState, from: usize, at: Time) {
-    let happened = observe::happened(&pending.batch[from..], at, |task, map| state.attempt_of(task, map));
-    if !happened.is_empty() {
-        pending.follow(run, Effect::Happened(happened.into()));
-    }
 }
 
 /// The events that let created runs begin.

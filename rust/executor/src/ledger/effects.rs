@@ -18,6 +18,7 @@ use crate::control::Control;
 use crate::crash::Crash;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ids::IdMaker;
+use crate::meter::Meter;
 use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::services::timers::{Alarm, Timers};
@@ -46,6 +47,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn crash(&self) -> &Crash {
         &self.control.crash
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.control.meter
     }
 
     fn is_observed(&self) -> bool {

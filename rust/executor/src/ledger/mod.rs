@@ -11,6 +11,7 @@
 //! | `committer.rs` | the thread that commits what no other does |
 //! | `upcalls.rs`, `effects.rs` | what the ledger asks of the engine; what follows a commit |
 
+mod applied;
 mod commit;
 mod committer;
 mod effects;

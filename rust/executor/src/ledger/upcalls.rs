@@ -9,6 +9,7 @@ use bide_sync::RwLockReadGuard;
 
 use crate::crash::Crash;
 use crate::host::{Host, Ready};
+use crate::meter::Meter;
 use crate::runs::run::Run;
 
 /// What the ledger asks of the engine.
@@ -21,6 +22,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// The crash that a test has asked for.
     fn crash(&self) -> &Crash;
+
+    /// Counts events and commits.
+    fn meter(&self) -> &Meter;
 
     /// Whether somebody observes what happens.
     fn is_observed(&self) -> bool;

@@ -51,8 +51,8 @@ pub(super) fn write<H: Host>(
         // The record of a child's start is in the batch, and in memory: both are committed, or neither.
         let child = group.iter().any(|request| request.starts_child());
         let written = match child {
-            true => retrying_busy(engine, || create(store, pending, group, lease)),
-            false => create(store, pending, group, lease),
+            true => retrying_busy(engine, || create(engine, store, pending, group, lease)),
+            false => create(engine, store, pending, group, lease),
         };
         match written {
             Ok(written) => written,
@@ -87,6 +87,7 @@ pub(super) fn write<H: Host>(
 /// # Errors
 /// `Unknown` is final; any other means that nothing was written.
 fn create<H: Host>(
+    engine: &impl Upcalls<H>,
     store: &dyn Store,
     pending: &mut Pending<Tagged<H>>,
     group: &mut [&mut Request<H>],
@@ -96,7 +97,7 @@ fn create<H: Host>(
     let requests: SmallVec<[&[NewRun]; 8]> = group.iter().filter_map(|request| request.rows()).collect();
     let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
     counts::add_commit();
-    let mut outcome = store.write(lease, &mut commit);
+    let mut outcome = engine.meter().commit(store.blocks(), || store.write(lease, &mut commit));
     if let Err(StoreError::Unknown(why)) = &outcome
         && nothing_else
         && !store.may_repeat()
@@ -150,7 +151,8 @@ fn commit_retrying_busy<H: Host>(
     batch: &mut Batch,
 ) -> Result<Committed, StoreError> {
     counts::add_commit();
-    retrying_busy(engine, || store.write(lease, &mut Commit::of(batch)).map(|written| written.committed))
+    let write = || store.write(lease, &mut Commit::of(batch)).map(|written| written.committed);
+    engine.meter().commit(store.blocks(), || retrying_busy(engine, write))
 }
 
 fn retrying_busy<H: Host, R>(

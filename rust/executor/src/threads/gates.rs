@@ -432,7 +432,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             gates.polled(me, None);
             return match time {
                 Ok(time) => self.gate_timed(&item.gate, time),
-                Err(failure) => self.gate_closed(&item.gate, Err(failure), cx),
+                Err(failure) => self.gate_closed(&item.gate, Err(failure), 0, cx),
             };
         }
         let policy = H::gate_policy(&gate.workflow().bodies[gate.task.ix as usize], gate.part);
@@ -453,7 +453,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             return None;
         };
         gates.polled(me, None);
-        self.gate_closed(&item.gate, result, cx)
+        self.gate_closed(&item.gate, result, polling.asked(), cx)
     }
 
     fn gate_timed(&self, gate: &Gate<H>, time: GateTime) -> Option<QueuedEvent<H>> {
@@ -466,6 +466,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         &self,
         gate: &Gate<H>,
         result: Result<Value, Failure>,
+        polls: u32,
         cx: &mut C,
     ) -> Option<QueuedEvent<H>> {
         let key = gate.spec().map(GateSpec::key)?;
@@ -473,7 +474,7 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
             Err(failure) if cx.retries(gate, failure) => Some(Retry { random: self.random() }),
             _ => None,
         };
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, polls, retry };
         Some(QueuedEvent { run: Arc::clone(&gate.run), event, at: self.clock().now(), completion: None })
     }
 }

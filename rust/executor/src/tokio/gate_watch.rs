@@ -65,6 +65,14 @@ async fn watch(engine: Arc<Engine<Closures>>, gate: Gate<Closures>) {
         Err(failure) if body.retries(failure) => Some(Retry { random: engine.random() }),
         _ => None,
     };
-    let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+    let event = Event::Closed {
+        task: gate.task,
+        attempt: gate.attempt,
+        key,
+        result,
+        proved: true,
+        polls: polling.asked(),
+        retry,
+    };
     enqueue(&engine, QueuedEvent { run, event, at: engine.clock().now(), completion: None });
 }

@@ -65,7 +65,8 @@ impl Process {
         };
         let Some(key) = gate.spec().map(GateSpec::key) else { return };
         let retry = (result.is_err() && retried).then_some(Retry { random: 0.5 });
-        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, retry };
+        let event =
+            Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, polls: 0, retry };
         self.driver.enqueue(Arc::clone(&gate.run), event);
     }
 }
