@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import table
@@ -49,6 +50,7 @@ BIDE_ROWS = (
     "async_signal",
     "cancel",
     "emit",
+    "traced",
     "why",
     "open_waits",
     "unfinished",
@@ -210,8 +212,11 @@ def main() -> int:
         if options.peers and Path(peer.python).exists():
             subjects.append(peer)
         else:
-            skipped.append(peer.name)
+            skipped.append(f"{peer.name}: not installed or not asked for (make bench-peers)")
     rows = [row for row in table.METRICS if not options.only or row in options.only]
+    if "traced" in rows and not (find_spec("opentelemetry") and find_spec("opentelemetry.sdk")):
+        rows.remove("traced")
+        skipped.append("the row traced: pip install opentelemetry-sdk")
     samples, missing = measure_all(subjects, rows, options.repetitions)
 
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +232,7 @@ def main() -> int:
             version = subprocess.run([subject.python, "-V"], capture_output=True, text=True, check=True).stdout.strip()
             print(f"peer     {subject.name}: in an environment of its own, {version}")
     for name in skipped:
-        print(f"skipped  {name}: not installed or not asked for (make bench-peers)")
+        print(f"skipped  {name}")
     return 1 if missing else 0
 
 

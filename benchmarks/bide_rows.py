@@ -26,6 +26,7 @@ from . import (
     bide_processes,
     bide_schedules,
     bide_signals,
+    bide_telemetry,
     bide_testing,
     bide_waits,
     measure,
@@ -180,6 +181,7 @@ if __name__ == "__main__":
         bide_processes,
         bide_schedules,
         bide_signals,
+        bide_telemetry,
         bide_testing,
         bide_waits,
     )

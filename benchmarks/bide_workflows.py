@@ -13,16 +13,21 @@ Body = Callable[..., object]
 
 
 @contextmanager
-def open_runner(setting: measure.Setting, slots: int | None = None) -> Iterator[bide.Runner]:
+def open_runner(
+    setting: measure.Setting, slots: int | None = None, on_event: Callable[[bide.RunEvent], object] | None = None
+) -> Iterator[bide.Runner]:
     """Open a runner, and close it at the end."""
     if setting.store == "memory":
-        with bide.Runner(":memory:", slots=slots) as runner:
+        with bide.Runner(":memory:", slots=slots, on_event=on_event) as runner:
             yield runner
         return
     with (
         measure.scratch() as name,
         bide.Runner(
-            Path(name) / "bide.db", slots=slots, durability="full" if setting.store == "full" else "normal"
+            Path(name) / "bide.db",
+            slots=slots,
+            durability="full" if setting.store == "full" else "normal",
+            on_event=on_event,
         ) as runner,
     ):
         yield runner

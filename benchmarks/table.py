@@ -191,6 +191,12 @@ METRICS = {
         Metric("behind", "result before a long body, 1 slot: readable elsewhere after, p99", "ms", 2, ratio=False)
     ],
     "emit": [Metric("emit", f"one body emits {measure.EMITTED:,} integers, until all are committed", "events/s")],
+    "traced": [
+        Metric("traced", f"{measure.WIDE:,} independent no-op tasks, traced by OpenTelemetry", "tasks/s", ratio=False),
+        Metric(
+            "traced_growth", "time of that by the same untraced and the same spans made bare, added", "", 2, ratio=False
+        ),
+    ],
     "follow": [
         Metric("follow", "an event of a body, seen by a follower in another process: p99", "ms", 1, ratio=False)
     ],
@@ -314,6 +320,7 @@ GOALS = (
     Goal("emit", MEMORY, least=200_000),
     Goal("emit", NORMAL, least=200_000),
     Goal("emit", FULL, least=50, against=DBOS),
+    *(Goal("traced_growth", subject, most=1.3) for subject in (MEMORY, NORMAL)),
     Goal("follow", NORMAL, most=60),
     Goal("elsewhere", NORMAL, most=5),
     Goal("take_over", NORMAL, most=10),
