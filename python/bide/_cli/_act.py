@@ -1,5 +1,6 @@
 """The commands that send something to runs or ask something of them."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -14,22 +15,21 @@ from bide._cli._store import (
     Command,
     app_option,
     client_of,
+    filter_of,
     find,
     json_value,
     pair_of,
     span_of,
     store_and,
+    store_and_runs,
     workflow_of,
     workflow_option,
 )
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from bide._cli._output import Item
     from bide._client import Client
     from bide._codec import Codec
-    from bide._result import RunResult
 
 
 def _user() -> str | None:
@@ -136,75 +136,77 @@ def reject_command(store: str, token: str, reason: str, *, message_id: str | Non
 # --- control ---------------------------------------------------------------------------------------------------------
 
 
-def _ask(what: str, act: Callable[["Client", "RunResult"], object], store: str, run: str, options: "Item") -> None:
-    with client_of(store) as client:
-        found = find(client, run, options["workflow"])
-        act(client, found)
-        _done(options["form"], {"run": found.id, "asked": what}, f"run {found.id}: {what} is asked for")
+def _asks(*names: str, filtered: bool = False) -> Callable[[Command], click.Command]:
+    """Make a command of what it asks of a run: `act(client, chosen, *names, by=, reason=, **options)`.
+
+    `chosen` are the arguments of the client's method that say which run. A `filtered` command also takes a filter in
+    place of RUN; what it calls returns of how many runs it has asked that.
+    """
+
+    def decorate(act: Command) -> click.Command:
+        what = act.__name__.removesuffix("_command")
+
+        @functools.wraps(act)
+        def command(store: str, *args: str, form: str, workflow: str | None, **options: Any) -> None:
+            chosen = filter_of(options) if filtered else {}
+            with client_of(store) as client:
+                if args:
+                    found = find(client, args[0], workflow)
+                    act(client, {"run": found}, *args[1:], **options)
+                    item, said = {"run": found.id}, f"run {found.id}"
+                else:
+                    count = act(client, {"workflow": workflow, **chosen}, **options)
+                    item, said = {"runs": count}, "1 run" if count == 1 else f"{count:,} runs"
+                is_done = "is done" if what == "delete" else "is asked for"
+                _done(form, {**item, "asked": what}, f"{said}: {what} {is_done}")
+
+        command = output_option(command)
+        return click.command(what)(
+            store_and_runs(command) if filtered else store_and("run", *names)(workflow_option(command))
+        )
+
+    return decorate
 
 
-@click.command("cancel")
-@store_and("run")
+@_asks(filtered=True)
 @_who_and_why
 @click.option("--force", is_flag=True, help="End it at once: its bodies do not clean up.")
-@workflow_option
-@output_option
-def cancel_command(
-    store: str,
-    run: str,
-    *,
-    by: str | None,
-    reason: str | None,
-    force: bool,
-    **options: Any,
-) -> None:
-    """Cancel a run: nothing new starts, and its bodies clean up."""
-    _ask("cancel", lambda client, found: client.cancel(found, by=by, reason=reason, force=force), store, run, options)
+def cancel_command(client: "Client", chosen: "Item", **options: Any) -> int:
+    """Cancel a run, or those that a filter chooses: nothing new starts, and their bodies clean up."""
+    return client.cancel(**chosen, **options)
 
 
-@click.command("pause")
-@store_and("run")
+@_asks(filtered=True)
 @_who_and_why
-@workflow_option
-@output_option
-def pause_command(store: str, run: str, *, by: str | None, reason: str | None, **options: Any) -> None:
-    """Pause a run: no body of it starts or resumes."""
-    _ask("pause", lambda client, found: client.pause(found, by=by, reason=reason), store, run, options)
+def pause_command(client: "Client", chosen: "Item", **options: Any) -> int:
+    """Pause a run, or those that a filter chooses: no body of them starts or resumes."""
+    return client.pause(**chosen, **options)
 
 
-@click.command("resume")
-@store_and("run")
+@_asks(filtered=True)
 @_who_and_why
-@workflow_option
-@output_option
-def resume_command(store: str, run: str, *, by: str | None, reason: str | None, **options: Any) -> None:
-    """Continue a paused run."""
-    _ask("resume", lambda client, found: client.resume(found, by=by, reason=reason), store, run, options)
+def resume_command(client: "Client", chosen: "Item", **options: Any) -> int:
+    """Continue a paused run, or those that a filter chooses."""
+    return client.resume(**chosen, **options)
 
 
-@click.command("retry")
-@store_and("run")
+@_asks(filtered=True)
 @_who_and_why
 @click.option("--from-task", metavar="TASK", help="Go back to this task, even if it has completed.")
 @click.option("--fresh", is_flag=True, help="Drop what the bodies have recorded.")
-@workflow_option
-@output_option
-def retry_command(
-    store: str,
-    run: str,
-    *,
-    by: str | None,
-    reason: str | None,
-    from_task: str | None,
-    fresh: bool,
-    **options: Any,
-) -> None:
-    """Continue a run that failed or was cancelled from what has failed."""
+def retry_command(client: "Client", chosen: "Item", **options: Any) -> int:
+    """Continue a run that failed or was cancelled, or those that a filter chooses, from what has failed."""
+    if "run" not in chosen and options["from_task"] is not None:
+        msg = "--from-task needs a RUN: runs that a filter chooses are retried from what has failed"
+        raise click.UsageError(msg, click.get_current_context())
+    return client.retry(**chosen, **options)
 
-    def retry(client: "Client", found: "RunResult") -> None:
-        client.retry(found, from_task=from_task, fresh=fresh, by=by, reason=reason)
 
-    _ask("retry", retry, store, run, options)
+@_asks(filtered=True)
+@click.option("--force", is_flag=True, help="Cancel it first if it has not ended, without clean-up.")
+def delete_command(client: "Client", chosen: "Item", **options: Any) -> int:
+    """Delete an ended run, or all ended ones that a filter chooses, with the children that they have started."""
+    return client.delete(**chosen, **options)
 
 
 @click.command("fork")
@@ -262,65 +264,25 @@ def fork_command(
 # --- a hand on a task ------------------------------------------------------------------------------------------------
 
 
-@click.command("satisfy")
-@store_and("run", "task")
+@_asks("task")
 @_value_options
 @_who_and_why
-@workflow_option
-@output_option
 def satisfy_command(
-    store: str,
-    run: str,
-    task: str,
-    *,
-    value: str | None,
-    text: str | None,
-    by: str | None,
-    reason: str | None,
-    **options: Any,
+    client: "Client", chosen: "Item", task: str, *, value: str | None, text: str | None, **options: Any
 ) -> None:
     """Satisfy what a task waits for."""
-    given = _given(value, text)
-
-    def satisfy(client: "Client", found: "RunResult") -> None:
-        client.satisfy(found, task, given, by=by, reason=reason)
-
-    _ask("satisfy", satisfy, store, run, options)
+    client.satisfy(chosen["run"], task, _given(value, text), **options)
 
 
-@click.command("extend")
-@store_and("run", "task", "span")
+@_asks("task", "span")
 @_who_and_why
-@workflow_option
-@output_option
-def extend_command(
-    store: str,
-    run: str,
-    task: str,
-    span: str,
-    *,
-    by: str | None,
-    reason: str | None,
-    **options: Any,
-) -> None:
+def extend_command(client: "Client", chosen: "Item", task: str, span: str, **options: Any) -> None:
     """Give what a task waits for more time: a SPAN is seconds, or a number with s, m, h, d or w."""
-    more: timedelta = span_of(span)
-    _ask("extend", lambda client, found: client.extend(found, task, more, by=by, reason=reason), store, run, options)
+    client.extend(chosen["run"], task, span_of(span), **options)
 
 
-@click.command("skip")
-@store_and("run", "task")
+@_asks("task")
 @_who_and_why
-@workflow_option
-@output_option
-def skip_command(
-    store: str,
-    run: str,
-    task: str,
-    *,
-    by: str | None,
-    reason: str | None,
-    **options: Any,
-) -> None:
+def skip_command(client: "Client", chosen: "Item", task: str, **options: Any) -> None:
     """Skip a task that has not ended, and what depends on it."""
-    _ask("skip", lambda client, found: client.skip(found, task, by=by, reason=reason), store, run, options)
+    client.skip(chosen["run"], task, **options)

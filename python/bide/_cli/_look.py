@@ -15,9 +15,11 @@ from bide._cli._store import (
     client_of,
     find,
     of_ids,
-    pair_of,
-    since_of,
+    of_workflow_option,
+    since_option,
+    status_option,
     store_and,
+    tag_option,
     workflow_option,
 )
 from bide._client import Client
@@ -105,10 +107,10 @@ EVENT_COLUMNS: list[Column] = [
 
 @click.command("runs")
 @store_and()
-@click.option("--status", type=click.Choice([*RunStatus], case_sensitive=False), help="Only runs of this status.")
-@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
-@click.option("--since", type=since_of, metavar="TIME", help="Only runs created since then: a time, or a span like 2h.")
-@click.option("--tag", "tags", type=pair_of, multiple=True, metavar="NAME=VALUE", help="Only runs with this tag.")
+@status_option
+@of_workflow_option
+@since_option
+@tag_option
 @click.option("--key", help="Only runs with this key.")
 @click.option("--key-prefix", metavar="TEXT", help="Only runs whose key begins so.")
 @click.option("--parent", metavar="RUN", help="Only runs that bodies of this one have started.")

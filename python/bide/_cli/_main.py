@@ -20,6 +20,7 @@ MODULES = {
         "pause",
         "resume",
         "retry",
+        "delete",
         "fork",
         "satisfy",
         "extend",

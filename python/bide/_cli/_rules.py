@@ -104,34 +104,25 @@ def limits_command(store: str, *, form: str) -> None:
         _output.write_all(form, items, LIMIT_COLUMNS, nothing="there are no limits")
 
 
-def _change(act: "Callable[[Client, str], None]", done: str, store: str, name: str, form: str) -> None:
-    with client_of(store) as client:
-        act(client, name)
-        write_one(form, {"schedule": name}, lambda: f"schedule {name!r} {done}")
+def _changes(act: "Callable[[Client, str], None]", done: str, help_text: str) -> click.Command:
+    """Make the command that does this to a schedule; `done` is what is said of it then."""
+
+    @click.command(act.__name__.replace("_", "-"), help=help_text)
+    @store_and("name")
+    @output_option
+    def command(store: str, name: str, *, form: str) -> None:
+        with client_of(store) as client:
+            act(client, name)
+            write_one(form, {"schedule": name}, lambda: f"schedule {name!r} {done}")
+
+    return command
 
 
-@click.command("pause-schedule")
-@store_and("name")
-@output_option
-def pause_schedule_command(store: str, name: str, *, form: str) -> None:
-    """Have a schedule start no runs until it is resumed."""
-    _change(Client.pause_schedule, "is paused", store, name, form)
-
-
-@click.command("resume-schedule")
-@store_and("name")
-@output_option
-def resume_schedule_command(store: str, name: str, *, form: str) -> None:
-    """Have a paused schedule start runs again."""
-    _change(Client.resume_schedule, "goes on", store, name, form)
-
-
-@click.command("unschedule")
-@store_and("name")
-@output_option
-def unschedule_command(store: str, name: str, *, form: str) -> None:
-    """Remove a schedule; the runs that it has started stay."""
-    _change(Client.unschedule, "was removed", store, name, form)
+pause_schedule_command = _changes(
+    Client.pause_schedule, "is paused", "Have a schedule start no runs until it is resumed."
+)
+resume_schedule_command = _changes(Client.resume_schedule, "goes on", "Have a paused schedule start runs again.")
+unschedule_command = _changes(Client.unschedule, "was removed", "Remove a schedule; the runs that it has started stay.")
 
 
 @click.command("trigger")

@@ -17,12 +17,13 @@ import msgspec
 from bide._cli._main import NotFound
 from bide._client import Client
 from bide._result import RunResult
+from bide._status import RunStatus
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
     from bide._core import Snapshot
 
-Command: TypeAlias = Callable[..., None]
+Command: TypeAlias = Callable[..., Any]
 
 STORE, APP = "BIDE_STORE", "BIDE_APP"
 
@@ -43,18 +44,51 @@ workflow_option = click.option("--workflow", metavar="NAME", help="The workflow,
 
 def store_and(*names: str) -> Callable[[Command], Command]:
     """Give a command the arguments [STORE] and these; without the first one BIDE_STORE names the store."""
-    shape = " ".join(["[STORE]", *(name.upper() for name in names)])
+    return _arguments([name.upper() for name in names], lambda _count, _options: names)
 
+
+def store_and_runs(command: Command) -> Command:
+    """Give a command the arguments [STORE] and RUN, or in place of RUN the options of a filter: see `filter_of`."""
+    for option in _FILTER:
+        command = option(command)
+    return _arguments(["[RUN]"], _run_or_filter)(command)
+
+
+def _arguments(
+    shown: list[str], names_of: Callable[[int, dict[str, Any]], tuple[str, ...]]
+) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
-        @click.argument("args", nargs=-1, metavar=shape, type=click.Path())
+        @click.argument("args", nargs=-1, metavar=" ".join(["[STORE]", *shown]), type=click.Path())
         @functools.wraps(command)
         def with_store(args: tuple[str, ...], **options: Any) -> None:
-            store, *rest = _with_store(args, names)
+            store, *rest = _with_store(args, names_of(len(args), options))
             command(store, *rest, **options)
 
         return with_store
 
     return decorate
+
+
+def _run_or_filter(count: int, options: dict[str, Any]) -> tuple[str, ...]:
+    """Return the name of RUN, unless a filter is given. The workflow alone is one if there is no run beside it."""
+    ctx = click.get_current_context()
+    beside_store = count - (0 if os.environ.get(STORE) else 1)
+    is_filter = any(options[name] for name in ("status", "since", "tags", "everything"))
+    if is_filter and count > 1:
+        msg = f"{ctx.info_name} takes a RUN or a filter ({_FILTERS}, --all), not both"
+        raise click.UsageError(msg, ctx)
+    if is_filter or (options["workflow"] is not None and beside_store == 0):
+        return ()
+    if beside_store == 0:
+        msg = f"{ctx.info_name} takes a RUN, or a filter ({_FILTERS}); --all means every run of the store"
+        raise click.UsageError(msg, ctx)
+    return ("run",)
+
+
+def filter_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the filter out of the options of `store_and_runs`, as the arguments of the methods of a client."""
+    status, since, tags, everything = (options.pop(name) for name in ("status", "since", "tags", "everything"))
+    return {"status": status, "since": since, "tags": dict(tags) or None, "all": everything}
 
 
 def _with_store(args: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -207,6 +241,27 @@ def json_value(text: str, what: str) -> Any:
         msg = f"{what} is not JSON ({error}): a text has quotes, '{quoted}'"
         raise click.UsageError(msg, click.get_current_context(silent=True)) from None
 
+
+# --- which runs ------------------------------------------------------------------------------------------------------
+
+status_option = click.option(
+    "--status", type=click.Choice([*RunStatus], case_sensitive=False), help="Only runs of this status."
+)
+of_workflow_option = click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
+since_option = click.option(
+    "--since", type=since_of, metavar="TIME", help="Only runs created since then: a time, or a span like 2h."
+)
+tag_option = click.option(
+    "--tag", "tags", type=pair_of, multiple=True, metavar="NAME=VALUE", help="Only runs with this tag."
+)
+_FILTERS = "--status, --workflow, --tag, --since"
+_FILTER = (
+    click.option("--all", "everything", is_flag=True, help="Every run of the store."),
+    tag_option,
+    since_option,
+    of_workflow_option,
+    status_option,
+)
 
 # --- the application -------------------------------------------------------------------------------------------------
 
