@@ -419,3 +419,24 @@ async def test_a_call_that_would_block_the_loop_is_refused() -> None:
         for call in calls:
             with pytest.raises(bide.DefinitionError, match="await runner"):
                 call()
+
+
+def test_why_counts_times_from_the_clock_of_the_test() -> None:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> None:
+        handle.wait_for("approval", timeout=30 * DAY)
+
+    with Runner(start=datetime(2020, 2, 29, tzinfo=UTC)) as runner:
+        run = runner.submit(bide.Workflow("w", [waits]))
+        later = runner.submit(bide.Workflow("later", [waits]), start_after=10 * DAY)
+        runner.run_until_waiting(run)
+        runner.advance(3 * DAY)
+        why = run.why()
+        said = "approval (signal) since 2020-02-29 00:00:00 UTC (3 d ago); times out 2020-03-30 00:00:00 UTC (in 27 d)"
+        assert str(why).endswith(f"task 'waits' waits for {said}")
+        assert str(why.tasks[0]) == f"task 'waits' waits for {said}"
+        assert str(runner.waiting()[0]).endswith(said)
+        assert "it begins 2020-03-10 00:00:00 UTC (in 7 d)" in str(later.why())
+        runner.advance(DAY)
+        assert str(why.tasks[0]) == f"task 'waits' waits for {said}"
+        assert "(4 d ago)" in str(run.why())

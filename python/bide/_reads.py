@@ -129,7 +129,7 @@ class Reads:
         """
         from bide import _why  # noqa: PLC0415 - for those who look
 
-        return _why.why(self._core, self._find_run(run, workflow))
+        return _why.why(self._core, self._find_run(run, workflow), self._test_time())
 
     def waiting(self, *, limit: int = PAGE, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
         """Return the open waits of all unfinished runs, the oldest first.
@@ -138,7 +138,7 @@ class Reads:
         """
         from bide import _why  # noqa: PLC0415 - as above
 
-        return _why.waiting(self._core, count(limit, "limit"), after)
+        return _why.waiting(self._core, count(limit, "limit"), after, self._test_time())
 
     def limits(self) -> "list[LimitInfo]":
         """Return the limits that were defined in this store, by name, with how much of each is used."""
@@ -147,6 +147,10 @@ class Reads:
         return _limits.limits(self._core)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _test_time(self) -> datetime | None:
+        """Return the time of the clock of a test, if this has one."""
+        return None
 
     def _time(self) -> float:
         """Return the time in seconds since 1970, by the clock of the runner."""

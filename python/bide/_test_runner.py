@@ -284,6 +284,9 @@ class Runner(ProgramRunner):
     def _time(self) -> float:
         return self.clock._core.micros / 1_000_000
 
+    def _test_time(self) -> datetime:
+        return self.clock.now
+
     def _handle(self, core: "_core.RunHandle", key: str | None) -> RunHandle:
         return RunHandle(core, self, key)
 

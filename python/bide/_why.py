@@ -72,7 +72,8 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
     `due` is when its time is reached, `deadline` when it times out. `polls` (how many so far) and `next_poll` are known
     if this process executes the run; `error` is what its condition raised last. `child` is the id of the run that it
     waits for, `members` names the waits that it combines, and `others` the tasks of the run that wait for the same
-    message, the one that gets the next one first. `cursor` is for `waiting(after=)`.
+    message, the one that gets the next one first. `cursor` is for `waiting(after=)`. `asked_at` is the time of a
+    `bide.testing` clock when this was asked, from which `str()` counts; None: it counts from the present.
     """
 
     run: str
@@ -91,6 +92,7 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
     members: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     cursor: str | None = None
+    asked_at: datetime | None = None
 
     def __str__(self) -> str:
         """Describe it in a line."""
@@ -109,18 +111,18 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
             what = f"{name} (child run {self.child})"
         else:
             what = f"{name} ({self.kind})"
-        return "; ".join([f"{what} since {_time(self.since)}", *self._details()])
+        return "; ".join([f"{what} since {_time(self.since, self.asked_at)}", *self._details()])
 
     def _details(self) -> Iterator[str]:
         if self.due is not None:
-            yield f"due {_time(self.due)}"
+            yield f"due {_time(self.due, self.asked_at)}"
         if self.polls is not None:
-            next_poll = "" if self.next_poll is None else f", the next one {_time(self.next_poll)}"
+            next_poll = "" if self.next_poll is None else f", the next one {_time(self.next_poll, self.asked_at)}"
             yield f"{self.polls} polls so far{next_poll}"
         if self.error is not None:
             yield f"its condition last raised {shown(self.error)}"
         if self.deadline is not None:
-            yield f"times out {_time(self.deadline)}"
+            yield f"times out {_time(self.deadline, self.asked_at)}"
         if self.others:
             yield f"for the same waits {_names(self.others)}"
 
@@ -138,7 +140,7 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
 
     `waits` are its open waits, `needs` the tasks (or, of a mapped task, its elements) that have to end before it,
     `retry_at` is when its next attempt starts, `error` how its last attempt failed, and `blocked_by` what a
-    `TaskResult` says about it. `limit` is the limit that holds it back.
+    `TaskResult` says about it. `limit` is the limit that holds it back, and `asked_at` as in an `OpenWait`.
     """
 
     name: str
@@ -152,6 +154,7 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
     needs: tuple[str, ...]
     waits: tuple[OpenWait, ...]
     limit: HeldBack | None = None
+    asked_at: datetime | None = None
 
     def __str__(self) -> str:
         """Describe it in a line, or one for each of its waits."""
@@ -166,15 +169,15 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
         if self.held_by is HeldBy.Dependency:
             yield f"{name} waits for {_names(self.needs)}{error}"
         elif self.held_by is HeldBy.Retry:
-            at = "" if self.retry_at is None else f" until {_time(self.retry_at)}"
+            at = "" if self.retry_at is None else f" until {_time(self.retry_at, self.asked_at)}"
             yield f"{name} waits for its attempt {self.attempts + 1}{at}{error}"
         elif self.limit is not None:
             yield f"{name} waits for {self.limit}{error}"
         elif self.held_by is HeldBy.Nothing:
-            since = "" if self.started_at is None else f" since {_time(self.started_at)}"
+            since = "" if self.started_at is None else f" since {_time(self.started_at, self.asked_at)}"
             yield f"{name} executes{since}{error}"
         elif self.held_by is HeldBy.Cancel:
-            since = "" if self.started_at is None else f", executing since {_time(self.started_at)}"
+            since = "" if self.started_at is None else f", executing since {_time(self.started_at, self.asked_at)}"
             yield f"{name} cleans up{since}{error}"
         elif self.held_by in HELD_BY_RUN:
             yield f"{name} {HELD_BY_RUN[self.held_by]}{error}"
@@ -196,7 +199,7 @@ class Why(msgspec.Struct, frozen=True):
     is who has paused or cancelled it, and `runner` is who else has it. `start_at` is when it begins, if that is later.
     `tasks` are those that have not ended. `children` explains the child runs that its tasks wait for, by id. `requests`
     is what was asked of it: cancel, pause, resume and retry of the run, and of a task satisfy, extend, poll_now and
-    skip, with who and why.
+    skip, with who and why. `asked_at` is as in an `OpenWait`.
     """
 
     run: str
@@ -212,6 +215,7 @@ class Why(msgspec.Struct, frozen=True):
     tasks: tuple[HeldTask, ...]
     children: dict[str, "Why"]
     requests: tuple[HistoryEntry, ...]
+    asked_at: datetime | None = None
 
     def __str__(self) -> str:
         """Say in words what holds the run."""
@@ -225,7 +229,7 @@ class Why(msgspec.Struct, frozen=True):
             if asked.task is not None:
                 said = "" if asked.reason is None else f": {shown(asked.reason)}"
                 by = "" if asked.by is None else f" by {shown(asked.by)}"
-                yield f"  task {shown(asked.task)!r}: {asked.what}{by} {_time(asked.at)}{said}"
+                yield f"  task {shown(asked.task)!r}: {asked.what}{by} {_time(asked.at, self.asked_at)}{said}"
         behind = _next_ones(self.tasks)
         for task in self.tasks:
             if task.held_by is HeldBy.Dependency and not task.waits:
@@ -257,15 +261,15 @@ def _next_ones(tasks: tuple[HeldTask, ...]) -> Callable[[str], tuple[str, ...]]:
     return behind
 
 
-def why(core: "_core.Runner", run: str) -> Why:
-    """Explain a run, and the child runs that it waits for."""
-    explained = _explained(core, run, LEVELS, [CHILDREN])
+def why(core: "_core.Runner", run: str, now: datetime | None) -> Why:
+    """Explain a run, and the child runs that it waits for. `now` is the time of a test's clock."""
+    explained = _explained(core, run, now, LEVELS, [CHILDREN])
     if explained is None:
         raise KeyError(no_run(run))
     return explained
 
 
-def _explained(core: "_core.Runner", run: str, levels: int, left: list[int]) -> Why | None:
+def _explained(core: "_core.Runner", run: str, now: datetime | None, levels: int, left: list[int]) -> Why | None:
     found = core.explain(run)
     if found is None:
         return None
@@ -273,30 +277,32 @@ def _explained(core: "_core.Runner", run: str, levels: int, left: list[int]) -> 
     requests = tuple(HistoryEntry(at, what, task, None, by, why) for at, what, task, by, why in asked)
     owner, pid, host = has
     runner = RunnerInfo(pid or 0, host or "") if status in UNENDED and owner == "other" else None
-    held_by, reason, by = _held(found, requests)
+    held_by, reason, by = _held(found, requests, now)
     # What holds a task that nothing else holds.
     of_run = held_by if held_by in HELD_BY_RUN else None
     executes = HeldBy.Nothing if cancel is None else HeldBy.Cancel
     slot = "waits for a slot" if owner == "here" else "waits for a slot, or has just started"
     run_of = (run_id, key, workflow)
     tasks = _with_others(
-        tuple([_behind(*row) if len(row) == 2 else _task(row, run_of, of_run, executes, slot) for row in rows])  # noqa: PLR2004
+        tuple([_behind(*row) if len(row) == 2 else _task(row, run_of, of_run, executes, slot, now) for row in rows])  # noqa: PLR2004
     )
     children: dict[str, Why] = {}
     for child in dict.fromkeys(wait.child for task in tasks for wait in task.waits if wait.child is not None):
         if levels == 0 or left[0] == 0:
             break
         left[0] -= 1
-        below = _explained(core, child, levels - 1, left)
+        below = _explained(core, child, now, levels - 1, left)
         if below is not None:
             children[child] = below
     standing = RunStatus(status)
     return Why(
-        run_id, workflow, key, standing, parent, held_by, reason, by, runner, start_at, tasks, children, requests
+        run_id, workflow, key, standing, parent, held_by, reason, by, runner, start_at, tasks, children, requests, now
     )
 
 
-def _held(found: "_core._Shown", requests: tuple[HistoryEntry, ...]) -> tuple[HeldBy | None, str | None, str | None]:
+def _held(
+    found: "_core._Shown", requests: tuple[HistoryEntry, ...], now: datetime | None
+) -> tuple[HeldBy | None, str | None, str | None]:
     """Return what holds a run as a whole, why in words, and who has paused or cancelled it."""
     _, workflow, _, status, _, paused, (owner, pid, host), not_here, _, cancel, start_at, _ = found
     if status not in UNENDED:
@@ -315,7 +321,7 @@ def _held(found: "_core._Shown", requests: tuple[HistoryEntry, ...]) -> tuple[He
         has_runner = has_runner or not on_request  # which nobody is to have
     elif start_at is not None:
         held_by = HeldBy.Start
-        reasons.append(f"it begins {_time(start_at)}")
+        reasons.append(f"it begins {_time(start_at, now)}")
     elif not has_runner:
         held_by = HeldBy.NoRunner
     elif owner == "other":
@@ -333,11 +339,16 @@ def _behind(name: str, needs: tuple[str, ...]) -> HeldTask:
 
 
 def _task(
-    row: "_ShownTask", run: tuple[str, str | None, str], of_run: HeldBy | None, executes: HeldBy, slot: str
+    row: "_ShownTask",
+    run: tuple[str, str | None, str],
+    of_run: HeldBy | None,
+    executes: HeldBy,
+    slot: str,
+    now: datetime | None,
 ) -> HeldTask:
     name, word, sub_status, attempts, started_at, retry_at, blocked_by, failure, needs, waits, held_back = row
     status = TaskStatus(word)
-    open_waits = tuple([_wait(wait, run, name) for wait in waits])
+    open_waits = tuple([_wait(wait, run, name, now) for wait in waits])
     if open_waits:
         held_by = HeldBy.Wait if status is TaskStatus.Running else HeldBy.Gate
     elif needs:
@@ -359,10 +370,18 @@ def _task(
 
         error = task_failed(failure, name)
     limit = None if held_back is None else HeldBack(*held_back)
-    return HeldTask(name, status, held_by, attempts, started_at, retry_at, error, blocked_by, needs, open_waits, limit)
+    return HeldTask(
+        name, status, held_by, attempts, started_at, retry_at, error, blocked_by, needs, open_waits, limit, now
+    )
 
 
-def _wait(wait: "_ShownWait", run: tuple[str, str | None, str], task: str, cursor: str | None = None) -> OpenWait:
+def _wait(
+    wait: "_ShownWait",
+    run: tuple[str, str | None, str],
+    task: str,
+    now: datetime | None,
+    cursor: str | None = None,
+) -> OpenWait:
     kind, name, since, due, deadline, polls, next_poll, error, child, members, message = wait
     others = () if message is None else (message,)  # replaced by the tasks that wait for it
     return OpenWait(
@@ -380,6 +399,7 @@ def _wait(wait: "_ShownWait", run: tuple[str, str | None, str], task: str, curso
         tuple(members),
         others,
         cursor,
+        now,
     )
 
 
@@ -409,11 +429,11 @@ def _with_others(tasks: tuple[HeldTask, ...]) -> tuple[HeldTask, ...]:
     )
 
 
-def waiting(core: "_core.Runner", limit: int, after: OpenWait | str | None) -> list[OpenWait]:
+def waiting(core: "_core.Runner", limit: int, after: OpenWait | str | None, now: datetime | None) -> list[OpenWait]:
     """Return a page of open waits."""
     page = core.open_waits(_position(after), limit)
     return [
-        msgspec.structs.replace(_wait(wait, (run, key, workflow), task, ".".join(map(str, position))), others=())
+        msgspec.structs.replace(_wait(wait, (run, key, workflow), task, now, ".".join(map(str, position))), others=())
         for run, key, workflow, task, position, wait in page
     ]
 
@@ -435,9 +455,9 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(shown(name) for name in names[:NAMES]) + more
 
 
-def _time(when: datetime) -> str:
+def _time(when: datetime, now: datetime | None) -> str:
     """Return a time as text, with how far it is from now."""
-    span = when - datetime.now(UTC)
+    span = when - (now or datetime.now(UTC))
     ago = span < timedelta()
     whole = round(abs(span).total_seconds())
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
