@@ -18,6 +18,8 @@ PAGES = [
     "docs/intervening.md",
     "docs/limits.md",
     "docs/deploying.md",
+    "docs/running.md",
+    "docs/telemetry.md",
     "docs/testing.md",
     "README.md",
 ]
