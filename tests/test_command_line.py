@@ -77,6 +77,11 @@ def test_what_is_wrong_is_said_in_words(shared: Path, tmp_path: Path) -> None:
     assert f"there is no store {tmp_path / 'missing.db'}" in call("runs", tmp_path / "missing.db").err
     assert "which store? Name it first, `bide show STORE RUN`, or set BIDE_STORE" in call("show", "broken").err
     assert "show takes [STORE] RUN: RUN missing" in call("show", BIDE_STORE=str(shared)).err
+    assert f"show takes [STORE] RUN: RUN missing after the store {shared}" in call("show", shared).err
+    assert f"NAME missing after the store {shared}" in call("signal", shared, "stuck").err
+    assert "only ended runs can be deleted; --force ends it first" in call("delete", shared, "stuck").err
+    assert "cancel comes too late; `bide retry` continues it" in call("cancel", shared, "broken").err
+    assert "of 'failing' is Failed: task 'fails': OSError: the disk is gone" in call("why", shared, "broken").out
     assert "show takes [STORE] RUN: STORE and RUN missing" in call("show").err
     assert "--value is not JSON" in call("signal", shared, "stuck", "never", "--value", "yes").err
     assert "a text has quotes, '\"yes\"'" in call("signal", shared, "stuck", "never", "--value", "yes").err

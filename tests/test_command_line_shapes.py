@@ -1,6 +1,10 @@
 """What `-o json` prints has the documented fields, and the other forms say the same."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +17,7 @@ import bide
 import shop
 from bide._cli import _output
 from bide._cli._main import PLACES, cli
+from commands import ENVIRONMENT
 from processes import eventually
 
 RUN = {"id", "workflow", "key", "status", "tags", "parent", "started_at", "ended_at", "blocked_by"}
@@ -157,6 +162,41 @@ def test_every_command_has_a_help_and_a_page_that_names_it() -> None:
         done = CliRunner().invoke(cli, [name, "--help"])
         assert (done.exit_code, "Usage:" in done.output) == (0, True)
         assert f"`{name}" in page or f"bide {name}" in page, name
+
+
+BASH = """
+set -u
+eval "$(_BIDE_COMPLETE=bash_source bide)"
+complete -p bide
+COMP_WORDS=({words})
+COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+COMPREPLY=()
+_bide_completion bide
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("bide ca", ["cancel"]),
+        ("bide pause", ["pause", "pause-schedule"]),
+        ("bide runs bide.db --stat", ["--status"]),
+        ("bide runs bide.db --status F", ["failed"]),
+        ("bide watch bide.db order-7 -o y", ["yaml"]),
+    ],
+)
+def test_bash_completes_commands_options_and_their_values(tmp_path: Path, words: str, completed: list[str]) -> None:
+    command = tmp_path / "bide"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m bide "$@"\n')
+    command.chmod(0o755)
+    environment = ENVIRONMENT | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = ["bash", "--norc", "-c", BASH.format(words=words)]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    first, *found = done.stdout.splitlines()
+    assert "_bide_completion bide" in first, done.stderr
+    assert sorted(found) == completed
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

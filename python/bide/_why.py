@@ -195,7 +195,8 @@ class RunnerInfo(msgspec.Struct, frozen=True):
 class Why(msgspec.Struct, frozen=True):
     """What holds a run and each of its unfinished tasks; `str()` says it in words.
 
-    `held_by` is what holds the run as a whole (None: nothing does, this process executes it), `reason` says why, `by`
+    `held_by` is what holds the run as a whole (None: nothing does, this process executes it, or it has ended), `reason`
+    says why, or how it has failed, `by`
     is who has paused or cancelled it, and `runner` is who else has it. `start_at` is when it begins, if that is later.
     `tasks` are those that have not ended. `children` explains the child runs that its tasks wait for, by id. `requests`
     is what was asked of it: cancel, pause, resume and retry of the run, and of a task satisfy, extend, poll_now and
@@ -277,7 +278,7 @@ def _explained(core: "_core.Runner", run: str, now: datetime | None, levels: int
     requests = tuple(HistoryEntry(at, what, task, None, by, why) for at, what, task, by, why in asked)
     owner, pid, host = has
     runner = RunnerInfo(pid or 0, host or "") if status in UNENDED and owner == "other" else None
-    held_by, reason, by = _held(found, requests, now)
+    held_by, reason, by = _held(found, requests, _error(core, run, status), now)
     # What holds a task that nothing else holds.
     of_run = held_by if held_by in HELD_BY_RUN else None
     executes = HeldBy.Nothing if cancel is None else HeldBy.Cancel
@@ -300,13 +301,24 @@ def _explained(core: "_core.Runner", run: str, now: datetime | None, levels: int
     )
 
 
+def _error(core: "_core.Runner", run: str, status: str) -> str | None:
+    """Return how a run has failed, if it has."""
+    if status != RunStatus.Failed:
+        return None
+    from bide._result import RunResult  # noqa: PLC0415 - few runs have failed
+
+    found = core.snapshot(run)
+    error = None if found is None else RunResult(found).error
+    return None if error is None else str(error)
+
+
 def _held(
-    found: "_core._Shown", requests: tuple[HistoryEntry, ...], now: datetime | None
+    found: "_core._Shown", requests: tuple[HistoryEntry, ...], error: str | None, now: datetime | None
 ) -> tuple[HeldBy | None, str | None, str | None]:
     """Return what holds a run as a whole, why in words, and who has paused or cancelled it."""
     _, workflow, _, status, _, paused, (owner, pid, host), not_here, _, cancel, start_at, _ = found
     if status not in UNENDED:
-        return None, None, None
+        return None, error, None
     reasons: list[str] = []
     held_by, by = None, None
     has_runner = owner in {"here", "other"}

@@ -150,11 +150,13 @@ def check(store: str) -> "Item":
         try:
             with Client(copy) as client:
                 problems += _runs(client, ids, mailed)
-                problems += _events(client, emitted)
+                known = {one["what"] for one in problems}  # no channel of a run can be read that cannot itself
+                problems += (one for one in _events(client, emitted) if one["what"] not in known)
         except StoreError as error:
-            problems.append({"where": "the store", "what": str(error).replace(str(copy), store)})
+            problems.append({"where": "the store", "what": str(error)})
     for one in problems:
-        one["what"] = one["what"].replace(str(copy), store)
+        # Where it is stands before it already.
+        one["what"] = one["what"].removeprefix(f"{copy}: ").removeprefix(f"{one['where']}: ").replace(str(copy), store)
     return {"store": store, "schema": schema, **counts, "problems": problems}
 
 

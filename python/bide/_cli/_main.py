@@ -93,6 +93,25 @@ class Commands(click.Group):
         return reported(lambda: super(Commands, self).invoke(ctx))
 
 
+IN_PYTHON = {
+    "force=True": "--force",
+    "runner.resume(run)": "`bide resume`",
+    "runner.retry(run, from_task=..., fresh=True)": "`bide retry --from-task ... --fresh`",
+    "retry(run, from_task=...)": "`bide retry --from-task ...`",
+    "runner.retry(run)": "`bide retry`",
+    "runner.fork(run, start_at=...)": "`bide fork --start-at ...`",
+}
+"""What messages say of Python, and what it is called here."""
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says, in words of the command line."""
+    text = str(error)
+    for python, command in IN_PYTHON.items():
+        text = text.replace(python, command)
+    return f"{text}; `bide check` finds all that does not read back" if text.endswith(" or is damaged") else text
+
+
 def reported(act: Callable[[], Any]) -> Any:
     """Call something, and turn errors of bide into messages with exit codes."""
     from bide._errors import BideError, DefinitionError, SerializationError
@@ -100,9 +119,9 @@ def reported(act: Callable[[], Any]) -> Any:
     try:
         return act()
     except (DefinitionError, SerializationError) as error:
-        raise click.UsageError(str(error), click.get_current_context(silent=True)) from None
+        raise click.UsageError(in_words(error), click.get_current_context(silent=True)) from None
     except (BideError, TimeoutError) as error:
-        raise Failure(str(error)) from None
+        raise Failure(in_words(error)) from None
     except KeyError as error:
         # What a lookup says; one of a mistake in bide says only a name.
         if not error.args or " " not in str(error.args[0]):

@@ -104,6 +104,9 @@ def _with_store(args: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...
     if len(args) == len(names):
         if named:
             return named, *args
+        if args and (path := path_of(args[0])) is not None and path.is_file():
+            msg = f"{called} takes {' '.join(['[STORE]', *wanted])}: {wanted[-1]} missing after the store {args[0]}"
+            raise click.UsageError(msg, ctx)
         msg = f"which store? Name it first, `bide {' '.join([called or '', 'STORE', *wanted])}`, or set {STORE}"
         raise click.UsageError(msg, ctx)
     needed = wanted if named else ["STORE", *wanted]
