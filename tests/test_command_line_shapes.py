@@ -234,11 +234,11 @@ def test_a_cell_is_one_line_whatever_a_name_contains() -> None:
 
 
 @pytest.mark.xdist_group("shapes of the command line")
-def test_a_backfill_of_very_many_ticks_needs_a_yes(store: str) -> None:
+def test_a_backfill_over_a_million_ticks_needs_a_yes(store: str) -> None:
     with bide.Client(store) as client:
         client.schedule("each second", shop.counting, timedelta(seconds=1))
         before = len(client.runs(workflow="counting"))
-        done = CliRunner().invoke(cli, ["backfill", store, "each second", "2d", "1d"])
-        assert (done.exit_code, "pass --yes to start that many" in done.output) == (2, True), done.output
+        done = CliRunner().invoke(cli, ["backfill", store, "each second", "31d", "1d"])
+        assert (done.exit_code, "pass --yes to start that many" in done.output) == (2, True), done.output  # 2.6 million
         assert len(client.runs(workflow="counting")) == before
         client.unschedule("each second")

@@ -281,8 +281,11 @@ def bad_inputs() -> dict[str, tuple[Callable[[bide.Runner], object], str]]:
 
     past = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
     return {
-        "never": (lambda r: r.schedule("a", workflow, "0 0 30 2 *"), "matches no moment"),
-        "zone": (lambda r: r.schedule("a", workflow, "@daily", tz="Europe/Berlni"), "did you mean 'Europe/Berlin'"),
+        "a cron expression that never fires": (lambda r: r.schedule("a", workflow, "0 0 30 2 *"), "matches no moment"),
+        "a zone that does not exist": (
+            lambda r: r.schedule("a", workflow, "@daily", tz="Europe/Berlni"),
+            "did you mean 'Europe/Berlin'",
+        ),
         "offset": (lambda r: r.schedule("a", workflow, "@daily", tz=timezone(timedelta(hours=1))), "Europe/Berlin"),
         "expression": (lambda r: r.schedule("a", workflow, "61 * * * *"), "'61 . . . .' cannot be read"),
         "when": (lambda r: r.schedule("a", workflow, 60), "must be a cron expression"),
@@ -294,7 +297,10 @@ def bad_inputs() -> dict[str, tuple[Callable[[bide.Runner], object], str]]:
         "moment's type": (lambda r: r.schedule("a", bide.Workflow("x", [wrong]), "@daily"), "annotate it datetime"),
         "input": (lambda r: r.schedule("a", workflow, "@daily", inputs={"custmer": "x"}), "did you mean 'customer'"),
         "name": (lambda r: r.schedule("", workflow, "@daily"), "non-empty"),
-        "other workflow": (lambda r: r.schedule("known", other, "@daily"), "starts runs of workflow 'w'"),
+        "a name twice with another workflow": (
+            lambda r: r.schedule("known", other, "@daily"),
+            "starts runs of workflow 'w'",
+        ),
         "too many": (lambda r: r.backfill("known", *past), "more than 10,000 ticks"),
         "future": (lambda r: r.backfill("known", past[0], datetime(2226, 1, 1, tzinfo=UTC)), "in the future"),
         "backwards": (lambda r: r.backfill("known", past[1], past[0]), "is before since"),
