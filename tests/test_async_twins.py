@@ -9,8 +9,8 @@ import pytest
 
 import bide
 
-NOT_BLOCKING = {"follow"}
-"""It makes an iterator, which is one for `async for` too."""
+NOT_BLOCKING = {"follow", "metrics"}
+"""The first makes an iterator, which is one for `async for` too; the second reads memory and waits for no commit."""
 
 
 @bide.task

@@ -129,8 +129,8 @@ __version__: str
 def counts() -> tuple[int, int, int]:
     """Return how often this process has attached, committed and woken a thread: for tests."""
 
-def metrics(runner: Runner | None) -> dict[str, Any]:
-    """Return what a runner has counted and has now, None: all runners of this process, with those that are gone."""
+def metrics() -> dict[str, Any]:
+    """Return what all runners of this process have counted, also those that are gone, and what they have now."""
 
 def in_step() -> bool:
     """Whether the calling thread executes a step."""
@@ -765,6 +765,9 @@ class Runner:
 
     def delete(self, id: str) -> bool:  # noqa: A002 - as the extension names it
         """Delete an ended run; return False if it has not ended."""
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what it has counted, and what it has now, by name."""
 
     def load(self) -> tuple[int, int, int, int]:
         """Return used slots, all slots, bodies with a handle that execute or are parked, and the limit of these."""

@@ -12,4 +12,4 @@ def metrics() -> dict[str, Any]:
     the start of the process. A duration is a dictionary with `count`, `sum` and `max`, in seconds. `Runner.metrics` has
     the same figures of one runner. docs/telemetry.md lists them.
     """
-    return _core.metrics(None)
+    return _core.metrics()

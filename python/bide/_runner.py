@@ -142,7 +142,7 @@ class Runner(RunnerTwins, StoreAccess):
 
     def metrics(self) -> dict[str, Any]:
         """Return figures of this runner, as `bide.metrics()` does of all: open waits, slots, commits and the like."""
-        return _core.metrics(self._core)
+        return self._core.metrics()
 
     # --- closing ---------------------------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class _Metrics:
         used: Counter[str] = Counter(thread=0, coroutine=0)
         for runner in self._runners:
             if not runner.closed:
-                used.update(_core.metrics(runner)["bide.slot.used"])
+                used.update(runner.metrics()["bide.slot.used"])
         for kind, count in used.items():
             yield metrics.Observation(count, {"bide.slot.kind": kind})
 

@@ -9,7 +9,7 @@ use bide_sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::runner::{Inner, PyRunner};
+use crate::runner::inner::Inner;
 use crate::why::word;
 use crate::{gil, panics};
 
@@ -102,21 +102,25 @@ fn span<'py>(py: Python<'py>, spans: &Spans) -> PyResult<Bound<'py, PyDict>> {
     Ok(dict)
 }
 
-/// What a runner has counted and has now, or all runners of this process, with those that are gone.
-#[pyfunction]
-pub(crate) fn metrics<'py>(py: Python<'py>, runner: Option<&PyRunner>) -> PyResult<Bound<'py, PyDict>> {
+/// What a runner has counted, and what it has now.
+pub(crate) fn of<'py>(py: Python<'py>, runner: &Inner) -> PyResult<Bound<'py, PyDict>> {
     panics::method(|| {
-        let Some(runner) = runner else {
-            let mut open: Vec<_> = RUNNERS.lock().iter().filter_map(Weak::upgrade).collect();
-            open.retain(|runner| runner.home.is_here());
-            let all = gil::detached(py, move || {
-                let mut all = Metrics::gone();
-                open.iter().for_each(|runner| all.add(&Metrics::of(runner)));
-                all
-            });
-            return all.dict(py);
-        };
-        runner.inner.home.check("Runner")?;
-        gil::detached(py, || Metrics::of(&runner.inner)).dict(py)
+        runner.home.check("Runner")?;
+        gil::detached(py, || Metrics::of(runner)).dict(py)
+    })
+}
+
+/// What all runners of this process have counted, also those that are gone, and what they have now.
+#[pyfunction]
+pub(crate) fn metrics(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    panics::method(|| {
+        let mut open: Vec<_> = RUNNERS.lock().iter().filter_map(Weak::upgrade).collect();
+        open.retain(|runner| runner.home.is_here());
+        let all = gil::detached(py, move || {
+            let mut all = Metrics::gone();
+            open.iter().for_each(|runner| all.add(&Metrics::of(runner)));
+            all
+        });
+        all.dict(py)
     })
 }

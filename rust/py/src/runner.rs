@@ -1,6 +1,6 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
-mod inner;
+pub(crate) mod inner;
 mod threads;
 
 use std::collections::BTreeMap;
@@ -342,10 +342,7 @@ impl PyRunner {
 
     /// The limits of the store, and how much of each is used.
     fn limits(&self, py: Python<'_>) -> PyResult<Vec<PyLimitInfo>> {
-        panics::method(|| {
-            self.open(py)?;
-            limits::all(py, &self.inner.engine)
-        })
+        self.within(py, |engine| limits::all(py, engine))
     }
 
     /// A page of the open waits of all runs, the oldest first.
@@ -360,10 +357,7 @@ impl PyRunner {
         id: &str,
         channel: &Bound<'py, PyChannel>,
     ) -> PyResult<Option<follower::Event<'py>>> {
-        panics::method(|| {
-            self.open(py)?;
-            follower::latest(py, &self.inner.engine, run_id(py, id)?, channel.get())
-        })
+        self.within(py, |engine| follower::latest(py, engine, run_id(py, id)?, channel.get()))
     }
 
     /// Reads and follows a channel of a run.
@@ -391,6 +385,11 @@ impl PyRunner {
         let (used, total) = self.inner.engine.dispatch().slots_in_use();
         let (handles, most) = self.inner.engine.dispatch().handles();
         Ok((used, total, handles, most))
+    }
+
+    /// What it has counted, and what it has now, by name.
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        metrics::of(py, &self.inner)
     }
 
     /// The event loop's side.
