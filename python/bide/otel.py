@@ -137,7 +137,7 @@ def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context
     above, own = run.context, 0
     if attempt:
         attributes["bide.task.attempt"] = attempt
-        own = span_id(run.id, task, attempt)
+        own = span_id(f"{run.id} {attempt} {task}")
     if event.wait is None:
         return task, own, above, attributes
     if event.wait_kind is not None:
@@ -147,7 +147,8 @@ def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context
     attributes["bide.wait.name"] = event.wait
     if own:  # else it is a gate, before the first attempt
         above = _below(run.trace_id, own)
-    return event.wait, span_id(run.id, task, attempt, event.wait, event.use, start), above, attributes
+    wait = f"{run.id} wait {attempt} {event.use} {start} {len(task)} {task} {event.wait}"
+    return event.wait, span_id(wait), above, attributes
 
 
 def _below(trace_id: int, parent: int) -> Context:
@@ -245,9 +246,9 @@ class _Metrics:
                 self._lateness.record(max((event.at - event.until).total_seconds(), 0.0), attributes)
 
 
-def span_id(*of: object) -> int:
+def span_id(of: str) -> int:
     """Return the id of the span of this: the same in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(of).encode(), digest_size=8).digest(), "big") or 1
+    return int.from_bytes(hashlib.blake2b(of.encode(), digest_size=8).digest(), "big") or 1
 
 
 def _links(event: RunEvent, submitter: contextvars.Context | None) -> list[trace.Link]:
