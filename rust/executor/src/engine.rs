@@ -7,6 +7,7 @@ pub mod drive;
 mod limits;
 mod schedules;
 pub(crate) mod show;
+mod watches;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,6 +26,7 @@ use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::schedules::Scheduler;
+use crate::runs::sources::Watcher;
 use crate::runs::submit::Submitter;
 use crate::runs::suspects::Suspects;
 use crate::runs::watch::Watch;
@@ -71,6 +73,8 @@ pub struct Engine<H: Host> {
     submitter: Submitter<H>,
     /// Defines schedules, and starts their runs.
     scheduler: Arc<Scheduler<H>>,
+    /// Defines watches, and starts their runs.
+    watcher: Arc<Watcher<H>>,
     /// Makes ids, and random numbers.
     ids: Arc<IdMaker>,
     /// Renews the lease and looks at the store.
@@ -158,6 +162,7 @@ impl<H: Host> Engine<H> {
             submitter: Submitter::new(&control, &path, &ids, &watch),
             lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children, &schedules_service),
             retention_service: RetentionService::new(&control, retention),
+            watcher: Watcher::new(&control, &recovery, &ids),
             scheduler,
             schedules_service,
             limits_started: AtomicBool::new(false),

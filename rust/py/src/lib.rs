@@ -50,6 +50,7 @@ mod thread;
 mod turn;
 mod value;
 mod wait;
+mod watches;
 mod why;
 mod worker;
 mod workflow;

@@ -66,6 +66,7 @@ const RARE: [&str; 60] = [
     "a request that its sender withdraws",
     "an answer that reaches the sender of its request",
     "a second answer",
+    "a run that a watch has started",
     "an answer that is given twice",
     "an answer that satisfies a wait",
     "an answer to a callback that was dropped",

@@ -11,6 +11,7 @@ use super::limits::MemLimits;
 use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
+use super::watches::MemWatch;
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) limits: MemLimits,
     /// The schedules.
     pub(super) schedules: MemSchedules,
+    /// The watches, by name.
+    pub(super) watches: BTreeMap<Arc<str>, MemWatch>,
 }
 
 /// All schedules, also those that were removed, with their revisions.

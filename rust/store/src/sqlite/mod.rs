@@ -46,6 +46,7 @@ mod wake;
 #[cfg(not(target_os = "linux"))]
 #[path = "wake_elsewhere.rs"]
 mod wake;
+mod watches;
 mod workflow;
 mod write;
 mod writer;
