@@ -211,7 +211,12 @@ def has_cleaned_up(run: bide.RunResult, lines: Iterable[str]) -> None:
         if task.status is bide.TaskStatus.Completed:
             assert name not in undone, f"run {run.id}: {name} has completed and cleaned up"
     if "tidies" in run.tasks:
-        assert run.tasks["tidies"].status is bide.TaskStatus.Completed
+        tidies = run.tasks["tidies"]
+        began = next((at for at, word in enumerate(words) if word[:3] == ["enter", run.id, "tidies"]), len(words))
+        told = (at for at, word in enumerate(words) if word[0] == "cancelled" and word[1] in {run.id, run.parent})
+        # It may be interrupted too, if it executed when the run was cancelled.
+        interrupted = tidies.status is bide.TaskStatus.Cancelled and began < next(told, len(words))
+        assert interrupted or tidies.status is bide.TaskStatus.Completed, f"run {run.id}: {tidies}"
 
 
 def in_its_turn(

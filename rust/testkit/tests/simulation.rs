@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 60] = [
+const RARE: [&str; 61] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",

@@ -18,8 +18,7 @@ use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Control, Graph, RunId, TaskIx, TaskRef, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
-    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
-    SubmitError,
+    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, SubmitError,
 };
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
