@@ -1,17 +1,17 @@
 //! What the store in memory holds, and the changes of it that take several steps. Its lock is in `mod.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
 use bide_core::schedules::Schedule;
+use bide_core::watches::Watch;
 use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
 use super::limits::MemLimits;
 use super::live::Live;
 use super::messages::Messages;
 use super::run::{Journals, MemRun, RowHash};
-use super::watches::MemWatch;
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
@@ -58,6 +58,17 @@ pub(super) struct MemSchedules {
     pub(super) rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
     /// The highest revision.
     pub(super) last: i64,
+}
+
+/// A watch, also one that was removed.
+#[derive(Default)]
+pub(super) struct MemWatch {
+    /// Raised by each change.
+    pub(super) revision: i64,
+    /// The watch; none if it was removed.
+    pub(super) watch: Option<Watch>,
+    /// The keys of all items that it has had.
+    pub(super) keys: HashSet<Arc<str>>,
 }
 
 /// A workflow.

@@ -4,38 +4,24 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bide_core::record::NewRun;
-use bide_core::watches::Watch;
 
 use super::MemoryStore;
-use super::state::State;
+use super::state::{MemWatch, State};
 use crate::{Creation, StoreError, StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
-/// A watch, also one that was removed.
-#[derive(Default)]
-pub(super) struct MemWatch {
-    /// Raised by each change.
-    revision: i64,
-    /// The watch; none if it was removed.
-    watch: Option<Watch>,
-    /// The keys of all items that it has had.
-    keys: HashSet<Arc<str>>,
-}
-
-impl MemWatch {
-    fn stored(&self, name: &str) -> StoredWatch {
-        StoredWatch { name: name.into(), revision: self.revision, watch: Ok(self.watch.clone()) }
-    }
+fn stored(name: &str, row: &MemWatch) -> StoredWatch {
+    StoredWatch { name: name.into(), revision: row.revision, watch: Ok(row.watch.clone()) }
 }
 
 impl Watches for MemoryStore {
     fn watches(&self) -> Result<Vec<StoredWatch>, StoreError> {
         let state = &*self.state.lock();
-        Ok(state.watches.iter().filter(|(_, row)| row.watch.is_some()).map(|(name, row)| row.stored(name)).collect())
+        Ok(state.watches.iter().filter(|(_, row)| row.watch.is_some()).map(|(name, row)| stored(name, row)).collect())
     }
 
     fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
         let state = &*self.state.lock();
-        Ok(state.watches.get(name).map(|row| row.stored(name)))
+        Ok(state.watches.get(name).map(|row| stored(name, row)))
     }
 
     fn change_watch(&self, change: &WatchChange) -> Result<WatchChanged, StoreError> {
