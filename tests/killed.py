@@ -5,7 +5,8 @@ note that too: a cancellation and a resume before they ask for it, and a pause a
 """
 
 LIVES = """
-import contextlib, random, traceback
+import contextlib, fcntl, random, traceback
+from datetime import timedelta
 over = Path(db).with_suffix(".over")
 from typing import Annotated
 seed, kills = int(words[0]), int(words[1])
@@ -233,6 +234,33 @@ bodies = [orders, flaky, polls, mail, opened, gated, last, asks, serves, starts,
 workflow = bide.Workflow("killed", [*bodies, courier, tidies], signals=["n", "open", "ask", "letter"])
 SIGNALS = int(words[2])
 
+@bide.task
+def served(n: int) -> int:
+    return n
+
+@bide.task
+def ticks(scheduled_at: str) -> str:
+    return scheduled_at
+
+watched, ticking = bide.Workflow("watched", [served]), bide.Workflow("ticking", [ticks])
+began = time.time()
+
+def serve(runner):
+    "Have a schedule and a watch served, in each process; one process at a time calls the source."
+    alone = open(Path(db).with_suffix(".alone"), "w")
+    def source(cursor: int | None):
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note("together", os.getpid())
+        # One more each 20 ms. The last three are returned again.
+        count = int((time.time() - began) * 50)
+        time.sleep(0.001)
+        fcntl.flock(alone, fcntl.LOCK_UN)
+        return [(str(n), {"n": n}) for n in range(max(0, (cursor or 0) - 3), count)], count
+    runner.schedule("ticks", ticking, timedelta(seconds=0.1), on_miss="all")
+    runner.watch("items", watched, source, every=0.03)
+
 def signal_all(runner, run):
     with contextlib.suppress(bide.SignalRejected):  # it has ended
         runner.signal(run, "open", 1, id="open")
@@ -323,7 +351,8 @@ def control():
     bide.Runner(db).close()  # it makes the file
     with bide.Client(db) as client:
         while True:
-            runs = [*client.runs(status="Running"), *client.runs(status="Paused")]
+            runs = [run for status in ("Running", "Paused") for run in client.runs(status=status)]
+            runs = [run for run in runs if run.workflow.startswith("killed")]
             chance.shuffle(runs)
             for run in runs:
                 pauser = by_request(run)
@@ -339,6 +368,7 @@ def live(life, up):
     chance = random.Random(seed + life)
     note("born", os.getpid())
     runner = bide.Runner(db, slots=4, workflows=[workflow, child])
+    serve(runner)
     with contextlib.suppress(BrokenPipeError):  # nobody waits for it
         os.write(up, b".")
     for n in (2 * life, 2 * life + 1):
@@ -354,12 +384,13 @@ def finish():
     note("born", os.getpid())
     over.touch()
     with bide.Runner(db, slots=4, workflows=[workflow, child]) as runner:
+        serve(runner)
         def unfinished():
             # A run whose child is paused, as a suspect, may wait for ever.
             paused = runner.runs(status="Paused")
             stuck = {run.parent for run in paused if not by_request(run)}
             left = [*runner.runs(status="Running"), *(run for run in paused if by_request(run))]
-            return [run for run in left if run.id not in stuck]
+            return [run for run in left if run.id not in stuck and run.workflow.startswith("killed")]
         while left := unfinished():
             for run in left:
                 if run.workflow == "killed child":
@@ -368,6 +399,10 @@ def finish():
                 signal_all(runner, run.id)
                 with contextlib.suppress(bide.BideError, TimeoutError):  # it may be paused, or wait for a child that is
                     runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(10)
+        runner.pause_schedule("ticks")
+        runner.pause_watch("items")
+        while any(runner.runs(status="Running", workflow=name) for name in ("watched", "ticking")):
+            time.sleep(0.005)
 
 def born(act, *arguments):
     pid = os.fork()

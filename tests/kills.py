@@ -2,9 +2,9 @@
 
 The killing process forks its victims, so that a life costs milliseconds; one or two of them live at a
 time. Each submits two runs of every kind of wait, step and retry, and executes every run it finds. Runs are cancelled,
-or paused and resumed, at random moments too, by the process that has submitted them and by another one. The bodies keep
-a ledger that survives any kill; `judge` reads it in order, and then the results. What the victims execute is in
-killed.py.
+or paused and resumed, at random moments too, by the process that has submitted them and by another one. All serve a
+schedule and a watch. The bodies keep a ledger that survives any kill; `judge` reads it in order, and then the results.
+What the victims execute is in killed.py.
 
 As a program with any number of kills: `python tests/kills.py KILLS [SEED]`.
 """
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import bide
@@ -69,6 +70,7 @@ def kill(file: Path, seed: int, kills: int) -> None:
     lines = ledger(file)
     judge(lines)
     submitted = {line.split()[1] for line in lines if line.startswith("submitted ")}
+    served_once(file)
     with bide.Runner(file) as reader:
         runs, children = reader.runs(workflow="killed"), reader.runs(workflow="killed child")
         shown = {run.id: [event.value for event in reader.events(run)] for run in runs}
@@ -94,6 +96,24 @@ def kill(file: Path, seed: int, kills: int) -> None:
     assert paused <= 1 + len(runs) // 50
 
 
+def served_once(file: Path) -> None:
+    """Check that each tick and each item has started one run, and that none was left out."""
+    with bide.Client(file) as client:
+        runs = [*client.runs(workflow="ticking"), *client.runs(workflow="watched")]
+        [watch] = client.watches()
+    for run in runs:
+        deadly = "the process died 5 times in a row" in (run.blocked_by or "")
+        assert run.status is bide.RunStatus.Completed or deadly, f"run {run.key} is {run.status}: {run.blocked_by}"
+    keys = Counter(run.key or "" for run in runs)
+    assert set(keys.values()) == {1}, keys
+    moments = sorted(key.removeprefix("ticks@") for key in keys if key.startswith("ticks@"))
+    spans = {after - before for before, after in itertools.pairwise(map(datetime.fromisoformat, moments))}
+    assert spans <= {timedelta(seconds=0.1)}, spans
+    items = {int(key.removeprefix("items@")) for key in keys if key.startswith("items@")}
+    assert items == set(range(watch.cursor)), items ^ set(range(watch.cursor))
+    assert watch.started == watch.cursor
+
+
 def judge(lines: Iterable[str]) -> None:
     """Read the ledger in order; a line in a wrong place breaks a guarantee."""
     got: dict[tuple[str, ...], str] = {}
@@ -102,6 +122,7 @@ def judge(lines: Iterable[str]) -> None:
     asked = Asked()
     for line in lines:
         what, run, *more = line.split()
+        assert what != "together", f"two processes call the source of a watch at once: {line}"
         if what in ASKED:
             asked.note(what, run)
             continue
@@ -190,7 +211,12 @@ def has_cleaned_up(run: bide.RunResult, lines: Iterable[str]) -> None:
         if task.status is bide.TaskStatus.Completed:
             assert name not in undone, f"run {run.id}: {name} has completed and cleaned up"
     if "tidies" in run.tasks:
-        assert run.tasks["tidies"].status is bide.TaskStatus.Completed
+        tidies = run.tasks["tidies"]
+        began = next((at for at, word in enumerate(words) if word[:3] == ["enter", run.id, "tidies"]), len(words))
+        told = (at for at, word in enumerate(words) if word[0] == "cancelled" and word[1] in {run.id, run.parent})
+        # It may be interrupted too, if it executed when the run was cancelled.
+        interrupted = tidies.status is bide.TaskStatus.Cancelled and began < next(told, len(words))
+        assert interrupted or tidies.status is bide.TaskStatus.Completed, f"run {run.id}: {tidies}"
 
 
 def in_its_turn(

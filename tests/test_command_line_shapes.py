@@ -40,6 +40,10 @@ SCHEDULE = {
     *("name", "workflow", "cron", "zone", "every", "inputs", "on_miss", "overlap", "jitter", "created_at"),
     *("paused_at", "next", "last", "last_run", "queued"),
 }
+WATCH = {
+    *("name", "workflow", "every", "cursor", "created_at", "paused_at", "served", "started", "last", "last_run"),
+    *("error", "failing_since"),
+}
 LIMIT = {
     *("name", "by", "key", "executing", "most_executing", "in_flight", "most_in_flight", "started", "most_started"),
     *("rate_seconds", "waiting"),
@@ -60,6 +64,10 @@ SHAPES: list[tuple[list[str], set[str]]] = [
     (["cancel", "order-7"], {"run", "asked"}),
     (["retry", "broken"], {"run", "asked"}),
     (["schedules"], SCHEDULE),
+    (["watches"], WATCH),
+    (["pause-watch", "inbox"], {"watch"}),
+    (["resume-watch", "inbox"], {"watch"}),
+    (["unwatch", "inbox"], {"watch"}),
     (["limits"], LIMIT),
     (["pause-schedule", "yearly"], {"schedule"}),
     (["resume-schedule", "yearly"], {"schedule"}),
@@ -83,6 +91,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         eventually(lambda: len(runner.waiting()) == 3, "three wait")
         runner.schedule("yearly", shop.counting, "0 0 1 1 *", tz="Europe/Berlin")
         runner.schedule("hourly", shop.counting, timedelta(hours=1))
+        runner.watch("inbox", shop.counting, lambda _: ([], {"page": 2}), every=3600)
         runner.run(shop.counting)
         yield str(file)
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,27 @@ def test_schedules_read_back(golden: Path) -> None:
             assert found["yearly"].when == bide.Cron("30 2 1 1 *", "Europe/Berlin")
             runner.resume_schedule("yearly")
             assert next(one.next for one in runner.schedules() if one.name == "yearly") is not None
+
+
+def test_watches_go_on_from_their_cursors(golden: Path) -> None:
+    names = {"inbox", "outbox"} if int(golden.read_bytes()[60:64].hex(), 16) >= SINCE_WAITS else set()
+    seen: list[object] = []
+
+    def source(cursor: object) -> Any:
+        seen.append(cursor)
+        return [("a", None)], None
+
+    with bide.Runner(golden, workflows=[workflows.later]) as runner:
+        found = {one.name: one for one in runner.watches()}
+        assert found.keys() == names
+        assert all(one.paused and one.workflow == "later" and one.every == 60 for one in found.values())
+        if names:
+            assert found["outbox"].error == "ZeroDivisionError: division by zero"
+            runner.watch("inbox", workflows.later, source, every=0.01)
+            runner.resume_watch("inbox")
+            eventually(lambda: len(seen) > 1, "it is called")
+            assert seen[:2] == [{"page": 2}, None]
+            assert {one.name: one for one in runner.watches()}["inbox"].started == 0
 
 
 def test_every_run_finishes_as_if_nothing_had_happened(golden: Path) -> None:

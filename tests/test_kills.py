@@ -29,6 +29,7 @@ def test_no_kill_at_any_moment_breaks_a_guarantee(file: Path) -> None:
         (["woke r polls 5.0 4.9"], "an early wake"),
         (["answered r serves 11", "answered r serves 12"], "another answer"),
         (["taken r asks token"], "another answer"),
+        (["together p"], "two processes call the source"),
         (["paused r", "born p", "enter r orders 1 5 p"], "a body of a paused run starts"),
         (["paused r", "sleeps r orders", "did r orders a"], "a paused run goes on"),
         (

@@ -38,6 +38,7 @@ ROWIDS = {
     ("message", "seq"),
     ("message_gone", "id"),
     ("answer", "number"),
+    ("watch", "id"),
 }
 """The columns that SQLite itself keeps valid."""
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from examples import approval, every_day, order, rate_limit
+from examples import approval, every_day, order, rate_limit, watched_folder
 
 import bide
 from bide.testing import RunHandle, Runner, crash_points
@@ -103,3 +103,20 @@ class TestRateLimit:
             result = runner.run(rate_limit.workflow, {"pages": 3})
             assert result[rate_limit.download] == ["one", "two", "three"]
             assert runner.now - begun == timedelta(hours=3)
+
+
+class TestWatchedFolder:
+    def test_each_file_is_counted_once_also_one_that_comes_while_the_process_is_down(
+        self, runner: Runner, tmp_path: Path
+    ) -> None:
+        with runner:
+            (tmp_path / "a.csv").write_text("1\n2\n")
+            watched_folder.watch(runner, tmp_path)
+            runner.advance(10)
+            runner.crash()
+            (tmp_path / "b.csv").write_text("1\n2\n3\n")
+            runner.restart()
+            runner.advance(10)
+            found = {run["report"] for run in runner.runs()}
+            assert found == {"a.csv: 2 rows", "b.csv: 3 rows"}
+            assert len(runner.runs()) == 2

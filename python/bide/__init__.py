@@ -46,6 +46,7 @@ from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import After, At, Tolerate, Until, after, at, until
 from bide._waits import WaitBase as Wait
+from bide._watches import Watch
 from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
@@ -130,6 +131,7 @@ __all__ = [
     "Wait",
     "WaitKind",
     "WaitTimeout",
+    "Watch",
     "Why",
     "Workflow",
     "__version__",

@@ -22,6 +22,7 @@ from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text
 from bide._twins import StoreTwins
 from bide._waits import Duration
+from bide._watches import Watches
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class StoreAccess(Reads, Controls, Repairs, Schedules, StoreTwins):
+class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     """The runs of a store, for a runner or a client."""
 
     _does = "runs"

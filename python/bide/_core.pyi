@@ -704,6 +704,18 @@ class Runner:
     def backfill(self, name: str, since: int, until: int, most: int) -> list[tuple[str, str]]:
         """Start the runs of past ticks, and return their ids and keys. OverflowError if there are more than `most`."""
 
+    def watch(self, workflow: Workflow, asked: object) -> dict[str, Any]:
+        """Define a watch, or change it, have its source called here, and return it. See `_watches.py`."""
+
+    def watches(self) -> list[dict[str, Any]]:
+        """Return all watches."""
+
+    def alter_watch(self, name: str, what: Literal["pause", "resume", "remove"]) -> None:
+        """Pause, resume or remove a watch. KeyError if there is none."""
+
+    def source_is_ready(self, name: str) -> None:
+        """Have the answer of a source taken that was to answer later."""
+
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from bide import _core
     from bide._loop import BodyLoop
 
+SOON = 1.0
+"""Seconds within which a running loop has its next turn."""
+
 
 class LoopChoice:
     """The loop of a runner, once there is one."""
@@ -31,6 +34,7 @@ class LoopChoice:
         self._factory = factory
         self._lock = threading.Lock()
         self._bodies: BodyLoop | None = None
+        self._chosen = threading.Event()
         self._caller: asyncio.AbstractEventLoop | None = None
         self._wanted = False
         # Made on a running loop, the runner may be about to be entered there.
@@ -77,6 +81,15 @@ class LoopChoice:
             )
             raise BideError(msg)
 
+    def loop(self) -> "asyncio.AbstractEventLoop":
+        """Return the loop, for what it is to execute beside bodies. On any other thread."""
+        self.check()
+        # Made on a running loop, the runner is entered or not by that loop's next turn.
+        if self._bodies is None and (not self._chosen.wait(SOON) or self._bodies is None):
+            msg = "the event loop of the runner does not execute anything yet"
+            raise BideError(msg)
+        return self._bodies.loop
+
     def refuse_own_thread(self) -> None:
         """Refuse to block the loop on which the bodies are to unwind."""
         running = running_loop()
@@ -105,8 +118,10 @@ class LoopChoice:
                 return
             if self._caller is None:
                 self._bodies = start_own(self._queue, self._factory)
+                self._chosen.set()
                 return
             self._bodies = bodies = BodyLoop(self._queue, self._caller, own=False)
+        self._chosen.set()
         if running_loop() is self._caller:
             bodies.start()
         else:

@@ -15,6 +15,7 @@ from bide._loop_choice import LoopChoice
 from bide._result import RunResult
 from bide._twins import RunnerTwins
 from bide._waits import Duration
+from bide._watches import Watching
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
-class Runner(RunnerTwins, StoreAccess):
+class Runner(RunnerTwins, Watching, StoreAccess):
     """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
@@ -100,6 +101,7 @@ class Runner(RunnerTwins, StoreAccess):
         )
         super().__init__(core)
         self._loop = LoopChoice(core, loop_factory)
+        self._sources = {}
         try:
             if on_event is not None:
                 from bide import _observe  # noqa: PLC0415 - few runners are observed
@@ -183,6 +185,7 @@ class Runner(RunnerTwins, StoreAccess):
     def _close(self, grace: Duration) -> None:
         seconds = optional_seconds(grace, "grace", zero=True) or 0.0
         self._submitter.stop()
+        self._stop_sources()
         closes = True
         try:
             closes = self._core.close(seconds, self._loop.cancel_all)

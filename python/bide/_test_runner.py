@@ -246,6 +246,8 @@ class Runner(ProgramRunner):
         self._workflows.clear()
         for workflow in known:
             self.register(workflow)
+        for name, (workflow, source, every) in list(self._sources.items()):
+            self.watch(name, workflow, source.source, every=every)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
 

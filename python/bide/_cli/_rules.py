@@ -1,4 +1,4 @@
-"""The commands about what holds for many runs: schedules and limits."""
+"""The commands about what holds for many runs: schedules, watches and limits."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bide._limits import LimitInfo, LimitUse
     from bide._schedules import Schedule
+    from bide._watches import Watch
 
 ANY_NUMBER = 10**9
 """How many ticks `backfill --yes` takes."""
@@ -28,6 +29,25 @@ SCHEDULE_COLUMNS: list[Column] = [
     ("last", lambda one: one["last"]),
     ("run", lambda one: one["last_run"]),
     ("queued", lambda one: len(one["queued"]) or None),
+]
+
+
+def _state(one: Item) -> str:
+    if one["paused_at"] is not None:
+        return "paused"
+    if not one["served"]:
+        return "no runner"
+    return "fails" if one["error"] is not None else "served"
+
+
+WATCH_COLUMNS: list[Column] = [
+    ("name", lambda one: one["name"]),
+    ("workflow", lambda one: one["workflow"]),
+    ("every", lambda one: f"{one['every']:g} s"),
+    ("state", _state),
+    ("started", lambda one: one["started"]),
+    ("last", lambda one: one["last"]),
+    ("error", lambda one: one["error"]),
 ]
 LIMIT_COLUMNS: list[Column] = [
     ("limit", lambda one: one["name"]),
@@ -62,6 +82,24 @@ def schedule_item(one: "Schedule") -> Item:
         "last": one.last,
         "last_run": one.last_run,
         "queued": list(one.queued),
+    }
+
+
+def watch_item(one: "Watch") -> Item:
+    """Return what is printed of a watch."""
+    return {
+        "name": one.name,
+        "workflow": one.workflow,
+        "every": one.every,
+        "cursor": one.cursor,
+        "created_at": one.created_at,
+        "paused_at": one.paused_at,
+        "served": one.served,
+        "started": one.started,
+        "last": one.last,
+        "last_run": one.last_run,
+        "error": one.error,
+        "failing_since": one.failing_since,
     }
 
 
@@ -104,8 +142,19 @@ def limits_command(store: str, *, form: str) -> None:
         _output.write_all(form, items, LIMIT_COLUMNS, nothing="there are no limits")
 
 
+@click.command("watches")
+@store_and()
+@output_option
+def watches_command(store: str, *, form: str) -> None:
+    """List the watches, by name."""
+    with client_of(store) as client:
+        items = [watch_item(one) for one in client.watches()]
+        _output.write_all(form, items, WATCH_COLUMNS, nothing="there are no watches")
+
+
 def _changes(act: "Callable[[Client, str], None]", done: str, help_text: str) -> click.Command:
-    """Make the command that does this to a schedule; `done` is what is said of it then."""
+    """Make the command that does this to a schedule or watch; `done` is what is said of it then."""
+    what = "watch" if "watch" in act.__name__ else "schedule"
 
     @click.command(act.__name__.replace("_", "-"), help=help_text)
     @store_and("name")
@@ -113,7 +162,7 @@ def _changes(act: "Callable[[Client, str], None]", done: str, help_text: str) ->
     def command(store: str, name: str, *, form: str) -> None:
         with client_of(store) as client:
             act(client, name)
-            write_one(form, {"schedule": name}, lambda: f"schedule {name!r} {done}")
+            write_one(form, {what: name}, lambda: f"{what} {name!r} {done}")
 
     return command
 
@@ -123,6 +172,13 @@ pause_schedule_command = _changes(
 )
 resume_schedule_command = _changes(Client.resume_schedule, "goes on", "Have a paused schedule start runs again.")
 unschedule_command = _changes(Client.unschedule, "was removed", "Remove a schedule; the runs that it has started stay.")
+pause_watch_command = _changes(
+    Client.pause_watch, "is paused", "Have the source of a watch not called until it is resumed."
+)
+resume_watch_command = _changes(Client.resume_watch, "goes on", "Have the source of a paused watch called again.")
+unwatch_command = _changes(
+    Client.unwatch, "was removed", "Remove a watch; the runs that it has started stay, and its keys start no run again."
+)
 
 
 @click.command("trigger")

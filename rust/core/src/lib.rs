@@ -39,6 +39,7 @@ pub mod time;
 pub mod token;
 pub mod uses;
 pub mod value;
+pub mod watches;
 
 pub use block::BlockReason;
 pub use context::{Changes, Conflict};

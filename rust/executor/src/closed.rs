@@ -9,8 +9,8 @@ use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEve
 use bide_store::{
     Answer, Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
     LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
+    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 
 /// A store that was released.
@@ -180,6 +180,20 @@ impl Schedules for Closed {
     }
 
     fn change_schedules(&self, _changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
+        self.refuse()
+    }
+}
+
+impl Watches for Closed {
+    fn watches(&self) -> Result<Vec<StoredWatch>, StoreError> {
+        self.refuse()
+    }
+
+    fn watch(&self, _name: &str) -> Result<Option<StoredWatch>, StoreError> {
+        self.refuse()
+    }
+
+    fn change_watch(&self, _change: &WatchChange) -> Result<WatchChanged, StoreError> {
         self.refuse()
     }
 }

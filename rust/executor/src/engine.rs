@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod schedules;
 pub(crate) mod show;
+mod watches;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,6 +27,7 @@ use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
 use crate::runs::schedules::Scheduler;
+use crate::runs::sources::Watcher;
 use crate::runs::submit::Submitter;
 use crate::runs::suspects::Suspects;
 use crate::runs::watch::Watch;
@@ -72,6 +74,8 @@ pub struct Engine<H: Host> {
     submitter: Submitter<H>,
     /// Defines schedules, and starts their runs.
     scheduler: Arc<Scheduler<H>>,
+    /// Defines watches, and starts their runs.
+    watcher: Arc<Watcher<H>>,
     /// Makes ids, and random numbers.
     ids: Arc<IdMaker>,
     /// Renews the lease and looks at the store.
@@ -159,6 +163,7 @@ impl<H: Host> Engine<H> {
             submitter: Submitter::new(&control, &path, &ids, &watch),
             lease_service: LeaseService::new(&control, &recovery, &watch, &mail, &children, &schedules_service),
             retention_service: RetentionService::new(&control, retention),
+            watcher: Watcher::new(&control, &recovery, &ids),
             scheduler,
             schedules_service,
             limits_started: AtomicBool::new(false),

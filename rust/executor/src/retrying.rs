@@ -13,8 +13,8 @@ use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEve
 use bide_store::{
     Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
     LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
+    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -272,6 +272,20 @@ impl Schedules for Retrying {
 
     fn change_schedules(&self, changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
         self.call(|store| store.change_schedules(changes)).map_err(unknown)
+    }
+}
+
+impl Watches for Retrying {
+    fn watches(&self) -> Result<Vec<StoredWatch>, StoreError> {
+        self.call(|store| store.watches())
+    }
+
+    fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
+        self.call(|store| store.watch(name))
+    }
+
+    fn change_watch(&self, change: &WatchChange) -> Result<WatchChanged, StoreError> {
+        self.call(|store| store.change_watch(change)).map_err(unknown)
     }
 }
 

@@ -51,6 +51,7 @@ mod thread;
 mod turn;
 mod value;
 mod wait;
+mod watches;
 mod why;
 mod worker;
 mod workflow;

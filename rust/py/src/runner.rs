@@ -1,5 +1,6 @@
 //! `_core.Runner`: an engine with Python as its host, opened on a store, closed once.
 
+mod access;
 pub(crate) mod inner;
 mod threads;
 
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bide_core::Time;
 use bide_executor::failpoint::{self, Failpoint};
 use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
-use bide_store::{RunFilter, Store};
+use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -24,22 +25,20 @@ use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
 use crate::history::{self, PyHappened};
-use crate::host::PyEngine;
 use crate::limits::{self, PyLimitInfo};
 use crate::messages::{self, PyLetter, PySent, run_id};
 use crate::notify::Notifier;
 use crate::observe;
 use crate::options::PyOptions;
-use crate::process::{self, Kind};
-use crate::refused::{CLIENT_CLOSED, CLOSED};
+use crate::process;
 use crate::run_handle::PyRunHandle;
 use crate::schedules::{self, PySchedule, PyStarted};
 use crate::snapshot::{self, PySnapshot};
 use crate::test_clock::PyTestClock;
+use crate::watches::{self, PyWatch};
 use crate::why::{self, PyListed, PyPosition, PyWhy};
-use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{client, errors, location, metrics, panics, submission, thread};
+use crate::{errors, location, metrics, panics, submission};
 
 pub(crate) use inner::Inner;
 
@@ -297,6 +296,29 @@ impl PyRunner {
         self.within(py, |engine| schedules::backfill(py, engine, name, since, until, most))
     }
 
+    /// Defines a watch, or changes it, and has its source called here; as a dict.
+    fn watch<'p>(&self, py: Python<'p>, workflow: &PyWorkflow, asked: PyWatch) -> PyResult<Bound<'p, PyDict>> {
+        self.within(py, |engine| watches::define(py, engine, workflow, asked))
+    }
+
+    /// All watches, as dicts.
+    fn watches<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.within(py, |engine| watches::list(py, engine))
+    }
+
+    /// Pauses, resumes or removes a watch.
+    fn alter_watch(&self, py: Python<'_>, name: &str, what: &str) -> PyResult<()> {
+        self.within(py, |engine| watches::alter(py, engine, name, what))
+    }
+
+    /// The source of a watch that was to answer later has done so.
+    fn source_is_ready(&self, name: &str) -> PyResult<()> {
+        panics::method(|| {
+            self.inner.engine.source_is_ready(name);
+            Ok(())
+        })
+    }
+
     /// What has happened to a run; `None` if there is none.
     fn history<'py>(&self, py: Python<'py>, id: &str) -> PyResult<Option<Vec<PyHappened<'py>>>> {
         self.within(py, |engine| history::history(py, engine, run_id(py, id)?))
@@ -440,59 +462,5 @@ impl PyRunner {
             cancelled?;
             ended.map(|_| true)
         })
-    }
-}
-
-impl PyRunner {
-    fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
-        let (engine, notifier) = client::start(py, store)?;
-        let queue = LoopQueue::new(&notifier);
-        let inner = Arc::new(Inner::new(engine, notifier, queue, None));
-        exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
-        let notifier = Arc::clone(&inner.notifier);
-        thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
-        Ok(Self { inner })
-    }
-
-    fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
-        if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
-    }
-
-    /// Calls the engine, if it is open.
-    fn within<T>(&self, py: Python<'_>, act: impl FnOnce(&Arc<PyEngine>) -> PyResult<T>) -> PyResult<T> {
-        panics::method(|| self.open(py).and_then(|_| act(&self.inner.engine)))
-    }
-
-    fn open(&self, py: Python<'_>) -> PyResult<()> {
-        self.inner.home.check("Runner")?;
-        let closed = self.inner.closed.load(Ordering::Acquire);
-        let stopped = self.inner.engine.stopped();
-        if closed || stopped.is_some() {
-            exit::keep_daemons(py)?;
-        }
-        match stopped {
-            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
-            _ if closed => Err(errors::closed(py, CLOSED)),
-            Some(settlement) => Err(errors::settlement(py, settlement)),
-            None => Ok(()),
-        }
-    }
-
-    fn handle(&self, handle: bide_executor::Handle<crate::host::Python3>) -> PyRunHandle {
-        PyRunHandle::new(Arc::clone(&self.inner), handle)
-    }
-}
-
-impl Drop for PyRunner {
-    fn drop(&mut self) {
-        if self.inner.home.is_here() && !self.inner.closed.swap(true, Ordering::AcqRel) {
-            self.inner.engine.begin_close();
-            // The last reference may go anywhere, also within a body: the rest is done by a thread of its own.
-            let inner = Arc::clone(&self.inner);
-            let rest = move || drop(panics::no_panic(|| inner.end_close()));
-            if std::thread::Builder::new().name("bide-close".to_owned()).spawn(rest).is_err() {
-                self.inner.end_close();
-            }
-        }
     }
 }

@@ -312,18 +312,23 @@ impl Watch {
             return Some("nothing");
         }
         let due = self.due();
-        let next = if self.clock.keeps_polls() { due.first() } else { due.ending };
+        let next = if self.clock.keeps_polls() { due.first_of_waits() } else { due.ending };
         let moves = self.engines.iter().map(|engine| engine.moves()).sum();
-        let next = match (next, due.endless) {
+        // What comes again and again may end the wait for a run; by itself it never ends.
+        let recurring = due.recurring.filter(|_| run.is_some());
+        let last = due.endless.into_iter().chain(recurring).map(|(_, last)| last).max();
+        let next = match (next, last) {
             (Some(next), _) => Some(next),
-            (None, Some((_, last))) if self.asked != Some(moves) => {
+            (None, Some(last)) if self.asked != Some(moves) => {
                 self.asked = Some(moves);
                 Some(last)
             }
             _ => limit,
         };
         let Some(next) = next else { return Some("nothing") };
-        self.move_to(limit.map_or(next, |limit| limit.min(next)));
+        // Schedules and watches miss nothing on the way.
+        let on_the_way = due.recurring.map(|(first, _)| first);
+        self.move_to([limit, on_the_way].into_iter().flatten().fold(next, Duration::min));
         None
     }
 }

@@ -109,7 +109,12 @@ impl GateWorker<Python3> for Thread<'_> {
 
 /// Starts the thread that polls gates, once a workflow has one.
 pub(crate) fn start_gates(py: Python<'_>, engine: &Arc<PyEngine>, workflow: &PyWorkflow) -> PyResult<()> {
-    if workflow.has_gates() && engine.wants_gate_thread() {
+    if workflow.has_gates() { start_poller(py, engine) } else { Ok(()) }
+}
+
+/// Starts the thread that polls gates and watches, if there is none yet.
+pub(crate) fn start_poller(py: Python<'_>, engine: &Arc<PyEngine>) -> PyResult<()> {
+    if engine.wants_gate_thread() {
         start_gate_thread(py, engine).inspect_err(|_| engine.no_gate_thread())?;
     }
     Ok(())

@@ -23,6 +23,7 @@ mod look;
 pub mod memory;
 mod schedules;
 pub mod sqlite;
+mod watches;
 
 pub use changes::{ChangedRuns, Changes, Seen};
 pub use clock::Clock;
@@ -34,6 +35,7 @@ pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
+pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
 /// How long a lease lasts without being renewed.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -222,7 +224,7 @@ pub enum StoreError {
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
-pub trait Store: Maintenance + Look + Limits + Schedules + Send + Sync + 'static {
+pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync + 'static {
     /// The store as the user may see it: secrets redacted.
     fn name(&self) -> &str;
 

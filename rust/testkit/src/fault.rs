@@ -10,8 +10,8 @@ use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEve
 use bide_store::{
     Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
     LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWorkflow, UnownedRuns,
-    WaitPosition, Written,
+    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
+    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::Mutex;
 
@@ -334,6 +334,29 @@ impl Schedules for FaultyStore {
 
     fn change_schedules(&self, changes: &[ScheduleChange]) -> Result<Vec<ScheduleChanged>, StoreError> {
         self.call(|store| store.change_schedules(changes))
+    }
+}
+
+impl Watches for FaultyStore {
+    fn watches(&self) -> Result<Vec<StoredWatch>, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.watches() }
+    }
+
+    fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
+        if *self.crashed.lock() { Err(dead()) } else { self.inner.watch(name) }
+    }
+
+    fn change_watch(&self, change: &WatchChange) -> Result<WatchChanged, StoreError> {
+        self.call(|store| {
+            let watcher = self.watcher.lock();
+            let changed = store.change_watch(change)?;
+            if let (Some(watcher), WatchChanged::Done { .. }) = (&*watcher, &changed) {
+                let is_there = |new: &&NewRun| matches!(store.standing(new.id), Ok(Some(_)));
+                let created: Vec<&NewRun> = change.items.iter().map(|item| &item.run).filter(is_there).collect();
+                watcher(Lease::NONE, &created, &Batch::new());
+            }
+            Ok(changed)
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 60] = [
+const RARE: [&str; 61] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -66,6 +66,7 @@ const RARE: [&str; 60] = [
     "a request that its sender withdraws",
     "an answer that reaches the sender of its request",
     "a second answer",
+    "a run that a watch has started",
     "an answer that is given twice",
     "an answer that satisfies a wait",
     "an answer to a callback that was dropped",

@@ -14,12 +14,13 @@ use bide_store::{Lease, Store, StoreError};
 use crate::clock::Clock;
 use crate::control::{Control, Role};
 use crate::engine::Engine;
-use crate::host::{Host, Ready};
+use crate::host::{Free, Host, Ready};
 pub use crate::ledger::Lost;
 use crate::ledger::{Group, QueuedEvent};
 use crate::log::Log;
 use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
 pub use crate::runs::suspects::Turn;
+use crate::runs::watches::{WatchError, WatchRequest};
 use crate::services::lease::LeaseState;
 use crate::services::retention::{RETENTION, Sweep};
 use crate::services::schedules::Agenda;
@@ -200,6 +201,29 @@ impl<H: Host> Driver<H> {
     /// The schedules thread's turn.
     pub fn schedules_turn(&mut self) {
         self.engine.schedules_service.turn(&mut self.agenda);
+    }
+
+    /// Defines a watch, whose source is called by [`Driver::source_turn`].
+    ///
+    /// # Errors
+    /// From the store. A watch of another workflow is left as it is.
+    pub fn define_watch(&self, workflow: &Arc<RegisteredWorkflow<H>>, request: WatchRequest) -> Result<(), StoreError> {
+        match self.engine.watcher().define(workflow, request) {
+            Err(WatchError::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A thread that polls has its turn with a watch that is due; how long until it is due again, if it is.
+    #[must_use]
+    pub fn source_turn(&self, watch: &str) -> Option<Duration> {
+        let watch = self.engine.watcher().local(watch)?;
+        self.engine.poll_source(&watch, &mut Free).after
+    }
+
+    /// Reports the sources that have not returned for a long time.
+    pub fn look_at_sources(&self) {
+        self.engine.watcher().look();
     }
 
     /// The retention thread's turn: one step, if it is due. Returns how long it would rest then.

@@ -17,7 +17,7 @@ use bide_sched::be_punctual;
 use bide_sync::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
-use crate::due::Due;
+use crate::due::{AlarmKind, Due};
 use crate::services::{Service, Signal};
 
 /// The longest span between two looks at the wall.
@@ -33,8 +33,8 @@ struct Item {
     wall: Option<Time>,
     ticket: u64,
     alarm: Arc<dyn Alarm>,
-    /// The next poll of a wait that polls for ever if its condition never holds.
-    endless: bool,
+    /// What it is for.
+    kind: AlarmKind,
 }
 
 /// The timers of an engine.
@@ -76,7 +76,7 @@ impl Timers {
     /// As [`Timers::after`], for the next poll of a wait. `endless`: it has no deadline.
     pub(crate) fn poll_after(&self, span: Duration, endless: bool, alarm: Arc<dyn Alarm>, ticket: u64) -> Key {
         let due = self.clock.steady().saturating_add(span);
-        self.add(due, Item { wall: None, ticket, alarm, endless })
+        self.add(due, Item { wall: None, ticket, alarm, kind: AlarmKind::of_poll(endless) })
     }
 
     /// Rings after a span of the machine's time: for what the engine does for itself, which no test waits for.
@@ -93,7 +93,7 @@ impl Timers {
         }
         state.seq += 1;
         let key = (due, state.seq);
-        state.soon.insert(key, Item { wall: None, ticket, alarm, endless: false });
+        state.soon.insert(key, Item { wall: None, ticket, alarm, kind: AlarmKind::Ending });
         drop(state);
         self.changed.notify_one();
     }
@@ -111,7 +111,7 @@ impl Timers {
             return None;
         }
         let due = self.clock.steady() + time.since(self.clock.now());
-        Some(self.add(due, Item { wall: Some(time), ticket, alarm, endless: false }))
+        Some(self.add(due, Item { wall: Some(time), ticket, alarm, kind: AlarmKind::Ending }))
     }
 
     /// As [`Timers::at`], for the next tick of a schedule: there is always another one, and it ends no wait.
@@ -120,7 +120,7 @@ impl Timers {
             return None;
         }
         let due = self.clock.steady() + time.since(self.clock.now());
-        Some(self.add(due, Item { wall: Some(time), ticket, alarm, endless: true }))
+        Some(self.add(due, Item { wall: Some(time), ticket, alarm, kind: AlarmKind::Recurring }))
     }
 
     fn add(&self, due: Duration, item: Item) -> Key {
@@ -195,7 +195,7 @@ impl Timers {
     /// Adds what rings next, by the steady clock.
     pub(crate) fn add_due(&self, dues: &mut Due) {
         for ((due, _), item) in &self.state.lock().items {
-            dues.add(*due, item.endless);
+            dues.add(*due, item.kind);
         }
     }
 

@@ -180,6 +180,7 @@ impl<H: Host> Dispatch<H> for Pool<H> {
     fn look(&self) {
         if let Some(engine) = self.engine() {
             self.gates.look(&engine);
+            engine.watcher().look();
             self.workers.sweep(&engine);
         }
         if let Some(coroutines) = &self.coroutines {

@@ -12,6 +12,7 @@ mod messages;
 mod run;
 mod schedules;
 mod state;
+mod watches;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

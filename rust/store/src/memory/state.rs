@@ -1,10 +1,11 @@
 //! What the store in memory holds, and the changes of it that take several steps. Its lock is in `mod.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bide_core::record::{Batch, NewRun, RecordedTask, RunRow, RunRowId, StoredRun, Write};
 use bide_core::schedules::Schedule;
+use bide_core::watches::Watch;
 use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 
 use super::limits::MemLimits;
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) limits: MemLimits,
     /// The schedules.
     pub(super) schedules: MemSchedules,
+    /// The watches, by name.
+    pub(super) watches: BTreeMap<Arc<str>, MemWatch>,
 }
 
 /// All schedules, also those that were removed, with their revisions.
@@ -55,6 +58,17 @@ pub(super) struct MemSchedules {
     pub(super) rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
     /// The highest revision.
     pub(super) last: i64,
+}
+
+/// A watch, also one that was removed.
+#[derive(Default)]
+pub(super) struct MemWatch {
+    /// Raised by each change.
+    pub(super) revision: i64,
+    /// The watch; none if it was removed.
+    pub(super) watch: Option<Watch>,
+    /// The keys of all items that it has had.
+    pub(super) keys: HashSet<Arc<str>>,
 }
 
 /// A workflow.

@@ -46,6 +46,7 @@ mod wake;
 #[cfg(not(target_os = "linux"))]
 #[path = "wake_elsewhere.rs"]
 mod wake;
+mod watches;
 mod workflow;
 mod write;
 mod writer;
@@ -104,8 +105,7 @@ pub struct SqliteStore {
     live: ManuallyDrop<Live>,
 }
 
-/// Everything with a descriptor. Dropped in this order: the threads first, the connections, then the lock, since the
-/// lock says that all others here are alive.
+/// Everything with a descriptor. The threads are dropped first, and the lock last: it says that the others live.
 struct Live {
     /// Hears of other processes, and tells them.
     wake: Wake,
@@ -122,8 +122,7 @@ struct Live {
 }
 
 impl SqliteStore {
-    /// Opens a file, creating it if need be. The same file again gives the same store; of two durabilities the
-    /// stronger wins.
+    /// Opens a file, creating it if need be. The same file gives the same store; the stronger of two durabilities wins.
     ///
     /// # Errors
     /// `Unavailable` with the reason and the remedy; `Busy` if another process keeps the file locked.

@@ -12,7 +12,7 @@ use rusqlite::{Connection, StatementStatus};
 
 use super::connection::keep_plans;
 use super::error::Identity;
-use super::{convert, events, lease, listing, look, messages, purge, read, schedules, schema, write};
+use super::{convert, events, lease, listing, look, messages, purge, read, schedules, schema, watches, write};
 use crate::RunFilter;
 
 fn plan(connection: &Connection, sql: &str) -> Vec<String> {
@@ -183,6 +183,7 @@ fn hot() -> Vec<&'static str> {
         purge::HOT_REST,
         messages::HOT,
         schedules::HOT,
+        watches::HOT,
         &convert::hot(),
     ];
     of_modules.concat()

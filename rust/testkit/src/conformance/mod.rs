@@ -51,6 +51,8 @@ mod messages;
 mod repeats;
 #[expect(missing_docs, reason = "each check's name is its documentation")]
 mod schedules;
+#[expect(missing_docs, reason = "each check's name is its documentation")]
+mod watches;
 
 /// Makes one `#[test]` of every guarantee. The argument is a function that opens an empty store and hands it to a
 /// check: `fn with_store(check: fn(&dyn Store))`.
@@ -150,6 +152,12 @@ macro_rules! conformance {
             a_row_number_in_use_changes_no_schedule
             a_change_of_a_schedule_ends_waits_for_changes
             a_purge_leaves_schedules
+            a_watch_reads_back_until_it_is_removed
+            each_key_of_a_watch_starts_one_run
+            of_two_changes_of_a_watch_the_first_stands_with_its_runs
+            an_item_whose_key_names_a_run_starts_no_other
+            a_row_number_in_use_changes_no_watch
+            an_item_of_a_watch_ends_waits_for_changes_and_a_purge_leaves_its_key
             a_limit_is_defined_once_and_its_newest_definition_counts
             a_share_is_released_by_the_commit_that_ends_its_attempt
             a_batch_that_fails_releases_no_share
@@ -307,3 +315,4 @@ pub use looks::*;
 pub use messages::*;
 pub use repeats::*;
 pub use schedules::*;
+pub use watches::*;

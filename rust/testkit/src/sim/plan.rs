@@ -13,6 +13,7 @@ mod others;
 mod print;
 mod random;
 mod smaller;
+mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Case {
     pub calls: Vec<u32>,
     /// For each run how many milliseconds after its creation it begins, if not at once.
     pub starts: Vec<Option<u64>>,
+    /// For each run how many milliseconds after the world began a watch finds its item, if it does.
+    pub watched: Vec<Option<u64>>,
     /// How many milliseconds after it begins a run must have ended.
     pub limit: Option<u64>,
     /// The runs that somebody retries once they have ended without completing; whether from the beginning.

@@ -7,6 +7,7 @@ mod gates;
 mod others;
 mod parked;
 mod slots;
+mod sources;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +18,7 @@ use bide_core::record::{RunRow, RunRowId};
 use bide_core::{Control, Graph, RunId, TaskIx, TaskRef, Time, Value};
 use bide_executor::drive::{Allowance, Driver, Gathering};
 use bide_executor::{
-    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, Settlement,
-    SubmitError,
+    Clock, Handle, Letter, NotRegistered, PendingRequest, Ready, RegisteredWorkflow, Run, RunRequest, SubmitError,
 };
 use bide_sched::pacer::{Pacer, STUCK_AFTER};
 use bide_sched::{SlotNo, Slots};
@@ -105,6 +105,8 @@ pub(super) struct Process {
     streak: u32,
     /// The pacer's count of turns when it last changed, and when that was, by the steady clock.
     last_turn: (u64, Duration),
+    /// When the watch is looked at next, by the steady clock.
+    source_due: Duration,
     /// The handles of its callers.
     handles: Vec<Handle<SimHost>>,
     /// The requests whose senders wait here.
@@ -136,6 +138,8 @@ pub(super) enum Move {
     Gate(usize),
     /// The thread of limits has its turn.
     Limits,
+    /// The watch is looked at.
+    Source,
     /// A poll is stuck: one more may run.
     Stuck,
 }
@@ -182,6 +186,7 @@ impl Process {
             rung: Arc::default(),
             streak: 0,
             last_turn: (0, Duration::ZERO),
+            source_due: Duration::ZERO,
             handles: Vec::new(),
             requests: Vec::new(),
             closing: false,
@@ -199,6 +204,7 @@ impl Process {
     fn register(&self) -> Result<Arc<RegisteredWorkflow<SimHost>>, StoreError> {
         let bodies = self.shared.case.tasks(self.version).into_iter().map(SimBody::of).collect();
         let registered = self.driver.engine().register(Arc::clone(&self.graph), bodies);
+        let registered = registered.and_then(|workflow| self.watch(&workflow).map(|()| workflow));
         let failed = |error: &StoreError| self.shared.oracle.lock().note(format!("does not register: {error}"));
         self.registered.set(registered.as_ref().inspect_err(|error| failed(error)).is_ok());
         registered
@@ -246,7 +252,7 @@ impl Process {
     fn ask_for(&self, key: &str, input: &str) -> Result<Vec<Handle<SimHost>>, Option<SubmitError>> {
         let workflow = self.register().map_err(|_| None)?;
         let inputs = [("input".into(), Value::tagged(b's', input.as_bytes()))].into();
-        let run = key.rsplit(' ').next().and_then(|run| run.parse().ok()).unwrap_or_default();
+        let run = key.rsplit('@').next().and_then(|run| run.parse().ok()).unwrap_or_default();
         let options = self.shared.case.options(run, self.now());
         let wanted = RunRequest::new(inputs).with_key(Some(key.into())).with_options(options);
         self.driver.engine().submit(&workflow, vec![wanted]).map_err(Some)
@@ -349,6 +355,9 @@ impl Process {
         if self.driver.has_limits_to_ask() {
             moves.push(Move::Limits);
         }
+        if self.next_source().is_some_and(|due| due <= self.steady()) {
+            moves.push(Move::Source);
+        }
         if !self.is_closing() {
             let now = self.steady();
             moves.extend((0..self.gates.len()).filter(|at| self.gates[*at].due <= now).map(Move::Gate));
@@ -402,6 +411,7 @@ impl Process {
             Move::Body(no) => self.parked_moves(no),
             Move::Gate(at) => self.poll_gate(at),
             Move::Limits => self.driver.limits_turn(),
+            Move::Source => self.poll_source(),
             Move::Stuck => {
                 let next = self.pacer.stuck();
                 self.offer(next);
@@ -448,7 +458,8 @@ impl Process {
         let now = self.steady();
         let gates = self.gates.iter().map(|watched| watched.due);
         let works = self.holders.keys().filter_map(|slot| self.works_until(*slot));
-        let span = gates.chain(works).map(|due| due.saturating_sub(now)).min().unwrap_or(span).min(span);
+        let dues = gates.chain(works).chain(self.next_source());
+        let span = dues.map(|due| due.saturating_sub(now)).min().unwrap_or(span).min(span);
         // The committer looks again every millisecond while something has gathered.
         if self.sides.iter().any(|side| !side.gathering.is_empty()) { span.min(LOOK) } else { span }
     }
@@ -470,27 +481,5 @@ impl Process {
             let age = now.saturating_sub(side.since);
             self.shared.oracle.lock().a_result_never_waits_behind_a_slow_body(age);
         }
-    }
-
-    /// Callers check what was reported to them.
-    pub(super) fn look_at_handles(&self) {
-        for handle in &self.handles {
-            if let Some(Settlement::Run(status)) = handle.settled().get() {
-                self.shared.oracle.lock().a_result_is_reported_only_when_committed(handle.id().row(), status);
-            }
-        }
-    }
-
-    /// What it holds, for the report of a failure.
-    pub(super) fn describe(&self) -> String {
-        format!(
-            "{} slots of {} free, {} resumed wait, {} bodies, {} gates, {} runs in memory",
-            self.slots.free(),
-            self.slots.total(),
-            self.slots.resumed(),
-            self.bodies.len(),
-            self.gates.len(),
-            self.driver.engine().live_count()
-        )
     }
 }

@@ -90,6 +90,7 @@ impl Case {
             fail_fast: false,
             drift: 0,
             starts: Vec::new(),
+            watched: Vec::new(),
             limit: None,
             ..Self::random(0)
         }

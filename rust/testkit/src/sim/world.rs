@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{RunRow, RunRowId};
+use bide_core::watches::run_key;
 use bide_core::{BlockReason, RunStatus, TaskIx, TaskStatus};
 use bide_executor::Clock;
 use bide_store::{Limits, MemoryStore, RunFilter, Store};
@@ -135,9 +136,17 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
     world.play().map_err(|why| world.report(&why))
 }
 
-/// The key of a run.
+/// The name of the watch, if there is one.
+pub(super) const WATCH: &str = "runs";
+
+/// The key of the item for which the watch starts a run.
+pub(super) fn item_of(run: usize) -> String {
+    run.to_string()
+}
+
+/// The key of a run, also if the watch starts it.
 pub(super) fn key_of(run: usize) -> String {
-    format!("run {run}")
+    run_key(WATCH, &item_of(run)).to_string()
 }
 
 /// Whether a run is paused on request.
@@ -304,7 +313,9 @@ impl World {
 
     /// Whether all calls were made, all disasters have struck, and every run has ended or waits for ever.
     fn is_finished(&self) -> bool {
+        let started = |run| !self.base.by_key(&key_of(run), None).unwrap_or_default().is_empty();
         self.nothing_is_to_come()
+            && (0..self.shared.case.watched.len()).all(|run| !self.shared.case.is_watched(run) || started(run))
             && !self.processes.iter().any(Process::works)
             && self.rows().iter().all(|row| {
                 row.status.is_ended()
@@ -419,7 +430,11 @@ impl World {
             let stuck = children.iter().any(|child| child.parent == Some(id) && child.status == RunStatus::Paused);
             let cancelled = stored.run.cancel.is_some();
             let touched = oracle.is_touched(id.row());
-            if stored.run.options.tags.get("run").map(|tag| &**tag) != Some(&*number.to_string()) {
+            let found = case.is_watched(number) && stored.run.options.tags.is_empty();
+            if found {
+                oracle.meets("a run that a watch has started");
+            }
+            if !found && stored.run.options.tags.get("run").map(|tag| &**tag) != Some(&*number.to_string()) {
                 return Err(format!("run {number} has lost its tags: {:?}", stored.run.options));
             }
             runs.push(RunEnd { status: stored.run.status, cancelled, touched, expired, stuck, tasks, elements });

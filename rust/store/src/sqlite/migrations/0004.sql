@@ -134,3 +134,29 @@ CREATE TABLE limit_line (
     age      INTEGER NOT NULL,      -- when its run was created
     PRIMARY KEY (name, key, runner)
 ) STRICT, WITHOUT ROWID;
+
+-- Watches: sources of items, each of which starts one run. One that was removed stays as a name, a revision and its keys.
+CREATE TABLE watch (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    revision   INTEGER NOT NULL, -- raised by each change
+    removed    INTEGER NOT NULL, -- 1: it was removed
+    workflow   INTEGER NOT NULL,
+    every      INTEGER NOT NULL, -- microseconds from one call of the source to the next
+    cursor     BLOB,             -- what the source is called with
+    created_at INTEGER NOT NULL,
+    paused_at  INTEGER,
+    runner     INTEGER,          -- that calls the source
+    started    INTEGER NOT NULL, -- how many runs there were
+    last_at    INTEGER,          -- the last one: when it was started, and its id
+    last_run   BLOB,
+    failed_at  INTEGER,          -- since when the source fails, and its last message
+    error      TEXT
+) STRICT;
+
+-- The keys of the items that watches have had. Retention never purges them: each key starts one run.
+CREATE TABLE watch_key (
+    watch INTEGER NOT NULL,
+    key   TEXT NOT NULL,
+    PRIMARY KEY (watch, key)
+) STRICT, WITHOUT ROWID;

@@ -71,6 +71,9 @@ impl fmt::Display for Case {
         if self.starts.iter().any(Option::is_some) {
             writeln!(f, "  runs begin after {:?}", self.starts)?;
         }
+        if self.watched.iter().any(Option::is_some) {
+            writeln!(f, "  a watch finds the items of runs after {:?}", self.watched)?;
+        }
         if !self.retries.is_empty() {
             writeln!(f, "  retries {:?}", self.retries)?;
         }

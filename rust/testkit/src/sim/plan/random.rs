@@ -301,7 +301,7 @@ impl Case {
         if killer {
             return case;
         }
-        case.handled(hand).limited(&mut Rng::new(seed ^ 0x117))
+        case.handled(hand).limited(&mut Rng::new(seed ^ 0x117)).watched(&mut Rng::new(seed ^ 0x3a7c))
     }
 
     /// A world without anything.
@@ -315,6 +315,7 @@ impl Case {
             slots: 1,
             calls: vec![1],
             starts: Vec::new(),
+            watched: Vec::new(),
             limit: None,
             retries: Vec::new(),
             deletes: false,

@@ -29,6 +29,7 @@ impl Case {
             with(&|case| {
                 case.calls.remove(0);
                 case.starts.drain(..1.min(case.starts.len()));
+                case.watched.drain(..1.min(case.watched.len()));
                 case.retries.retain(|(run, _)| *run > 0);
                 case.retries.iter_mut().for_each(|(run, _)| *run -= 1);
                 case.letters.retain(|letter| letter.run > 0);
@@ -49,6 +50,12 @@ impl Case {
         }
         for at in 0..self.retries.len() {
             with(&|case| _ = case.retries.remove(at));
+        }
+        if self.watched.iter().any(Option::is_some) {
+            with(&|case| {
+                case.watched.clear();
+                case.calls.iter_mut().for_each(|calls| *calls = (*calls).max(1));
+            });
         }
         if self.starts.iter().any(Option::is_some) {
             with(&|case| case.starts.clear());

@@ -1,4 +1,4 @@
-//! How a process ends: by a regular close, or with nothing more to do.
+//! How a process ends: by a regular close, or with nothing more to do; and what is seen of it from outside.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,5 +58,27 @@ impl Process {
             oracle.a_close_leaves_no_suspect(lease.runner, &has);
         }
         in_order
+    }
+
+    /// Callers check what was reported to them.
+    pub(in super::super) fn look_at_handles(&self) {
+        for handle in &self.handles {
+            if let Some(Settlement::Run(status)) = handle.settled().get() {
+                self.shared.oracle.lock().a_result_is_reported_only_when_committed(handle.id().row(), status);
+            }
+        }
+    }
+
+    /// What it holds, for the report of a failure.
+    pub(in super::super) fn describe(&self) -> String {
+        format!(
+            "{} slots of {} free, {} resumed wait, {} bodies, {} gates, {} runs in memory",
+            self.slots.free(),
+            self.slots.total(),
+            self.slots.resumed(),
+            self.bodies.len(),
+            self.gates.len(),
+            self.driver.engine().live_count()
+        )
     }
 }

@@ -1,0 +1,401 @@
+//! The sources of watches: which runner calls one, when, and the commit of what it returns.
+//!
+//! A source is called by one runner at a time, which the row of the watch names. Another one takes it when that has left
+//! or died, or its lease has run out. New items with their runs, and the cursor, are one commit, made only if the row is
+//! still what it was before the call. A source is called on a thread that polls (`threads/gates.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_core::record::NewRun;
+use bide_core::watches::{MOST_ITEMS, Watch, after_failure, run_key};
+use bide_core::{RunOptions, Time, Value};
+use bide_store::{StoreError, WatchChange, WatchChanged, WatchItem};
+use bide_sync::Mutex;
+
+use crate::control::Control;
+use crate::host::Host;
+use crate::ids::IdMaker;
+use crate::runs::recover::Recovery;
+use crate::runs::run::RegisteredWorkflow;
+use crate::runs::watches::{WatchRequest, current};
+
+/// A watch whose source another runner calls is looked at this often at least.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How long it is believed that a runner lives.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// After an error of the store that passes, this long until the next try.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A source that has not returned after this time, and not before it is due again, is reported.
+const OVERDUE: Duration = Duration::from_secs(10);
+
+/// What a source has returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAnswer {
+    /// Items, each with its key and the packed inputs of its run, and what the source is called with next.
+    Items(Vec<(Arc<str>, Arc<[u8]>)>, Value),
+    /// It has failed; says how.
+    Failed(Arc<str>),
+    /// It answers later: see `Engine::source_is_ready`.
+    Later,
+}
+
+/// Calls a source with a cursor, or takes what it has returned later. Never panics.
+pub type WatchSource = Box<dyn Fn(&Value) -> SourceAnswer + Send + Sync>;
+
+/// Starts the runs of watches.
+pub(crate) struct Watcher<H: Host> {
+    /// The store and the clock.
+    pub(super) control: Arc<Control<H>>,
+    /// Claims what is started.
+    recovery: Arc<Recovery<H>>,
+    /// Makes the ids of runs.
+    ids: Arc<IdMaker>,
+    /// The watches that have a source here, by name.
+    local: Mutex<HashMap<Arc<str>, Arc<LocalWatch<H>>>>,
+    /// The calls of sources that are under way.
+    calls: Mutex<Vec<Arc<LocalWatch<H>>>>,
+    /// Which other runners lived when that was asked last.
+    alive: Mutex<HashMap<i64, (Duration, bool)>>,
+}
+
+/// A watch that has a source here.
+pub(crate) struct LocalWatch<H: Host> {
+    /// Its name.
+    name: Arc<str>,
+    /// The workflow of which it starts runs.
+    workflow: Arc<RegisteredWorkflow<H>>,
+    /// What changes.
+    state: Mutex<LocalState>,
+}
+
+/// What changes of a watch that has a source here.
+struct LocalState {
+    /// The source, and what messages call it.
+    source: (Arc<WatchSource>, Arc<str>),
+    /// From one call to the next, when it was read last.
+    every: Duration,
+    /// How often the source has failed in a row.
+    failures: u32,
+    /// The failure that was logged last.
+    logged: Option<Arc<str>>,
+    /// What the source was called with that answers later.
+    asked: Option<(i64, Watch)>,
+    /// Since when it has been called, by the steady clock.
+    calling: Option<Duration>,
+    /// That call was reported.
+    is_reported: bool,
+    /// When it is called next, by the steady clock.
+    next: Option<Duration>,
+    /// The watch was removed, or is not served here any more.
+    is_over: bool,
+}
+
+/// What is to be done with a watch that is due.
+pub(crate) enum Begun {
+    /// Call this source with this cursor.
+    Call(Arc<WatchSource>, Value),
+    /// Nothing before this span is over.
+    Wait(Duration),
+    /// Nothing any more.
+    Over,
+}
+
+impl<H: Host> Watcher<H> {
+    pub(crate) fn new(control: &Arc<Control<H>>, recovery: &Arc<Recovery<H>>, ids: &Arc<IdMaker>) -> Arc<Self> {
+        Arc::new(Self {
+            control: Arc::clone(control),
+            recovery: Arc::clone(recovery),
+            ids: Arc::clone(ids),
+            local: Mutex::default(),
+            calls: Mutex::default(),
+            alive: Mutex::default(),
+        })
+    }
+
+    /// Has a source called here from now on. `None`: it takes the place of one that is called already.
+    pub(super) fn serve(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        request: WatchRequest,
+    ) -> Option<Arc<LocalWatch<H>>> {
+        let WatchRequest { name, every, shown, source } = request;
+        let source = (Arc::new(source), shown);
+        let mut local = self.local.lock();
+        if let Some(known) = local.get(&name) {
+            let mut state = known.state.lock();
+            if !state.is_over && Arc::ptr_eq(&known.workflow, workflow) {
+                (state.source, state.every, state.failures, state.logged) = (source, every, 0, None);
+                return None;
+            }
+            state.is_over = true;
+        }
+        let state = LocalState {
+            source,
+            every,
+            failures: 0,
+            logged: None,
+            asked: None,
+            calling: None,
+            is_reported: false,
+            next: None,
+            is_over: false,
+        };
+        let new = Arc::new(LocalWatch { name, workflow: Arc::clone(workflow), state: Mutex::new(state) });
+        local.insert(Arc::clone(&new.name), Arc::clone(&new));
+        Some(new)
+    }
+
+    /// The watch of this name, if it has a source here.
+    pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalWatch<H>>> {
+        self.local.lock().get(name).cloned()
+    }
+
+    /// When the source of a watch is called next, and since when it has been called.
+    pub(super) fn times(&self, name: &str) -> (Option<Time>, Option<Time>) {
+        let Some(local) = self.local(name) else { return (None, None) };
+        let (now, steady) = (self.control.clock.now(), self.control.clock.steady());
+        let state = local.state.lock();
+        let next = state.next.filter(|_| state.calling.is_none() && !state.is_over);
+        let next = next.map(|next| now.after(next.saturating_sub(steady)));
+        (next, state.calling.map(|since| now.before(steady.saturating_sub(since))))
+    }
+
+    /// Whether a runner lives, as far as is known.
+    pub(super) fn is_alive(&self, runner: i64) -> Result<bool, StoreError> {
+        if runner == self.control.lease().runner && !self.control.is_client() {
+            return Ok(true);
+        }
+        let now = self.control.clock.machine();
+        if let Some((asked, is_alive)) = self.alive.lock().get(&runner)
+            && now.saturating_sub(*asked) < BELIEVED
+        {
+            return Ok(*is_alive);
+        }
+        let is_alive = self.control.store().is_alive(runner, self.control.clock.lease_time())?;
+        self.alive.lock().insert(runner, (now, is_alive));
+        Ok(is_alive)
+    }
+
+    /// A watch is due: what is to be done. Blocks.
+    pub(crate) fn begin(&self, local: &Arc<LocalWatch<H>>) -> Begun {
+        let begun = self.try_begin(local).unwrap_or_else(|error| self.after_error(&local.name, &error));
+        let mut state = local.state.lock();
+        match &begun {
+            Begun::Call(..) => {
+                state.calling.get_or_insert_with(|| self.control.clock.steady());
+                drop(state);
+                self.calls.lock().push(Arc::clone(local));
+            }
+            Begun::Wait(span) => state.next = Some(self.control.clock.steady() + *span),
+            Begun::Over => state.is_over = true,
+        }
+        begun
+    }
+
+    fn try_begin(&self, local: &LocalWatch<H>) -> Result<Begun, StoreError> {
+        let (over, source) = {
+            let state = local.state.lock();
+            if let Some((_, watch)) = &state.asked {
+                return Ok(Begun::Call(Arc::clone(&state.source.0), watch.cursor.clone()));
+            }
+            (state.is_over, Arc::clone(&state.source.0))
+        };
+        if over || self.control.is_closing() || self.control.stopped().is_some() {
+            return Ok(Begun::Over);
+        }
+        loop {
+            let stored = self.control.store().watch(&local.name)?;
+            let Some((revision, watch)) = stored.map(current).transpose()?.flatten() else { return Ok(Begun::Over) };
+            if *watch.workflow != **local.workflow.graph.workflow() {
+                return Ok(Begun::Over);
+            }
+            let every = watch.interval();
+            local.state.lock().every = every;
+            if watch.paused_at.is_some() {
+                return Ok(Begun::Wait(every.min(LOOK)));
+            }
+            let me = self.control.lease().runner;
+            match watch.runner {
+                Some(runner) if runner == me => {
+                    let cursor = watch.cursor.clone();
+                    local.state.lock().asked = Some((revision, watch));
+                    return Ok(Begun::Call(source, cursor));
+                }
+                Some(other) if self.is_alive(other)? => return Ok(Begun::Wait(every.min(LOOK))),
+                // Whether that was done or somebody else was faster shows in the row.
+                _ => drop(self.set(Some(revision), Watch { runner: Some(me), ..watch })?),
+            }
+        }
+    }
+
+    fn after_error(&self, name: &str, error: &StoreError) -> Begun {
+        match error {
+            StoreError::Busy { .. } => {
+                self.control.warn(&format!("watch '{name}' is looked at again in {AGAIN:?}: {error}"));
+                Begun::Wait(AGAIN)
+            }
+            StoreError::Corrupt(_) => {
+                self.control.log(crate::log::Level::Error, &format!("watch '{name}' starts no runs: {error}"));
+                Begun::Over
+            }
+            error => {
+                self.control.break_down(error);
+                Begun::Over
+            }
+        }
+    }
+
+    /// Whether an answer changes nothing: then [`Watcher::end`] does not block.
+    pub(crate) fn is_idle(&self, local: &LocalWatch<H>, answer: &SourceAnswer) -> bool {
+        let state = local.state.lock();
+        let asked = state.asked.as_ref().map(|(_, watch)| watch);
+        match answer {
+            SourceAnswer::Items(items, cursor) => {
+                items.is_empty() && asked.is_some_and(|watch| watch.cursor == *cursor && watch.error.is_none())
+            }
+            SourceAnswer::Failed(_) => false,
+            SourceAnswer::Later => true,
+        }
+    }
+
+    /// A source has answered: commits what follows. How long until the watch is due again; `None`: it has not answered
+    /// yet, or is over. Blocks.
+    pub(crate) fn end(&self, local: &Arc<LocalWatch<H>>, answer: SourceAnswer) -> Option<Duration> {
+        if answer == SourceAnswer::Later {
+            return None;
+        }
+        self.calls.lock().retain(|other| !Arc::ptr_eq(other, local));
+        let (asked, shown, every) = {
+            let mut state = local.state.lock();
+            state.calling = None;
+            state.is_reported = false;
+            (state.asked.take(), Arc::clone(&state.source.1), state.every)
+        };
+        let (revision, watch) = asked?;
+        let answer = match answer {
+            SourceAnswer::Items(items, _) if items.len() > MOST_ITEMS => SourceAnswer::Failed(
+                format!(
+                    "it returned {} items at once: return {MOST_ITEMS} at most, and the others from the next cursor on",
+                    items.len()
+                )
+                .into(),
+            ),
+            answer => answer,
+        };
+        let failed = match &answer {
+            SourceAnswer::Failed(why) => Some(Arc::clone(why)),
+            _ => None,
+        };
+        let span = self.note(local, &shown, failed, every);
+        let span = match self.commit(local, (revision, watch), &answer) {
+            Ok(()) => Some(span),
+            Err(error) => match self.after_error(&local.name, &error) {
+                Begun::Wait(again) => Some(again),
+                _ => None,
+            },
+        };
+        let mut state = local.state.lock();
+        state.next = span.map(|span| self.control.clock.steady() + span);
+        state.is_over |= span.is_none();
+        span
+    }
+
+    /// Notes that a source has failed or not, and logs it if that has changed. How long until it is called again.
+    fn note(&self, local: &LocalWatch<H>, shown: &str, failed: Option<Arc<str>>, every: Duration) -> Duration {
+        let mut state = local.state.lock();
+        let Some(why) = failed else {
+            (state.failures, state.logged) = (0, None);
+            return every;
+        };
+        state.failures = state.failures.saturating_add(1);
+        let span = after_failure(every, state.failures);
+        if state.logged.as_ref() != Some(&why) {
+            let name = &local.name;
+            let line = format!("watch '{name}': its source {shown} failed and is called again in {span:?}: {why}");
+            state.logged = Some(why);
+            drop(state);
+            self.control.warn(&line);
+        }
+        span
+    }
+
+    fn commit(
+        &self,
+        local: &LocalWatch<H>,
+        (mut revision, mut watch): (i64, Watch),
+        answer: &SourceAnswer,
+    ) -> Result<(), StoreError> {
+        let before = watch.cursor.clone();
+        let mut items = match answer {
+            SourceAnswer::Items(items, _) => items.iter().map(|item| self.item(local, item)).collect(),
+            _ => Vec::new(),
+        };
+        loop {
+            let now = self.control.clock.now();
+            let changed = match answer {
+                SourceAnswer::Items(_, cursor) => Watch { cursor: cursor.clone(), error: None, ..watch.clone() },
+                SourceAnswer::Failed(why) => {
+                    let since = watch.error.as_ref().map_or(now, |(since, _)| *since);
+                    Watch { error: Some((since, Arc::clone(why))), ..watch.clone() }
+                }
+                SourceAnswer::Later => return Ok(()),
+            };
+            if items.is_empty() && changed == watch {
+                return Ok(());
+            }
+            let name = Arc::clone(&local.name);
+            let change = WatchChange { name, expected: Some(revision), watch: Some(changed), items };
+            match self.control.store().change_watch(&change)? {
+                WatchChanged::Done { started: 0, .. } => return Ok(()),
+                WatchChanged::Done { .. } => return self.recovery.recover(),
+                WatchChanged::NumberTaken => {
+                    items = change.items;
+                    items.iter_mut().for_each(|item| item.run.id = self.ids.next(self.control.clock.now()));
+                }
+                WatchChanged::Moved => {
+                    // Something else of it was changed, or it belongs to another runner by now, whose calls count.
+                    let stored = self.control.store().watch(&local.name)?;
+                    let Some((next, found)) = stored.map(current).transpose()?.flatten() else { return Ok(()) };
+                    if found.runner != watch.runner || found.cursor != before || found.paused_at.is_some() {
+                        return Ok(());
+                    }
+                    (revision, watch, items) = (next, found, change.items);
+                }
+            }
+        }
+    }
+
+    fn item(&self, local: &LocalWatch<H>, (key, inputs): &(Arc<str>, Arc<[u8]>)) -> WatchItem {
+        let (now, workflow) = (self.control.clock.now(), &local.workflow);
+        let deadline = workflow.graph.timeout().map(|span| now.after(span));
+        let options = deadline.map(|_| Box::new(RunOptions { deadline, ..RunOptions::default() }));
+        let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
+        let run = new.with_key(Some(run_key(&local.name, key))).with_inputs(Arc::clone(inputs)).with_options(options);
+        WatchItem { key: Arc::clone(key), run }
+    }
+
+    /// Reports the sources that have not returned for a long time, each once.
+    pub(crate) fn look(&self) {
+        let calls = self.calls.lock().clone();
+        for local in calls {
+            let mut state = local.state.lock();
+            let Some(since) = state.calling.filter(|_| !state.is_reported) else { continue };
+            let span = self.control.clock.steady().saturating_sub(since);
+            if span > OVERDUE.max(state.every) {
+                state.is_reported = true;
+                let (name, shown) = (&local.name, &state.source.1);
+                let line = format!(
+                    "watch '{name}': its source {shown} has not returned for {} s; no run starts before it does",
+                    span.as_secs()
+                );
+                drop(state);
+                self.control.warn(&line);
+            }
+        }
+    }
+}
