@@ -55,6 +55,8 @@ BIDE_ROWS = (
     "million",
     "workflows",
     "schedules",
+    "limits",
+    "rate",
 )
 
 

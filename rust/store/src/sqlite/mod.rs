@@ -10,6 +10,7 @@ mod blame;
 mod busy;
 mod changes;
 mod checkpoint;
+mod claims;
 mod connection;
 mod convert;
 mod error;
