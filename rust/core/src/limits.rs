@@ -249,6 +249,12 @@ impl RunState {
         let ready = self.status() == crate::RunStatus::Running && state.status == TaskStatus::Ready;
         ready.then_some(!state.reenter)
     }
+
+    /// Whether the body of a task that is ready continues an attempt, whatever holds its run.
+    #[must_use]
+    pub fn continues(&self, task: TaskRef) -> bool {
+        self.get(task).is_some_and(|state| state.reenter)
+    }
 }
 
 #[cfg(test)]

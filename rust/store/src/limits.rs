@@ -154,7 +154,8 @@ pub trait Limits {
     /// holder has to know, and to release what it does not need.
     ///
     /// # Errors
-    /// Any [`StoreError`]; except for `Unknown` nothing was written. After `Unknown` the call can be made again, without its `moved`.
+    /// Any [`StoreError`]; except for `Unknown` nothing was written. After `Unknown` the call can be made again, without
+    /// its `moved`.
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError>;
 
     /// Forgets the starts that count no more, and the values of keys of which nothing is used.

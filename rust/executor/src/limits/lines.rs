@@ -84,10 +84,6 @@ impl<H: Host> State<H> {
         if self.waiting.contains_key(&share) {
             return;
         }
-        if !waiter.continues && self.granted.contains_key(&share) {
-            // It was ready once more before it was entered.
-            self.withdraw(share);
-        }
         let rank = Rank { priority: waiter.run.priority(), age: waiter.run.created_at };
         let own = self.lines.entry(line.clone()).or_insert_with(|| OwnLine::new(rate));
         own.patience = own.patience.or_else(|| rate.map(Patience::new));
@@ -162,7 +158,9 @@ impl<H: Host> State<H> {
 
     /// A body with a rate is about to be entered.
     pub(super) fn enters(&mut self, share: ShareId, now: Time) -> Entry {
-        let Some(granted) = self.granted.get_mut(&share) else { return Entry::Entered };
+        let Some(granted) = self.granted.get_mut(&share) else {
+            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Entered };
+        };
         let Some((latest, patience)) = granted.latest else { return Entry::Entered };
         let line = granted.line.clone();
         if let Some(learns) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {

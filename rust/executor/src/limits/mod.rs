@@ -165,6 +165,8 @@ enum Entry {
     Entered,
     /// It is entered, and others may start.
     Moved,
+    /// It waits for its share again: it was ready twice.
+    Waits,
     /// It is too late for its grant, of this line.
     TooLate(LineKey),
 }
@@ -241,13 +243,20 @@ impl<H: Host> Limiter<H> {
         let mut held = Vec::new();
         for one in std::mem::take(ready) {
             match limit_of(&one.run, one.task) {
-                Some(limit) => held.push((line_of(&one.run, limit), limit.spec.rate, one)),
+                Some(limit) => {
+                    let continues = one.run.state.lock().continues(one.task);
+                    held.push((line_of(&one.run, limit), limit.spec.rate, continues, one));
+                }
                 None => ready.push(one),
             }
         }
         let mut state = self.state.lock();
-        for (line, rate, Ready { run, task }) in held {
-            let continues = run.state.lock().may_enter(task) == Some(false);
+        for (line, rate, continues, Ready { run, task }) in held {
+            if !continues && state.granted.contains_key(&share(&run, task)) {
+                // It was ready before, and was not entered since it was granted its share.
+                ready.push(Ready { run, task });
+                continue;
+            }
             state.add(line, Waiter { run, task, continues, resumes: None, counted: None }, rate);
         }
         drop(state);
@@ -266,6 +275,7 @@ impl<H: Host> Limiter<H> {
         let (may, wakes) = match entry {
             Entry::Entered => (true, false),
             Entry::Moved => (true, true),
+            Entry::Waits => (false, false),
             Entry::TooLate(line) => {
                 let waiter = Waiter { run: Arc::clone(run), task, continues: false, resumes: None, counted: None };
                 state.add(line, waiter, limit.spec.rate);

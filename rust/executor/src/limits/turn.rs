@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bide_core::TaskRef;
 use bide_core::limits::{Place, Rank};
+use bide_sched::counts;
 use bide_store::{Answer, LimitCall, LimitClaim, LineClaims, ShareId, StoreError};
 
 use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, State, Waiter, share};
@@ -77,6 +78,7 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
         let moved = line.moved.iter().map(|entered| entered.moved).collect();
         call.lines.push(LineClaims { limit, key, moved, patience: line.patience, claims, behind: line.behind });
     }
+    counts::add_commit();
     match control.store().claim_limits(lease, control.clock.now(), &call) {
         Ok(answers) => carry_out(control, timers, lines, answers),
         Err(error) => {
@@ -129,18 +131,21 @@ fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<Ask
             control.limits.state.lock().idles(share);
         }
     }
-    // What was skipped or cancelled while its share was granted may not have had it yet.
-    let is_wanted = |one: &Ready<H>| one.run.state.lock().may_enter(one.task).is_some();
-    let unwanted: Vec<_> = ready.iter().filter(|(one, _)| !is_wanted(one)).collect();
-    if !unwanted.is_empty() {
-        let mut state = control.limits.state.lock();
-        for (one, continues) in unwanted {
-            let share = share(&one.run, one.task);
-            if *continues { state.idles(share) } else { state.withdraw(share) }
-        }
-    }
-    let mut ready: Vec<Ready<H>> = ready.into_iter().map(|(one, _)| one).collect();
     if !ready.is_empty() {
+        // What was skipped, cancelled or paused while its share was granted may not have had it yet. One that is paused
+        // is ready once more when it is resumed.
+        let mut state = control.limits.state.lock();
+        ready.retain(|(one, continues): &(Ready<H>, bool)| {
+            let is_wanted = one.run.state.lock().may_enter(one.task).is_some();
+            match (is_wanted, continues) {
+                (true, _) => {}
+                (false, true) => state.idles(share(&one.run, one.task)),
+                (false, false) => state.withdraw(share(&one.run, one.task)),
+            }
+            is_wanted
+        });
+        drop(state);
+        let mut ready: Vec<Ready<H>> = ready.into_iter().map(|(one, _)| one).collect();
         control.dispatch.ready(&mut ready);
     }
 }

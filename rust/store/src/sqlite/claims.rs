@@ -6,8 +6,8 @@ use bide_core::Time;
 use bide_core::limits::{LimitSpec, Rank, Room, Used};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::SqliteStore;
-use super::limits::{Changed, SPEC, count, execute, others_wait, spec};
+use super::super::SqliteStore;
+use super::{Changed, SPEC, count, execute, others_wait, spec};
 use crate::limits::{Shares, answer};
 use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
 

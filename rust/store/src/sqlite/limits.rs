@@ -1,6 +1,9 @@
 //! Limits: their definitions, what is used of them, and the shares that are released. Claims are in `claims.rs`. See
 //! [`crate::Limits`].
 
+#[path = "claims.rs"]
+mod claims;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,8 +158,8 @@ impl<'c> Changed<'c> {
         Ok(())
     }
 
-    /// Bodies do not execute any more, though their attempts have not ended. What waits keeps its share; a body that has
-    /// recorded nothing is entered anew, and asked about anew.
+    /// Bodies do not execute any more, though their attempts have not ended. What waits keeps its share. A body that
+    /// has recorded nothing is entered anew, and asked about anew.
     fn stand(&mut self, sql: &str, of: i64) -> rusqlite::Result<()> {
         let read = |row: &Row<'_>| {
             Ok((ShareId { run: row.get(0)?, task: row.get(1)?, map: row.get(2)? }, row.get::<_, bool>(3)?))

@@ -10,7 +10,6 @@ mod blame;
 mod busy;
 mod changes;
 mod checkpoint;
-mod claims;
 mod connection;
 mod convert;
 mod error;
