@@ -57,6 +57,8 @@ BIDE_ROWS = (
     "million",
     "workflows",
     "schedules",
+    "limits",
+    "rate",
 )
 
 

@@ -1,21 +1,19 @@
-"""What a limit costs: runs through one, beside runs without, and starts that keep to a rate.
-
-python -m benchmarks.bide_limits
-"""
+"""bide's rows about limits: what one costs that is kept, and how well starts keep to a rate."""
 
 import bisect
 import statistics
-import tempfile
-import time
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
 import bide
 
+from . import measure
+from .bide_workflows import open_runner
+
 RUNS = 10_000
 IN_FLIGHT = 100
+TURNS = 5
 RATE = 1_000
-SECONDS = 5
+SECONDS = 10
 
 
 def workflow(name: str, limit: bide.Limit | None) -> bide.Workflow:
@@ -27,45 +25,41 @@ def workflow(name: str, limit: bide.Limit | None) -> bide.Workflow:
     return bide.Workflow(name, [work])
 
 
-def through(store: str, limit: bide.Limit | None) -> float:
+def through(runner: bide.Runner, workflow: bide.Workflow) -> float:
     """Return how many runs end in a second."""
-    with bide.Runner(store) as runner:
-        begun = time.perf_counter()
-        for handle in runner.submit_many(workflow("runs", limit), [None] * RUNS):
+
+    def all_end() -> None:
+        for handle in runner.submit_many(workflow, [None] * RUNS):
             handle.result()
-        return RUNS / (time.perf_counter() - begun)
+
+    return RUNS / measure.timed(all_end)
 
 
-def in_flight() -> float:
-    """Return the runs in a second with a limit of attempts in flight, in relation to those without."""
-    ratios = []
-    for _ in range(3):
-        with tempfile.TemporaryDirectory() as folder:
-            without = through(str(Path(folder) / "without.db"), None)
-            limited = through(str(Path(folder) / "limited.db"), bide.Limit("all", in_flight=IN_FLIGHT))
-        print(f"in flight: {without:,.0f} runs/s without, {limited:,.0f} runs/s with a limit of {IN_FLIGHT}")
-        ratios.append(limited / without)
-    return statistics.median(ratios)
+def row_limits(setting: measure.Setting) -> measure.Metrics:
+    """Measure runs through a limit of attempts in flight, and by those without a limit, in turns."""
+    free, limited = workflow("free", None), workflow("limited", bide.Limit("all", in_flight=IN_FLIGHT))
+    # A runner and a store for each: what has no limit does not pay for one.
+    with open_runner(setting) as one, open_runner(setting) as other:
+        turns = [(through(one, free), through(other, limited)) for _ in range(TURNS)]
+    return {
+        "limits": statistics.median(with_limit for _, with_limit in turns),
+        "limits_free": statistics.median(with_limit / without for without, with_limit in turns),
+    }
 
 
-def rate() -> tuple[float, int]:
-    """Return the starts in a second under a rate, and the most of any second."""
-    with tempfile.TemporaryDirectory() as folder, bide.Runner(Path(folder) / "bide.db") as runner:
-        limited = workflow("rate", bide.Limit("rate", rate=(RATE, 1)))
-        handles = runner.submit_many(limited, [None] * RATE * SECONDS)
+def worst(started: list[datetime], window: timedelta) -> int:
+    """Return the most starts in any span of this length, its ends included."""
+    return max(bisect.bisect_right(started, first + window) - at for at, first in enumerate(started))
+
+
+def row_rate(setting: measure.Setting) -> measure.Metrics:
+    """Measure how many bodies start in the first ten seconds of a rate, and the most in any span of it."""
+    limited = workflow("rate", bide.Limit("rate", rate=(RATE, 1)))
+    with open_runner(setting) as runner:
+        handles = runner.submit_many(limited, [None] * RATE * (SECONDS + 1))
         started = sorted(at for handle in handles if (at := handle.result().tasks["work"].started_at) is not None)
-    second = timedelta(seconds=1)
-    most = max(bisect.bisect_right(started, first + second) - at for at, first in enumerate(started))
-    # The last burst has its second for itself.
-    return len(started) / ((started[-1] - started[0]).total_seconds() + 1), most
+    in_time = bisect.bisect_left(started, started[0] + timedelta(seconds=SECONDS))
+    return {"rate": in_time / SECONDS, "rate_worst": worst(started, timedelta(seconds=1))}
 
 
-def main() -> None:
-    """Print the figures."""
-    print(f"in flight: {in_flight():.2f} of the runs without a limit")
-    per_second, most = rate()
-    print(f"rate of {RATE}: {per_second:,.1f} starts/s, at most {most} in a second")
-
-
-if __name__ == "__main__":
-    main()
+ROWS = {"limits": row_limits, "rate": row_rate}

@@ -219,6 +219,14 @@ METRICS = {
         Metric("schedules_late_p50", "the run of a tick beside them: its lateness, median", "ms", 2, ratio=False),
         Metric("schedules_late_p99", "the same, p99", "ms", 2, ratio=False),
     ],
+    "limits": [
+        Metric("limits", "runs through a limit of 100 in flight", "runs/s", ratio=False),
+        Metric("limits_free", "by those without a limit, in turns", "", 2, ratio=False),
+    ],
+    "rate": [
+        Metric("rate", "a rate of 1,000 in a second: bodies that start, over ten seconds", "/s", 1, ratio=False),
+        Metric("rate_worst", "the most in any second", "", ratio=False),
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -326,6 +334,9 @@ GOALS = (
     Goal("take_over", NORMAL, most=10),
     *(Goal("schedules_cpu", subject, most=0.5) for subject in (MEMORY, NORMAL)),
     *(Goal("schedules_late_p99", subject, most=20) for subject in (MEMORY, NORMAL)),
+    Goal("limits_free", NORMAL, least=0.7),
+    *(Goal("rate", subject, least=990) for subject in (MEMORY, NORMAL)),
+    *(Goal("rate_worst", subject, most=1000) for subject in (MEMORY, NORMAL)),
     *(
         Goal(key, subject, most=50)
         for key in ("why", "why_client", "open_waits", "open_waits_last")

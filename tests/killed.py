@@ -10,6 +10,7 @@ from datetime import timedelta
 over = Path(db).with_suffix(".over")
 from typing import Annotated
 seed, kills = int(words[0]), int(words[1])
+SIGNALS, ITEMS, GATHERS = int(words[2]), int(words[3]), (int(words[4]), float(words[5]))
 
 def record(handle, what, *more):
     note(what, handle.run_id, handle.task_name, *more)
@@ -178,7 +179,7 @@ def starts(n: int, handle: bide.TaskHandle) -> int:
         total += handle.wait(children[1]).outputs["works"]
         return total
 
-@bide.task
+@bide.task(limit=bide.Limit("loops", executing=2, in_flight=1000))
 def loops(handle: bide.TaskHandle) -> int:
     with noted(handle):
         turn, total = handle.last_checkpoint(tuple[int, int], (0, 0))
@@ -190,7 +191,7 @@ def loops(handle: bide.TaskHandle) -> int:
             handle.checkpoint((turn, total))
         return total
 
-@bide.task
+@bide.task(limit=bide.Limit("items", in_flight=ITEMS))
 def items(n: int, handle: bide.TaskHandle) -> list[int]:
     with noted(handle):
         return list(range(n % 4))
@@ -211,7 +212,7 @@ def follows(item: Annotated[int, bide.Each("each")], handle: bide.TaskHandle) ->
             raise ValueError("it may fail")
         return 10 * item
 
-@bide.task
+@bide.task(limit=bide.Limit("gathers", rate=GATHERS))
 def gathers(each: list[int], follows: bide.Mapped[int], handle: bide.TaskHandle) -> list:
     with noted(handle):
         return [each, list(follows.succeeded), len(follows.failed)]
@@ -232,7 +233,6 @@ def tidies(handle: bide.TaskHandle) -> int:
 
 bodies = [orders, flaky, polls, mail, opened, gated, last, asks, serves, starts, loops, items, each, follows, gathers]
 workflow = bide.Workflow("killed", [*bodies, courier, tidies], signals=["n", "open", "ask", "letter"])
-SIGNALS = int(words[2])
 
 @bide.task
 def served(n: int) -> int:

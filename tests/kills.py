@@ -56,6 +56,12 @@ SIGNALS = 4
 """How many signals the task `mail` of each run waits for. Living processes and one that only sends send them all, again
 and again, each under its id."""
 
+ITEMS = 1
+"""How many attempts of the task `items` are in flight at once."""
+
+GATHERS = (3, 0.05)
+"""How many attempts of the task `gathers` start in how many seconds."""
+
 GATE = 0.02
 ROUNDING = 2e-6
 """Stored times are whole microseconds."""
@@ -63,7 +69,7 @@ ROUNDING = 2e-6
 
 def kill(file: Path, seed: int, kills: int) -> None:
     """Kill this many processes, let one more finish the remaining runs, and check everything."""
-    with Child(LIVES, file, str(seed), str(kills), str(SIGNALS)) as killer:
+    with Child(LIVES, file, *map(str, (seed, kills, SIGNALS, ITEMS, *GATHERS))) as killer:
         for number in range(kills):
             killer.expect(f"killed {number + 1}")
         killer.join()
@@ -74,6 +80,8 @@ def kill(file: Path, seed: int, kills: int) -> None:
     with bide.Runner(file) as reader:
         runs, children = reader.runs(workflow="killed"), reader.runs(workflow="killed child")
         shown = {run.id: [event.value for event in reader.events(run)] for run in runs}
+        nothing_leaks(reader.limits())
+    no_limit_is_exceeded(runs)
     assert submitted <= {run.key for run in runs}
     started_once(children, lines)
     stuck = {child.parent for child in children if child.status is bide.RunStatus.Paused}
@@ -112,6 +120,34 @@ def served_once(file: Path) -> None:
     items = {int(key.removeprefix("items@")) for key in keys if key.startswith("items@")}
     assert items == set(range(watch.cursor)), items ^ set(range(watch.cursor))
     assert watch.started == watch.cursor
+
+
+def no_limit_is_exceeded(runs: Iterable[bide.RunResult]) -> None:
+    """Read the recorded starts and ends of the tasks with limits."""
+    spans = [
+        (name, task.started_at, task.ended_at)
+        for run in runs
+        for name in ("items", "gathers")
+        if (task := run.tasks[name]).status is bide.TaskStatus.Completed
+    ]
+    begun = [(start, 1) for name, start, _ in spans if name == "items" and start]
+    in_flight = 0
+    # Of two at the same time the end came first.
+    for _, change in sorted([*begun, *((end, -1) for name, _, end in spans if name == "items" and end)]):
+        in_flight += change
+        assert in_flight <= ITEMS, "a limit is exceeded by what is in flight"
+    count, span = GATHERS
+    started = sorted(start for name, start, _ in spans if name == "gathers" and start)
+    for early, late in zip(started, started[count:], strict=False):
+        assert (late - early).total_seconds() > span - ROUNDING, "a limit is exceeded by its starts"
+
+
+def nothing_leaks(limits: Iterable[bide.LimitInfo]) -> None:
+    """Check that nothing is used of a limit at the end, but for attempts that wait in runs that are paused."""
+    for info in limits:
+        for use in info.uses:
+            assert (use.executing, use.waiting) == (0, 0), f"a limit leaks: {info}"
+            assert info.limit.name == "loops" or use.in_flight == 0, f"a limit leaks: {info}"
 
 
 def judge(lines: Iterable[str]) -> None:

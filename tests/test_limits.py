@@ -319,6 +319,34 @@ def test_the_newest_definition_counts_and_a_warning_says_so(
         handle.result(PATIENCE)
 
 
+def test_a_definition_of_another_runner_counts_here_and_that_one_says_so(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tally = Tally()
+
+    def workflow(limit: bide.Limit) -> bide.Workflow:
+        @bide.task(limit=limit)
+        def calls(handle: bide.TaskHandle) -> None:
+            tally.enter()
+            handle.wait(bide.signal("go", str))
+
+        return bide.Workflow("w", [calls])
+
+    with bide.Runner(file) as runner:
+        handles = runner.submit_many(workflow(bide.Limit("api", in_flight=1)), [None] * 4)
+        eventually(lambda: only_use(runner).waiting == 3, "three wait")
+        with (
+            caplog.at_level(logging.WARNING, "bide"),
+            bide.Runner(file, workflows=[workflow(bide.Limit("api", in_flight=3))]),
+        ):
+            eventually(lambda: "(in_flight=3) replaces" in caplog.text, "the warning is logged")
+            eventually(lambda: tally.now() == 3, "three are in flight, by the definition of the other one")
+        for handle in handles:
+            handle.signal("go", "on")
+            handle.result(PATIENCE)
+        assert nothing_is_used(runner)
+
+
 CALLS = """
     @bide.task(limit=bide.Limit("api", in_flight=2, executing=1))
     def calls(handle: bide.TaskHandle) -> None:

@@ -1,8 +1,9 @@
-"""What ends a body or a wait by itself under the clock of a test: a task's `timeout=`, and errors of a condition."""
+"""Limits under the clock of a test: a task's `timeout=`, errors of a condition, and a `bide.Limit`."""
 
 import asyncio
 import itertools
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -154,3 +155,23 @@ def test_a_condition_that_raises_something_new_each_time_moves_no_time(place: st
         with pytest.raises(NeverSatisfied, match="waits for"):
             runner.run(waiting(place, lost, on_error="ignore"))
         assert next(numbers) < 10
+
+
+@KINDS
+def test_a_rate_of_one_in_a_minute_takes_no_real_time(kind: str) -> None:
+    limit = bide.Limit("api", rate=(1, 60))
+
+    @bide.task(name="calls", limit=limit)
+    def calls() -> None: ...
+
+    @bide.task(name="calls", limit=limit)
+    async def calls_async() -> None: ...
+
+    with Runner(auto_advance=True) as runner:
+        begun = runner.now
+        workflow = bide.Workflow("calling", [calls if kind == "def" else calls_async])
+        handles = runner.submit_many(workflow, [None] * 61)
+        started = sorted(at for one in handles if (at := one.result().tasks["calls"].started_at) is not None)
+        assert len(started) == 61
+        assert all(late - early > timedelta(minutes=1) for early, late in itertools.pairwise(started))
+        assert runner.now - begun == pytest.approx(timedelta(hours=1), abs=timedelta(seconds=1))

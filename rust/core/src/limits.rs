@@ -154,20 +154,26 @@ pub enum Verdict {
     },
 }
 
-/// Starts that count: up to when their bodies may be entered, and how many.
-pub type Starts = (Time, u32);
+/// What is used of a limit, for one value of its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// The bodies that execute.
+    pub executing: u64,
+    /// The attempts in flight.
+    pub in_flight: u64,
+    /// The starts that count.
+    pub started: u64,
+    /// Up to when the body of the oldest of these may have been entered.
+    pub oldest: Option<Time>,
+}
 
 /// What a limit has left for one value of its key, while several attempts are asked about in turn.
 #[derive(Debug)]
 pub struct Room<'a> {
     /// What is allowed.
     spec: &'a LimitSpec,
-    /// The bodies that execute.
-    executing: u64,
-    /// The attempts in flight.
-    in_flight: u64,
-    /// The starts that count, the oldest first.
-    starts: Vec<Starts>,
+    /// What is used.
+    used: Used,
     /// The first ones that wait at other runners.
     others: &'a [Rank],
     /// When it is asked.
@@ -175,19 +181,10 @@ pub struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    /// Room beside what counts already; `others` are the first ones that wait at each other runner.
+    /// Room beside what is used already; `others` are the first ones that wait at each other runner.
     #[must_use]
-    pub fn new(
-        spec: &'a LimitSpec,
-        (executing, in_flight): (u64, u64),
-        mut starts: Vec<Starts>,
-        others: &'a [Rank],
-        now: Time,
-    ) -> Self {
-        let since = Self::counts_since(spec, now);
-        starts.retain(|(latest, count)| *latest >= since && *count > 0);
-        starts.sort_unstable();
-        Self { spec, executing, in_flight, starts, others, now }
+    pub const fn new(spec: &'a LimitSpec, used: Used, others: &'a [Rank], now: Time) -> Self {
+        Self { spec, used, others, now }
     }
 
     /// Starts whose bodies may have been entered at this time or later still count.
@@ -196,31 +193,35 @@ impl<'a> Room<'a> {
         spec.rate.map_or(Time::NEVER, |rate| now.before(rate.span))
     }
 
-    /// Asks for an attempt. What is granted counts from here on: a start until the span of the rate after `latest`.
-    pub fn ask(&mut self, need: &Need, latest: Time) -> Verdict {
+    /// Asks for an attempt, which takes nothing yet.
+    #[must_use]
+    pub fn ask(&self, need: &Need) -> Verdict {
         // One share is left to each other runner at which an attempt waits that goes first.
         let left = if need.share { self.others.iter().filter(|first| **first < need.rank).count() as u64 } else { 0 };
         let full = |limit: Option<u32>, used: u64| limit.is_some_and(|limit| used + left >= u64::from(limit));
-        if need.share && full(self.spec.in_flight, self.in_flight) {
+        if need.share && full(self.spec.in_flight, self.used.in_flight) {
             return Verdict::Held { counted: Counted::InFlight, until: None };
         }
-        if need.executing && full(self.spec.executing, self.executing) {
+        if need.executing && full(self.spec.executing, self.used.executing) {
             return Verdict::Held { counted: Counted::Executing, until: None };
         }
-        if let Some(rate) = self.spec.rate.filter(|_| need.start) {
-            let used: u64 = self.starts.iter().map(|(_, count)| u64::from(*count)).sum();
-            if used + left >= u64::from(rate.count) {
-                let until = self.starts.first().map(|(latest, _)| Time(latest.after(rate.span).0.saturating_add(1)));
-                return Verdict::Held { counted: Counted::Rate, until: until.filter(|until| *until > self.now) };
-            }
-            match self.starts.iter_mut().find(|(known, _)| *known == latest) {
-                Some((_, count)) => *count += 1,
-                None => self.starts.push((latest, 1)),
-            }
+        let rate = self.spec.rate.filter(|_| need.start);
+        if let Some(rate) = rate.filter(|rate| full(Some(rate.count), self.used.started)) {
+            let until = self.used.oldest.map(|latest| Time(latest.after(rate.span).0.saturating_add(1)));
+            return Verdict::Held { counted: Counted::Rate, until: until.filter(|until| *until > self.now) };
         }
-        self.in_flight += u64::from(need.share);
-        self.executing += u64::from(need.executing);
         Verdict::Granted
+    }
+
+    /// An attempt takes what it needs. Its start counts until the span of the rate after `latest`.
+    pub fn take(&mut self, need: &Need, latest: Time) {
+        let used = &mut self.used;
+        used.in_flight += u64::from(need.share);
+        used.executing += u64::from(need.executing);
+        if need.start && self.spec.rate.is_some() {
+            used.started += 1;
+            used.oldest = Some(used.oldest.map_or(latest, |oldest| oldest.min(latest)));
+        }
     }
 }
 
@@ -247,6 +248,12 @@ impl RunState {
         let state = self.get(task)?;
         let ready = self.status() == crate::RunStatus::Running && state.status == TaskStatus::Ready;
         ready.then_some(!state.reenter)
+    }
+
+    /// Whether the body of a task that is ready continues an attempt, whatever holds its run.
+    #[must_use]
+    pub fn continues(&self, task: TaskRef) -> bool {
+        self.get(task).is_some_and(|state| state.reenter)
     }
 }
 

@@ -207,6 +207,10 @@ impl Limits for Closed {
         self.refuse()
     }
 
+    fn purge_limits(&self, _now: Time) -> Result<(), StoreError> {
+        self.refuse()
+    }
+
     fn limits(&self, _now: Time) -> Result<Vec<LimitInfo>, StoreError> {
         self.refuse()
     }

@@ -295,11 +295,16 @@ impl Limits for Retrying {
     }
 
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
-        // A start that was taken back is not taken back twice.
-        let again = LimitCall { unstarted: Vec::new(), ..call.clone() };
+        // What has become of starts is not told twice.
+        let mut again = call.clone();
+        again.lines.iter_mut().for_each(|line| line.moved.clear());
         let mut first = true;
         self.call(|store| store.claim_limits(lease, now, if std::mem::take(&mut first) { call } else { &again }))
             .map_err(unknown)
+    }
+
+    fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
+        self.call(|store| store.purge_limits(now))
     }
 
     fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {

@@ -30,7 +30,7 @@ pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use convert::{Conversion, Converted};
 pub use lease_time::{Boot, LeaseTime, Uptime};
-pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, ShareId, Unstarted};
+pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::limits::{LimitSpec, Need, Rank, Room, Starts, Verdict};
+use bide_core::limits::{LimitSpec, Need, Rank, Room, Used, Verdict};
 use bide_core::record::{RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, RunStatus, TaskId, TaskStatus, Time};
 
@@ -48,8 +48,8 @@ pub struct LimitClaim {
     pub share: ShareId,
     /// Its rank.
     pub rank: Rank,
-    /// It starts, and its body is entered at most this much later; `None`: it continues.
-    pub starts: Option<Duration>,
+    /// It starts, and has no share yet. Otherwise it continues.
+    pub starts: bool,
 }
 
 /// The attempts that wait at a runner for one limit and one value of its key.
@@ -59,7 +59,11 @@ pub struct LineClaims {
     pub limit: Arc<str>,
     /// The value of its key, as text; empty for a limit without one.
     pub key: Arc<str>,
-    /// Those that are asked about, in this order.
+    /// What has become of starts that were granted before. First of all, the store counts them so.
+    pub moved: Vec<Moved>,
+    /// How much later than now a body that starts is entered at most.
+    pub patience: Duration,
+    /// Those that are asked about, in this order: those that start by their rank.
     pub claims: Vec<LimitClaim>,
     /// How many wait behind these, and the rank of the first one.
     pub behind: Option<(u64, Rank)>,
@@ -74,15 +78,15 @@ impl LineClaims {
     }
 }
 
-/// A start that was granted too long ago: the body was not entered, and has to be granted one again.
-#[derive(Clone, Debug)]
-pub struct Unstarted {
-    /// The name of the limit.
-    pub limit: Arc<str>,
-    /// The value of its key.
-    pub key: Arc<str>,
-    /// Up to when it could have been entered.
+/// Starts that were granted, and have happened earlier than they might have, or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Up to when their bodies could have been entered.
     pub latest: Time,
+    /// How many.
+    pub count: u32,
+    /// The last one of them has happened then; `None`: they have not happened, and have to be granted again.
+    pub to: Option<Time>,
 }
 
 /// What a runner asks and tells about its shares, in one transaction.
@@ -92,8 +96,6 @@ pub struct LimitCall {
     pub released: Vec<ShareId>,
     /// Attempts whose bodies do not execute any more, and have not ended.
     pub idle: Vec<ShareId>,
-    /// Starts that have not happened.
-    pub unstarted: Vec<Unstarted>,
     /// The attempts that wait.
     pub lines: Vec<LineClaims>,
 }
@@ -147,11 +149,20 @@ pub trait Limits {
     fn define_limit(&self, limit: &LimitSpec) -> Result<Option<LimitSpec>, StoreError>;
 
     /// Grants shares to attempts of the holder's runs, as far as there are any, in one transaction, and says of each line
-    /// what became of its claims. An attempt that has a share keeps it. A limit that was never defined limits nothing.
+    /// what became of its claims. An attempt that has a share keeps it. Behind one that starts and is held, so are all
+    /// others of the line that start. A limit that was never defined limits nothing. Whether one that starts is over the
+    /// holder has to know, and to release what it does not need.
     ///
     /// # Errors
-    /// Any [`StoreError`]; except for `Unknown` nothing was written. After `Unknown` the call can be made again.
+    /// Any [`StoreError`]; except for `Unknown` nothing was written. After `Unknown` the call can be made again, without
+    /// its `moved`.
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError>;
+
+    /// Forgets the starts that count no more, and the values of keys of which nothing is used.
+    ///
+    /// # Errors
+    /// As [`crate::Store::purge`].
+    fn purge_limits(&self, now: Time) -> Result<(), StoreError>;
 
     /// All limits, by name.
     ///
@@ -165,17 +176,17 @@ pub(crate) trait Shares {
     /// What a call of the store fails with.
     type Error;
 
+    /// Whether an attempt has a share of this line, and whether it counts as executing.
+    fn held(&mut self, share: ShareId) -> Result<Option<bool>, Self::Error>;
+
     /// Whether the attempt's run belongs to the holder and its task has not ended.
     fn is_current(&mut self, share: ShareId) -> Result<bool, Self::Error>;
 
-    /// Whether it has a share of this line, and whether it counts as executing.
-    fn held(&mut self, share: ShareId) -> Result<Option<bool>, Self::Error>;
+    /// Gives it one, or lets the one that it has count as executing. Answers as [`Shares::held`] would have before.
+    fn give(&mut self, share: ShareId) -> Result<Option<bool>, Self::Error>;
 
-    /// Gives it one, or lets the one that it has count as executing.
-    fn give(&mut self, share: ShareId) -> Result<(), Self::Error>;
-
-    /// Lets a start count until the span of the rate after this time.
-    fn start(&mut self, latest: Time) -> Result<(), Self::Error>;
+    /// Lets starts count until the span of the rate after this time.
+    fn start(&mut self, latest: Time, count: u32) -> Result<(), Self::Error>;
 }
 
 /// Answers the claims of a line, in their order.
@@ -183,38 +194,50 @@ pub(crate) fn answer<S: Shares>(
     shares: &mut S,
     spec: &LimitSpec,
     line: &LineClaims,
-    used: (u64, u64),
-    (starts, others): (Vec<Starts>, &[Rank]),
+    (used, others): (Used, &[Rank]),
     now: Time,
 ) -> Result<Vec<Answer>, S::Error> {
-    let mut room = Room::new(spec, used, starts, others, now);
+    let (mut room, latest) = (Room::new(spec, used, others, now), now.after(line.patience));
     let mut answers = Vec::with_capacity(line.claims.len());
+    let (mut started, mut behind) = (0, None);
     for claim in &line.claims {
-        if !shares.is_current(claim.share)? {
-            answers.push(Answer::Gone);
+        if let Some(held) = behind.filter(|_| claim.starts) {
+            answers.push(held);
             continue;
         }
-        let held = if spec.has_shares() { shares.held(claim.share)? } else { None };
-        let need = Need {
+        let needs = |held: Option<bool>| Need {
             rank: claim.rank,
             share: held.is_none(),
             executing: held != Some(true),
-            start: claim.starts.is_some(),
+            start: claim.starts,
         };
-        let latest = now.after(claim.starts.unwrap_or_default());
-        answers.push(match room.ask(&need, latest) {
-            Verdict::Granted => {
-                if spec.has_shares() && need.executing {
-                    shares.give(claim.share)?;
-                }
-                let start = need.start && spec.rate.is_some();
-                if start {
-                    shares.start(latest)?;
-                }
-                Answer::Granted(start.then_some(latest))
-            }
-            Verdict::Held { counted, until } => Answer::Held { counted, until },
-        });
+        let mut held = if claim.starts || !spec.has_shares() { None } else { shares.held(claim.share)? };
+        let mut verdict = room.ask(&needs(held));
+        if claim.starts && spec.has_shares() && verdict != Verdict::Granted {
+            // The call may be made for the second time.
+            held = shares.held(claim.share)?;
+            verdict = room.ask(&needs(held));
+        }
+        if let Verdict::Held { counted, until } = verdict {
+            let answer = Answer::Held { counted, until };
+            behind = behind.or_else(|| claim.starts.then_some(answer));
+            answers.push(answer);
+            continue;
+        }
+        if spec.has_shares() && held.is_none() && !claim.starts && !shares.is_current(claim.share)? {
+            answers.push(Answer::Gone);
+            continue;
+        }
+        if spec.has_shares() && held != Some(true) {
+            held = shares.give(claim.share)?;
+        }
+        room.take(&needs(held), latest);
+        let is_start = claim.starts && spec.rate.is_some();
+        started += u32::from(is_start);
+        answers.push(Answer::Granted(is_start.then_some(latest)));
+    }
+    if started > 0 {
+        shares.start(latest, started)?;
     }
     Ok(answers)
 }

@@ -369,6 +369,10 @@ impl Limits for FaultyStore {
         self.call(|store| store.claim_limits(lease, now, call))
     }
 
+    fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
+        self.call(|store| store.purge_limits(now))
+    }
+
     fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
         self.call(|store| store.limits(now))
     }

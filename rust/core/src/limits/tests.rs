@@ -21,9 +21,17 @@ const fn new(rank: Rank) -> Need {
     Need { rank, share: true, executing: true, start: true }
 }
 
-fn held(verdict: Verdict) -> Option<Counted> {
-    match verdict {
-        Verdict::Granted => None,
+const fn used(executing: u64, in_flight: u64) -> Used {
+    Used { executing, in_flight, started: 0, oldest: None }
+}
+
+/// What is used up for an attempt; if nothing is, it takes what it needs.
+fn held(room: &mut Room<'_>, need: &Need) -> Option<Counted> {
+    match room.ask(need) {
+        Verdict::Granted => {
+            room.take(need, Time(1_000));
+            None
+        }
         Verdict::Held { counted, .. } => Some(counted),
     }
 }
@@ -32,46 +40,48 @@ fn held(verdict: Verdict) -> Option<Counted> {
 fn what_is_used_up_says_so() {
     let (now, first) = (Time(1_000), rank(0, 0));
     let cases = [
-        (limit(spec(Some(2), None), None), (2, 9), Some(Counted::Executing)),
-        (limit(spec(Some(2), None), None), (1, 9), None),
-        (limit(spec(None, Some(2)), None), (0, 2), Some(Counted::InFlight)),
-        (limit(spec(Some(9), Some(2)), None), (0, 1), None),
+        (limit(spec(Some(2), None), None), used(2, 9), Some(Counted::Executing)),
+        (limit(spec(Some(2), None), None), used(1, 9), None),
+        (limit(spec(None, Some(2)), None), used(0, 2), Some(Counted::InFlight)),
+        (limit(spec(Some(9), Some(2)), None), used(0, 1), None),
     ];
     for (limit, used, expected) in cases {
-        let mut room = Room::new(&limit, used, Vec::new(), &[], now);
-        assert_eq!(held(room.ask(&new(first), now)), expected, "{limit:?} {used:?}");
+        let mut room = Room::new(&limit, used, &[], now);
+        assert_eq!(held(&mut room, &new(first)), expected, "{limit:?} {used:?}");
     }
 }
 
 #[test]
 fn a_body_that_resumes_needs_no_share_and_one_that_is_entered_again_is_no_start() {
     let limit = limit(spec(Some(3), Some(1)), Some((1, 100)));
-    let mut room = Room::new(&limit, (1, 1), vec![(Time(990), 1)], &[], Time(1_000));
+    let used = Used { started: 1, oldest: Some(Time(990)), ..used(1, 1) };
+    let mut room = Room::new(&limit, used, &[], Time(1_000));
     let resumes = Need { share: false, start: false, ..new(rank(0, 0)) };
-    assert_eq!(room.ask(&resumes, Time(1_000)), Verdict::Granted);
-    assert_eq!(held(room.ask(&new(rank(0, 0)), Time(1_000))), Some(Counted::InFlight));
-    assert_eq!(room.ask(&resumes, Time(1_000)), Verdict::Granted);
-    assert_eq!(held(room.ask(&resumes, Time(1_000))), Some(Counted::Executing));
+    assert_eq!(held(&mut room, &resumes), None);
+    assert_eq!(held(&mut room, &new(rank(0, 0))), Some(Counted::InFlight));
+    assert_eq!(held(&mut room, &resumes), None);
+    assert_eq!(held(&mut room, &resumes), Some(Counted::Executing));
 }
 
 #[test]
 fn a_full_rate_says_when_the_oldest_start_counts_no_more() {
     let limit = limit(spec(None, None), Some((2, 100)));
-    let mut room = Room::new(&limit, (0, 0), vec![(Time(950), 1), (Time(899), 7)], &[], Time(1_000));
-    assert_eq!(room.ask(&new(rank(0, 0)), Time(1_010)), Verdict::Granted);
+    let used = Used { started: 1, oldest: Some(Time(950)), ..Used::default() };
+    let mut room = Room::new(&limit, used, &[], Time(1_000));
+    assert_eq!(held(&mut room, &new(rank(0, 0))), None);
     let full = Verdict::Held { counted: Counted::Rate, until: Some(Time(1_051)) };
-    assert_eq!(room.ask(&new(rank(0, 0)), Time(1_010)), full);
+    assert_eq!(room.ask(&new(rank(0, 0))), full);
 }
 
 #[test]
 fn a_share_is_left_to_each_runner_at_which_somebody_goes_first() {
     let limit = limit(spec(None, Some(3)), None);
     let others = [rank(0, 5), rank(0, 50), rank(9, 99)];
-    let mut room = Room::new(&limit, (0, 0), Vec::new(), &others, Time(0));
-    assert_eq!(room.ask(&new(rank(0, 10)), Time(0)), Verdict::Granted);
-    assert_eq!(held(room.ask(&new(rank(0, 10)), Time(0))), Some(Counted::InFlight));
-    assert_eq!(room.ask(&new(rank(0, 1)), Time(0)), Verdict::Granted, "older than one of them");
-    assert_eq!(room.ask(&new(rank(10, 99)), Time(0)), Verdict::Granted, "before all of them");
+    let mut room = Room::new(&limit, Used::default(), &others, Time(0));
+    assert_eq!(held(&mut room, &new(rank(0, 10))), None);
+    assert_eq!(held(&mut room, &new(rank(0, 10))), Some(Counted::InFlight));
+    assert_eq!(held(&mut room, &new(rank(0, 1))), None, "older than one of them");
+    assert_eq!(held(&mut room, &new(rank(10, 99))), None, "before all of them");
 }
 
 #[test]
@@ -110,22 +120,26 @@ fn values_that_differ_have_different_keys() {
 }
 
 proptest! {
-    /// Bodies are entered at any moment up to the one that their grant allows, and no span has more starts.
+    /// Bodies are entered at any moment up to the one that their grant allows, some are known to have been entered
+    /// earlier than that, and no span has more starts.
     #[test]
     fn the_starts_never_exceed_the_rate_in_any_span(
         count in 1..5_u32,
         span in 1..200_i64,
-        asks in proptest::collection::vec((0..60_i64, 0..40_i64, 0..100_i64), 1..120),
+        asks in proptest::collection::vec((0..60_i64, 0..40_i64, 0..100_i64, proptest::bool::ANY), 1..120),
     ) {
         let limit = limit(spec(None, None), Some((count, span.unsigned_abs())));
-        let (mut now, mut granted, mut entered) = (1_000, Vec::<Starts>::new(), Vec::new());
-        for (pass, patience, queued) in asks {
+        let (mut now, mut granted, mut entered) = (1_000, Vec::<Time>::new(), Vec::new());
+        for (pass, patience, queued, is_told) in asks {
             now += pass;
-            let latest = Time(now + patience);
-            let mut room = Room::new(&limit, (0, 0), granted.clone(), &[], Time(now));
-            if room.ask(&new(rank(0, 0)), latest) == Verdict::Granted {
-                granted.push((latest, 1));
-                entered.push(now + queued * patience / 100);
+            let since = Room::counts_since(&limit, Time(now));
+            granted.retain(|latest| *latest >= since);
+            let used = Used { started: granted.len() as u64, oldest: granted.iter().min().copied(), ..Used::default() };
+            let room = Room::new(&limit, used, &[], Time(now));
+            if room.ask(&new(rank(0, 0))) == Verdict::Granted {
+                let at = now + queued * patience / 100;
+                granted.push(Time(if is_told { at } else { now + patience }));
+                entered.push(at);
             }
         }
         entered.sort_unstable();

@@ -1,19 +1,53 @@
 //! What happens to the attempts that wait in the lines of limits, or have a share.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::limits::{Line, Place, Rank};
 use bide_core::record::RunRowId;
-use bide_core::{TaskId, Time};
-use bide_store::{ShareId, Unstarted};
+use bide_core::{Rate, TaskId, Time};
+use bide_store::{Moved, ShareId};
 
-use super::{LineKey, ON_THEIR_WAY, OwnLine, Patience, State, Waiter, share};
+use super::{Entered, Entry, FIRST_ASKED, Granted, LineKey, ON_THEIR_WAY, OwnLine, Patience, State, Waiter, share};
 use crate::host::Host;
+
+/// Starts that happen within this part of a rate's span are told as one, and within this time.
+const TOGETHER: u32 = 1000;
+const TOGETHER_AT_MOST: Duration = Duration::from_millis(10);
+
+impl<H: Host> OwnLine<H> {
+    fn new(rate: Option<Rate>) -> Self {
+        Self {
+            line: Line::default(),
+            is_dirty: false,
+            asked: FIRST_ASKED,
+            patience: rate.map(Patience::new),
+            moved: Vec::new(),
+            on_their_way: 0,
+            rings_at: None,
+        }
+    }
+
+    /// A start that was granted has happened then, or not at all. True if others may start earlier than they were to.
+    fn moves(&mut self, latest: Time, to: Option<Time>) -> bool {
+        let Some(span) = self.patience.map(|patience| patience.most) else { return false };
+        let together = (span / TOGETHER).min(TOGETHER_AT_MOST);
+        let at = to.unwrap_or(latest);
+        match self.moved.last_mut().filter(|last| {
+            last.moved.latest == latest && last.moved.to.is_some() == to.is_some() && at <= last.first.after(together)
+        }) {
+            Some(last) => {
+                last.moved.count += 1;
+                last.moved.to = last.moved.to.max(to);
+            }
+            None => self.moved.push(Entered { moved: Moved { latest, count: 1, to }, first: at }),
+        }
+        !self.line.is_empty() && self.rings_at.is_some_and(|rings| to.is_none_or(|to| to.after(span) < rings))
+    }
+}
 
 impl<H: Host> State<H> {
     pub(super) fn has_work(&self) -> bool {
-        !(self.dirty.is_empty() && self.released.is_empty() && self.idle.is_empty() && self.unstarted.is_empty())
+        !(self.dirty.is_empty() && self.released.is_empty() && self.idle.is_empty())
     }
 
     /// Whether an attempt waits here or has a share.
@@ -41,8 +75,8 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// Puts one into its line, unless it waits there already. `rate`: the least and the most patience with a start.
-    pub(super) fn add(&mut self, line: &LineKey, waiter: Waiter<H>, rate: Option<(Duration, Duration)>) {
+    /// Puts one into its line, unless it waits there already. One that starts has no share.
+    pub(super) fn add(&mut self, line: LineKey, waiter: Waiter<H>, rate: Option<Rate>) {
         if self.closing {
             return;
         }
@@ -51,22 +85,31 @@ impl<H: Host> State<H> {
             return;
         }
         let rank = Rank { priority: waiter.run.priority(), age: waiter.run.created_at };
-        let patience = rate.map(|(least, most)| Patience { now: least, least, most });
-        let new = || OwnLine { line: Line::default(), is_dirty: false, patience, on_their_way: 0, rings_at: None };
-        let own = self.lines.entry(line.clone()).or_insert_with(new);
-        own.patience = own.patience.or(patience);
-        let place = own.line.push(waiter.resumes.is_some(), rank, waiter);
-        self.waiting.insert(share, (line.clone(), place));
-        self.touch(line);
+        let own = self.lines.entry(line.clone()).or_insert_with(|| OwnLine::new(rate));
+        own.patience = own.patience.or_else(|| rate.map(Patience::new));
+        let place = own.line.push(waiter.continues, rank, waiter);
+        self.touch(&line);
+        self.waiting.insert(share, (line, place));
+    }
+
+    /// An attempt gives back what it was granted.
+    pub(super) fn withdraw(&mut self, share: ShareId) {
+        if let Some(Granted { line, latest }) = self.granted.remove(&share) {
+            if let Some((latest, _)) = latest {
+                self.arrives(&line, latest, None);
+            }
+            self.released.push(share);
+            self.touch(&line);
+        }
     }
 
     /// An attempt has ended: there may be room for another one.
     pub(super) fn ends(&mut self, share: ShareId) {
-        if let Some(granted) = self.granted.remove(&share) {
-            if granted.latest.is_some() {
-                self.arrives(&granted.line);
+        if let Some(Granted { line, latest }) = self.granted.remove(&share) {
+            if let Some((latest, _)) = latest {
+                self.arrives(&line, latest, None);
             }
-            self.touch(&granted.line);
+            self.touch(&line);
         }
         if let Some((line, place)) = self.waiting.remove(&share) {
             if let Some(own) = self.lines.get_mut(&line) {
@@ -90,29 +133,44 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// One that was granted a start is not on its way any more.
-    pub(super) fn arrives(&mut self, line: &LineKey) {
-        let Some(own) = self.lines.get_mut(line) else { return };
+    /// One that was granted a start is not on its way any more. True if others may start.
+    fn arrives(&mut self, line: &LineKey, latest: Time, to: Option<Time>) -> bool {
+        let Some(own) = self.lines.get_mut(line) else { return false };
         let was = own.on_their_way;
         own.on_their_way = was.saturating_sub(1);
-        if was >= ON_THEIR_WAY / 2 && own.on_their_way < ON_THEIR_WAY / 2 {
+        let mut wakes = own.moves(latest, to);
+        wakes |= !own.line.is_empty() && was >= ON_THEIR_WAY / 2 && own.on_their_way < ON_THEIR_WAY / 2;
+        if wakes {
             self.touch(line);
+        } else {
+            self.forget_unused(line);
+        }
+        wakes
+    }
+
+    /// Forgets a line in which nobody waits and of which nobody is on its way. What was not told of its starts counts for
+    /// a moment longer.
+    pub(super) fn forget_unused(&mut self, line: &LineKey) {
+        if self.lines.get(line).is_some_and(|own| own.line.is_empty() && !own.is_dirty && own.on_their_way == 0) {
+            self.lines.remove(line);
         }
     }
 
-    /// A body with a rate is about to be entered. False: it is too late for its grant.
-    pub(super) fn enters(&mut self, share: ShareId, now: Time) -> bool {
-        let Some(granted) = self.granted.get_mut(&share) else { return true };
-        let Some(latest) = granted.latest.take() else { return true };
-        let (line, in_time) = (granted.line.clone(), now <= latest);
-        self.arrives(&line);
-        if let Some(patience) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
-            let next = if in_time { patience.now * 15 / 16 } else { patience.now * 2 };
-            patience.now = next.clamp(patience.least, patience.most);
+    /// A body with a rate is about to be entered.
+    pub(super) fn enters(&mut self, share: ShareId, now: Time) -> Entry {
+        let Some(granted) = self.granted.get_mut(&share) else {
+            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Entered };
+        };
+        let Some((latest, patience)) = granted.latest else { return Entry::Entered };
+        let line = granted.line.clone();
+        if let Some(learns) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
+            learns.learn(now.since(latest.before(patience)), patience);
         }
-        if !in_time {
-            self.unstarted.push(Unstarted { limit: Arc::clone(&line.0), key: Arc::clone(&line.1), latest });
+        if now > latest {
+            self.withdraw(share);
+            return Entry::TooLate(line);
         }
-        in_time
+        granted.latest = None;
+        if self.arrives(&line, latest, Some(now)) { Entry::Moved } else { Entry::Entered }
     }
 }

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use bide_core::limits::{Line, Place, key_text};
 use bide_core::record::{Batch, RunRowId, Write};
-use bide_core::{Counted, TaskId, TaskRef, Time};
-use bide_store::{ShareId, Unstarted};
+use bide_core::{Counted, Rate, TaskId, TaskRef, Time};
+use bide_store::{Moved, ShareId};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
@@ -30,6 +30,10 @@ use crate::runs::run::Run;
 /// How many attempts that start under a rate are granted at most and not entered yet: their grants last only for a
 /// moment.
 const ON_THEIR_WAY: usize = 256;
+
+/// How many attempts of a line are asked about at first, and at most.
+const FIRST_ASKED: usize = 16;
+const MOST_ASKED: usize = 256;
 
 /// A task that a limit holds back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +80,6 @@ struct State<H: Host> {
     released: Vec<ShareId>,
     /// Attempts whose bodies do not execute any more, and have not ended.
     idle: Vec<ShareId>,
-    /// Starts that have not happened in time.
-    unstarted: Vec<Unstarted>,
     /// A turn is under way.
     turns: bool,
     /// How many turns there were.
@@ -92,23 +94,55 @@ struct OwnLine<H: Host> {
     line: Line<Waiter<H>>,
     /// It is among the dirty ones.
     is_dirty: bool,
-    /// Of a limit with a rate: how long after its grant a body may be entered. It grows while bodies take longer than
-    /// that.
+    /// How many are asked about next: about as many as may be granted.
+    asked: usize,
+    /// Of a limit with a rate: how long after its grant a body may be entered.
     patience: Option<Patience>,
+    /// What has become of starts that were granted, and was not told yet.
+    moved: Vec<Entered>,
     /// How many have been granted a start and were not entered yet.
     on_their_way: usize,
     /// When the timer rings that is set for it.
     rings_at: Option<Time>,
 }
 
+/// How long after its grant a body may be entered. It follows how long bodies take for that.
 #[derive(Clone, Copy)]
 struct Patience {
     /// Now.
     now: Duration,
     /// At least.
     least: Duration,
-    /// At most.
+    /// At most: the span of the rate.
     most: Duration,
+}
+
+impl Patience {
+    fn new(rate: Rate) -> Self {
+        Self { now: rate.patience(), least: rate.patience(), most: rate.span }
+    }
+
+    /// A body was entered so long after its grant, which lasted for this long.
+    fn learn(&mut self, used: Duration, granted: Duration) {
+        let next = if used <= granted {
+            (used * 4).max(self.now - self.now / 64)
+        } else if granted >= self.now {
+            // Once for all that were granted together.
+            self.now * 2
+        } else {
+            self.now
+        };
+        self.now = next.clamp(self.least, self.most);
+    }
+}
+
+/// Starts that were granted together, and have happened or not.
+#[derive(Clone, Copy)]
+struct Entered {
+    /// What is told of them.
+    moved: Moved,
+    /// When the first one of them has happened.
+    first: Time,
 }
 
 /// An attempt that waits.
@@ -117,18 +151,33 @@ struct Waiter<H: Host> {
     run: Arc<Run<H>>,
     /// Its task.
     task: TaskRef,
+    /// It has begun before, and may have a share.
+    continues: bool,
     /// Its body resumes, and gets to know it here. Otherwise it is dispatched.
     resumes: Option<oneshot::Sender<()>>,
     /// What it waited for when it was last asked about.
     counted: Option<Counted>,
 }
 
+/// What comes of a body that is about to be entered.
+enum Entry {
+    /// It is entered.
+    Entered,
+    /// It is entered, and others may start.
+    Moved,
+    /// It waits for its share again: it was ready twice.
+    Waits,
+    /// It is too late for its grant, of this line.
+    TooLate(LineKey),
+}
+
 /// An attempt that has a share.
 struct Granted {
     /// Of which line.
     line: LineKey,
-    /// Up to when its body may be entered, if it starts under a rate and was not entered yet.
-    latest: Option<Time>,
+    /// If it starts under a rate and was not entered yet: up to when its body may be entered, and how long that was after
+    /// the grant.
+    latest: Option<(Time, Duration)>,
 }
 
 impl<H: Host> Default for Limiter<H> {
@@ -140,7 +189,6 @@ impl<H: Host> Default for Limiter<H> {
             dirty: VecDeque::new(),
             released: Vec::new(),
             idle: Vec::new(),
-            unstarted: Vec::new(),
             turns: false,
             count: 0,
             closing: false,
@@ -195,14 +243,21 @@ impl<H: Host> Limiter<H> {
         let mut held = Vec::new();
         for one in std::mem::take(ready) {
             match limit_of(&one.run, one.task) {
-                Some(limit) => held.push((line_of(&one.run, limit), limit.spec.rate, one)),
+                Some(limit) => {
+                    let continues = one.run.state.lock().continues(one.task);
+                    held.push((line_of(&one.run, limit), limit.spec.rate, continues, one));
+                }
                 None => ready.push(one),
             }
         }
         let mut state = self.state.lock();
-        for (line, rate, Ready { run, task }) in &held {
-            let waiter = Waiter { run: Arc::clone(run), task: *task, resumes: None, counted: None };
-            state.add(line, waiter, rate.map(|rate| (rate.patience(), rate.span)));
+        for (line, rate, continues, Ready { run, task }) in held {
+            if !continues && state.granted.contains_key(&share(&run, task)) {
+                // It was ready before, and was not entered since it was granted its share.
+                ready.push(Ready { run, task });
+                continue;
+            }
+            state.add(line, Waiter { run, task, continues, resumes: None, counted: None }, rate);
         }
         drop(state);
         self.woken.notify_one();
@@ -216,16 +271,21 @@ impl<H: Host> Limiter<H> {
         }
         let Some(limit) = limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) else { return true };
         let mut state = self.state.lock();
-        let may = state.enters(share(run, task), now);
-        if !may {
-            let rate = limit.spec.rate.map(|rate| (rate.patience(), rate.span));
-            let line = state.granted.remove(&share(run, task)).map(|granted| granted.line);
-            if let Some(line) = line {
-                state.add(&line, Waiter { run: Arc::clone(run), task, resumes: None, counted: None }, rate);
+        let entry = state.enters(share(run, task), now);
+        let (may, wakes) = match entry {
+            Entry::Entered => (true, false),
+            Entry::Moved => (true, true),
+            Entry::Waits => (false, false),
+            Entry::TooLate(line) => {
+                let waiter = Waiter { run: Arc::clone(run), task, continues: false, resumes: None, counted: None };
+                state.add(line, waiter, limit.spec.rate);
+                (false, true)
             }
-        }
+        };
         drop(state);
-        self.woken.notify_one();
+        if wakes {
+            self.woken.notify_one();
+        }
         may
     }
 
@@ -271,7 +331,8 @@ impl<H: Host> Limiter<H> {
         }
         let (sender, receiver) = oneshot::channel();
         if !state.closing && !run.is_lost() {
-            state.add(&line, Waiter { run: Arc::clone(run), task, resumes: Some(sender), counted: None }, None);
+            let waiter = Waiter { run: Arc::clone(run), task, continues: true, resumes: Some(sender), counted: None };
+            state.add(line, waiter, None);
         }
         drop(state);
         self.woken.notify_one();
@@ -395,7 +456,6 @@ impl<H: Host> Limiter<H> {
         state.dirty.clear();
         state.released.clear();
         state.idle.clear();
-        state.unstarted.clear();
         std::mem::take(&mut state.lines)
     }
 }

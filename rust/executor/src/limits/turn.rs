@@ -2,12 +2,14 @@
 //! that got a share execute.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bide_core::TaskRef;
 use bide_core::limits::{Place, Rank};
-use bide_store::{Answer, LimitCall, LimitClaim, LineClaims, ShareId, StoreError, Unstarted};
+use bide_sched::counts;
+use bide_store::{Answer, LimitCall, LimitClaim, LineClaims, ShareId, StoreError};
 
-use super::{Granted, LineKey, ON_THEIR_WAY, State, Waiter, share};
+use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, State, Waiter, share};
 use crate::control::Control;
 use crate::host::{Dispatch, Host, Ready};
 use crate::runs::run::Run;
@@ -16,9 +18,6 @@ use crate::services::timers::{Alarm, Timers};
 /// How many lines are asked about in one transaction.
 const LINES: usize = 64;
 
-/// How many attempts of a line.
-const ASKED: usize = 256;
-
 /// One that is asked about.
 struct Asked<H: Host> {
     place: Place,
@@ -26,6 +25,8 @@ struct Asked<H: Host> {
     task: TaskRef,
     /// Its body resumes.
     resumes: bool,
+    /// It has begun before.
+    continues: bool,
     /// It is still to execute.
     is_wanted: bool,
 }
@@ -36,7 +37,9 @@ struct AskedLine<H: Host> {
     asked: Vec<Asked<H>>,
     behind: Option<(u64, Rank)>,
     /// How long after its grant a body may be entered.
-    patience: std::time::Duration,
+    patience: Duration,
+    /// What is told of the starts that were granted before.
+    moved: Vec<Entered>,
 }
 
 /// Rings when a line may have room again.
@@ -67,17 +70,19 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
     for line in &mut lines {
         let mut claims = Vec::with_capacity(line.asked.len());
         for one in &mut line.asked {
-            let claim = claim_of(one, line.patience);
+            let claim = claim_of(one);
             one.is_wanted = claim.is_some() && one.run.lease == lease;
             claims.extend(claim.filter(|_| one.is_wanted));
         }
         let (limit, key) = (Arc::clone(&line.key.0), Arc::clone(&line.key.1));
-        call.lines.push(LineClaims { limit, key, claims, behind: line.behind });
+        let moved = line.moved.iter().map(|entered| entered.moved).collect();
+        call.lines.push(LineClaims { limit, key, moved, patience: line.patience, claims, behind: line.behind });
     }
+    counts::add_commit();
     match control.store().claim_limits(lease, control.clock.now(), &call) {
         Ok(answers) => carry_out(control, timers, lines, answers),
         Err(error) => {
-            control.limits.state.lock().take_back(call, &lines);
+            control.limits.state.lock().take_back(call, lines);
             match error {
                 StoreError::Fenced { .. } => control.fenced(lease),
                 StoreError::Busy { .. } => control.warn(&format!("{error} yet; what limits hold back waits for it")),
@@ -93,13 +98,13 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
 }
 
 /// What is claimed for one that waits; `None`: nothing, because it is over.
-fn claim_of<H: Host>(one: &Asked<H>, patience: std::time::Duration) -> Option<LimitClaim> {
+fn claim_of<H: Host>(one: &Asked<H>) -> Option<LimitClaim> {
     let run = &one.run;
-    let starts = match one.resumes {
-        true => (!run.is_lost() && !run.is_over()).then_some(false)?,
-        false => run.state.lock().may_enter(one.task)?,
+    let is_wanted = match one.resumes {
+        true => !run.is_lost() && !run.is_over(),
+        false => run.state.lock().may_enter(one.task).is_some(),
     };
-    Some(LimitClaim { share: share(run, one.task), rank: one.place.1, starts: starts.then_some(patience) })
+    is_wanted.then(|| LimitClaim { share: share(run, one.task), rank: one.place.1, starts: !one.continues })
 }
 
 fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<Vec<Answer>>) {
@@ -126,16 +131,21 @@ fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<Ask
             control.limits.state.lock().idles(share);
         }
     }
-    // What was skipped or cancelled while its share was granted may not have had it yet.
-    let unwanted = |one: &Ready<H>| one.run.state.lock().may_enter(one.task).is_none();
-    let released: Vec<ShareId> =
-        ready.iter().filter(|one| unwanted(one)).map(|one| share(&one.run, one.task)).collect();
-    if !released.is_empty() {
-        let mut state = control.limits.state.lock();
-        released.iter().for_each(|share| state.ends(*share));
-        state.released.extend(released);
-    }
     if !ready.is_empty() {
+        // What was skipped, cancelled or paused while its share was granted may not have had it yet. One that is paused
+        // is ready once more when it is resumed.
+        let mut state = control.limits.state.lock();
+        ready.retain(|(one, continues): &(Ready<H>, bool)| {
+            let is_wanted = one.run.state.lock().may_enter(one.task).is_some();
+            match (is_wanted, continues) {
+                (true, _) => {}
+                (false, true) => state.idles(share(&one.run, one.task)),
+                (false, false) => state.withdraw(share(&one.run, one.task)),
+            }
+            is_wanted
+        });
+        drop(state);
+        let mut ready: Vec<Ready<H>> = ready.into_iter().map(|(one, _)| one).collect();
         control.dispatch.ready(&mut ready);
     }
 }
@@ -146,7 +156,6 @@ impl<H: Host> State<H> {
         let call = LimitCall {
             released: std::mem::take(&mut self.released),
             idle: std::mem::take(&mut self.idle),
-            unstarted: std::mem::take(&mut self.unstarted),
             lines: Vec::new(),
         };
         let mut lines = Vec::new();
@@ -154,35 +163,41 @@ impl<H: Host> State<H> {
             let Some(key) = self.dirty.pop_front() else { break };
             let Some(own) = self.lines.get_mut(&key) else { continue };
             own.is_dirty = false;
-            let most = if own.patience.is_some() { ON_THEIR_WAY.saturating_sub(own.on_their_way) } else { ASKED };
-            let mut first = own.line.first(most.min(ASKED) + 1);
+            let room = if own.patience.is_some() { ON_THEIR_WAY.saturating_sub(own.on_their_way) } else { usize::MAX };
+            let most = own.asked.min(room);
+            let mut first = own.line.first(most + 1);
             let asked: Vec<Asked<H>> = first
                 .by_ref()
-                .take(most.min(ASKED))
+                .take(most)
                 .map(|(place, waiter): (Place, &Waiter<H>)| Asked {
                     place,
                     run: Arc::clone(&waiter.run),
                     task: waiter.task,
                     resumes: waiter.resumes.is_some(),
+                    continues: waiter.continues,
                     is_wanted: false,
                 })
                 .collect();
             let behind = first.next().map(|(place, _)| ((own.line.len() - asked.len()) as u64, place.1));
             let patience = own.patience.map(|patience| patience.now).unwrap_or_default();
-            lines.push(AskedLine { key, asked, behind, patience });
+            lines.push(AskedLine { key, asked, behind, patience, moved: std::mem::take(&mut own.moved) });
         }
         (call, lines)
     }
 
     /// The call has failed: all of it is to be made again.
-    fn take_back(&mut self, call: LimitCall, lines: &[AskedLine<H>]) {
+    fn take_back(&mut self, call: LimitCall, lines: Vec<AskedLine<H>>) {
         if self.closing {
             return;
         }
         self.released.extend(call.released);
         self.idle.extend(call.idle);
-        self.unstarted.extend(call.unstarted);
-        lines.iter().for_each(|line| self.touch(&line.key));
+        for line in lines {
+            if let Some(own) = self.lines.get_mut(&line.key) {
+                own.moved.splice(..0, line.moved);
+            }
+            self.touch(&line.key);
+        }
     }
 
     /// What became of those of a line. Returns when a timer is to ring for it.
@@ -190,11 +205,11 @@ impl<H: Host> State<H> {
         &mut self,
         line: &AskedLine<H>,
         answers: &[Option<Answer>],
-        ready: &mut Vec<Ready<H>>,
+        ready: &mut Vec<(Ready<H>, bool)>,
         resumed: &mut Vec<(tokio::sync::oneshot::Sender<()>, ShareId)>,
         over: &mut Vec<Waiter<H>>,
     ) -> Option<bide_core::Time> {
-        let (mut until, mut all) = (None, true);
+        let (mut until, mut all, mut granted) = (None, true, 0);
         for (one, answer) in line.asked.iter().zip(answers) {
             let id = share(&one.run, one.task);
             match answer {
@@ -210,10 +225,11 @@ impl<H: Host> State<H> {
                         self.touch(&line.key);
                         continue;
                     };
-                    self.grant(&line.key, id, *latest);
+                    granted += 1;
+                    self.grant(line, id, *latest);
                     match resumes {
                         Some(sender) => resumed.push((sender, id)),
-                        None => ready.push(Ready { run, task }),
+                        None => ready.push((Ready { run, task }, one.continues)),
                     }
                 }
                 Some(Answer::Held { counted, until: at }) => {
@@ -230,11 +246,12 @@ impl<H: Host> State<H> {
             }
         }
         let own = self.lines.get_mut(&line.key)?;
-        if own.line.is_empty() && !own.is_dirty && own.patience.is_none() {
-            self.lines.remove(&line.key);
+        own.asked = (granted * 2).max(own.asked / 2).clamp(FIRST_ASKED, MOST_ASKED);
+        if own.line.is_empty() {
+            self.forget_unused(&line.key);
             return None;
         }
-        if all && !own.line.is_empty() && !(own.patience.is_some() && own.on_their_way >= ON_THEIR_WAY) {
+        if all && own.on_their_way < ON_THEIR_WAY {
             // There may be room for more.
             self.touch(&line.key);
             return None;
@@ -245,18 +262,14 @@ impl<H: Host> State<H> {
     }
 
     /// An attempt that waited has its share.
-    fn grant(&mut self, line: &LineKey, id: ShareId, latest: Option<bide_core::Time>) {
+    fn grant(&mut self, line: &AskedLine<H>, id: ShareId, latest: Option<bide_core::Time>) {
         self.waiting.remove(&id);
         if latest.is_some()
-            && let Some(own) = self.lines.get_mut(line)
+            && let Some(own) = self.lines.get_mut(&line.key)
         {
             own.on_their_way += 1;
         }
-        let before = self.granted.insert(id, Granted { line: line.clone(), latest });
-        if let Some(latest) = before.and_then(|before| before.latest) {
-            // It was ready once more before it was entered.
-            self.arrives(line);
-            self.unstarted.push(Unstarted { limit: Arc::clone(&line.0), key: Arc::clone(&line.1), latest });
-        }
+        let latest = latest.map(|latest| (latest, line.patience));
+        self.granted.insert(id, Granted { line: line.key.clone(), latest });
     }
 }

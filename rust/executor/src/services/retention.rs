@@ -56,7 +56,7 @@ pub(crate) struct Sweep {
 enum Phase {
     /// Deleting, from this row number on.
     Purge(RunRowId),
-    /// Returning free pages to the file system.
+    /// Returning free pages to the file system; at last, what is not used of limits is forgotten.
     Shrink,
 }
 
@@ -131,6 +131,7 @@ impl<H: Host> RetentionService<H> {
             (Phase::Shrink, _) => {
                 let more = self.control.store().shrink()?;
                 if !more {
+                    self.control.store().purge_limits(self.control.clock.now())?;
                     *phase = Phase::Purge(0);
                 }
                 Ok(more)

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bide_core::limits::{LimitSpec, Rank, Room, Starts};
+use bide_core::limits::{LimitSpec, Rank, Room, Used};
 use bide_core::record::RunRowId;
 use bide_core::{TaskStatus, Time};
 
@@ -13,7 +13,7 @@ use super::limits::{LineKey, MemLimits};
 use super::run::{MemRun, RowHash};
 use super::state::State;
 use crate::limits::{Shares, answer};
-use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, ShareId, StoreError};
+use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId, StoreError};
 
 /// The shares of one limit and one value of its key.
 struct OfLine<'a> {
@@ -26,6 +26,11 @@ struct OfLine<'a> {
 impl Shares for OfLine<'_> {
     type Error = Infallible;
 
+    fn held(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
+        let known = self.limits.shares.get(&share).filter(|known| known.line == self.line);
+        Ok(known.map(|known| known.executing))
+    }
+
     fn is_current(&mut self, share: ShareId) -> Result<bool, Infallible> {
         let run = self.runs.get(&share.run);
         Ok(run.is_some_and(|run| {
@@ -34,18 +39,14 @@ impl Shares for OfLine<'_> {
         }))
     }
 
-    fn held(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
-        let known = self.limits.shares.get(&share).filter(|known| known.line == self.line);
-        Ok(known.map(|known| known.executing))
-    }
-
-    fn give(&mut self, share: ShareId) -> Result<(), Infallible> {
+    fn give(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
+        let held = self.held(share)?;
         self.limits.give(share, self.line.clone(), self.runner);
-        Ok(())
+        Ok(held)
     }
 
-    fn start(&mut self, latest: Time) -> Result<(), Infallible> {
-        *self.limits.starts.entry(self.line.clone()).or_default().entry(latest).or_default() += 1;
+    fn start(&mut self, latest: Time, count: u32) -> Result<(), Infallible> {
+        self.limits.starts.entry(self.line.clone()).or_default().add(latest, count);
         Ok(())
     }
 }
@@ -57,17 +58,18 @@ impl State {
         let Some(spec) = limits.specs.get(&claims.limit).cloned() else {
             return claims.claims.iter().map(|_| Answer::Granted(None)).collect();
         };
-        let since = Room::counts_since(&spec, now);
-        let starts: Vec<Starts> = limits.starts.get_mut(&line).map_or_else(Vec::new, |starts| {
-            *starts = starts.split_off(&since);
-            starts.iter().map(|(latest, count)| (*latest, *count)).collect()
+        let starts = limits.starts.get_mut(&line).map(|starts| {
+            starts.forget_before(Room::counts_since(&spec, now));
+            starts.counted()
         });
+        let (started, oldest) = starts.unwrap_or_default();
         let others: Vec<Rank> = limits.lines.get(&line).map_or_else(Vec::new, |lines| {
             lines.iter().filter(|(other, _)| **other != runner).map(|(_, (_, rank))| *rank).collect()
         });
-        let used = limits.used.get(&line).copied().unwrap_or_default();
+        let (executing, in_flight) = limits.used.get(&line).copied().unwrap_or_default();
+        let used = Used { executing, in_flight, started, oldest };
         let mut shares = OfLine { limits, runs: &self.runs, runner, line };
-        let Ok(answers) = answer(&mut shares, &spec, claims, used, (starts, &others), now);
+        let Ok(answers) = answer(&mut shares, &spec, claims, (used, &others), now);
         let OfLine { line, .. } = shares;
         match claims.waiting(&answers) {
             Some(waiting) => drop(self.limits.lines.entry(line).or_default().insert(runner, waiting)),
@@ -106,11 +108,15 @@ impl Limits for MemoryStore {
         for share in &call.idle {
             released |= limits.idle(*share);
         }
-        for one in &call.unstarted {
-            let starts = limits.starts.get_mut(&(Arc::clone(&one.limit), Arc::clone(&one.key)));
-            if let Some(count) = starts.and_then(|starts| starts.get_mut(&one.latest)) {
-                *count = count.saturating_sub(1);
-                released = true;
+        for line in &call.lines {
+            let Some(starts) = limits.starts.get_mut(&(Arc::clone(&line.limit), Arc::clone(&line.key))) else {
+                continue;
+            };
+            for Moved { latest, count, to } in &line.moved {
+                if starts.take(*latest, *count) {
+                    released = true;
+                    to.inspect(|to| starts.add(*to, *count));
+                }
             }
         }
         let answers = call.lines.iter().map(|line| state.answer(lease.runner, line, now)).collect();
@@ -118,6 +124,15 @@ impl Limits for MemoryStore {
             self.changes.limits();
         }
         Ok(answers)
+    }
+
+    fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
+        let limits = &mut self.state.lock().limits;
+        limits.starts.retain(|(name, _), starts| {
+            starts.forget_before(limits.specs.get(name).map_or(Time::NEVER, |spec| Room::counts_since(spec, now)));
+            starts.counted().0 > 0
+        });
+        Ok(())
     }
 
     fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
@@ -129,10 +144,7 @@ impl Limits for MemoryStore {
             let since = Room::counts_since(spec, now);
             let used = |line: &LineKey| {
                 let (executing, in_flight) = limits.used.get(line).copied().unwrap_or_default();
-                let started = limits
-                    .starts
-                    .get(line)
-                    .map_or(0, |starts| starts.range(since..).map(|(_, count)| u64::from(*count)).sum());
+                let started = limits.starts.get(line).map_or(0, |starts| starts.since(since));
                 let waiting = limits.lines.get(line).map_or(0, |lines| lines.values().map(|(count, _)| *count).sum());
                 LimitUse { key: Arc::clone(&line.1), executing, in_flight, started, waiting }
             };

@@ -9,7 +9,6 @@ use bide_core::{TaskId, TaskStatus, Time};
 
 use super::run::{MemRun, RowHash};
 use crate::ShareId;
-use crate::limits::stands;
 
 /// A limit's name, and a value of its key.
 pub(super) type LineKey = (Arc<str>, Arc<str>);
@@ -23,10 +22,54 @@ pub(super) struct MemLimits {
     pub(super) shares: BTreeMap<ShareId, Share>,
     /// How many there are: that execute, and all.
     pub(super) used: HashMap<LineKey, (u64, u64)>,
-    /// The starts that count, by up to when their bodies may have been entered.
-    pub(super) starts: HashMap<LineKey, BTreeMap<Time, u32>>,
+    /// The starts that count.
+    pub(super) starts: HashMap<LineKey, MemStarts>,
     /// Where attempts are held back, by runner: how many, and the rank of the first one.
     pub(super) lines: HashMap<LineKey, BTreeMap<i64, (u64, Rank)>>,
+}
+
+/// Starts of one limit and one value of its key.
+#[derive(Default)]
+pub(super) struct MemStarts {
+    /// How many, by up to when their bodies may have been entered.
+    at: BTreeMap<Time, u32>,
+    /// How many there are in all.
+    all: u64,
+}
+
+impl MemStarts {
+    pub(super) fn add(&mut self, latest: Time, count: u32) {
+        *self.at.entry(latest).or_default() += count;
+        self.all += u64::from(count);
+    }
+
+    /// False: there are not as many.
+    pub(super) fn take(&mut self, latest: Time, count: u32) -> bool {
+        let Some(known) = self.at.get_mut(&latest).filter(|known| **known >= count) else { return false };
+        *known -= count;
+        if *known == 0 {
+            self.at.remove(&latest);
+        }
+        self.all -= u64::from(count);
+        true
+    }
+
+    /// Forgets those before a time.
+    pub(super) fn forget_before(&mut self, since: Time) {
+        while let Some(first) = self.at.first_entry().filter(|first| *first.key() < since) {
+            self.all -= u64::from(first.remove());
+        }
+    }
+
+    /// How many there are, and the oldest.
+    pub(super) fn counted(&self) -> (u64, Option<Time>) {
+        (self.all, self.at.keys().next().copied())
+    }
+
+    /// How many there are from a time on.
+    pub(super) fn since(&self, since: Time) -> u64 {
+        self.at.range(since..).map(|(_, count)| u64::from(*count)).sum()
+    }
 }
 
 pub(super) struct Share {
@@ -76,12 +119,14 @@ impl MemLimits {
         }
         match (write, ShareId::released_by(write)) {
             (Write::Run(update), _) if update.status.is_ended() => self.release_run(update.run),
-            (Write::Run(update), _) if stands(update) => {
-                self.of_run(update.run).into_iter().filter(|share| self.idle(*share)).count() > 0
-            }
             (_, Some(share)) => self.release(share),
             (_, None) => false,
         }
+    }
+
+    /// No body of a run executes from now on, though it has not ended. True if something is released.
+    pub(super) fn stand(&mut self, run: RunRowId, runs: &HashMap<RunRowId, MemRun, RowHash>) -> bool {
+        self.of_run(run).into_iter().filter(|share| self.stands(*share, runs)).count() > 0
     }
 
     /// A run has ended.
@@ -89,16 +134,18 @@ impl MemLimits {
         self.of_run(run).into_iter().filter(|share| self.release(*share)).count() > 0
     }
 
+    /// A body does not execute any more, though its attempt has not ended. One that has not recorded anything is entered
+    /// anew, and asked about anew. True if it used something.
+    fn stands(&mut self, share: ShareId, runs: &HashMap<RunRowId, MemRun, RowHash>) -> bool {
+        let status = runs.get(&share.run).and_then(|run| run.task_status(share.task, share.map));
+        if status == Some(TaskStatus::Running) { self.idle(share) } else { self.release(share) }
+    }
+
     /// A runner is gone: its bodies do not execute any more. What waits keeps its share.
     pub(super) fn abandon(&mut self, runner: i64, runs: &HashMap<RunRowId, MemRun, RowHash>) {
         let theirs = self.shares.iter().filter(|(_, known)| known.runner == Some(runner)).map(|(share, _)| *share);
         for share in theirs.collect::<Vec<_>>() {
-            let status = runs.get(&share.run).and_then(|run| run.task_status(share.task, share.map));
-            if status != Some(TaskStatus::Running) {
-                self.release(share);
-                continue;
-            }
-            self.idle(share);
+            self.stands(share, runs);
             if let Some(known) = self.shares.get_mut(&share) {
                 known.runner = None;
             }

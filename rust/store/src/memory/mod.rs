@@ -25,6 +25,7 @@ use bide_core::{
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
+use crate::limits::stands;
 use crate::{
     Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance,
     Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -162,13 +163,14 @@ impl Store for MemoryStore {
             return Err(error);
         }
         let mut changes = None;
-        let (mut answered, mut posted, mut released) = (false, false, false);
+        let (mut answered, mut posted, mut released, mut standing) = (false, false, false, Vec::new());
         for write in commit.batch.drain(..) {
             if skipped.binary_search(&write.run()).is_ok() {
                 continue;
             }
             released |= state.limits.written(&write);
             if let Write::Run(update) = &write {
+                standing.extend(stands(update).then_some(update.run));
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
             answered |= matches!(write, Write::Answer { .. });
@@ -201,6 +203,9 @@ impl Store for MemoryStore {
         drop(changes);
         if posted {
             self.changes.unowned();
+        }
+        for run in standing {
+            released |= state.limits.stand(run, &state.runs);
         }
         if state.limits_released(released, lease) {
             self.changes.limits();

@@ -5,6 +5,7 @@ use bide_core::{RunId, TaskId};
 use rusqlite::{Connection, params};
 
 use super::SqliteStore;
+use super::limits;
 use super::messages::{self, MESSAGE};
 use crate::{Conversion, Converted, StoreError};
 
@@ -18,11 +19,10 @@ const UNOWNED: &str = "SELECT uuid FROM run INDEXED BY run_open WHERE status < 3
      AND workflow = (SELECT workflow FROM version WHERE id = ?1) AND version = ?1 AND (status <> 2 OR held) ORDER BY id";
 
 /// What is recorded of a task without a successor: its events stay.
-const DROP: [&str; 4] = [
+const DROP: [&str; 3] = [
     "DELETE FROM task WHERE run = ?1 AND task = ?2",
     "DELETE FROM journal WHERE run = ?1 AND task = ?2",
     "DELETE FROM progress WHERE run = ?1 AND task = ?2",
-    "DELETE FROM limit_share WHERE run = ?1 AND task = ?2",
 ];
 
 /// To a number below zero first, so that two tasks can change their numbers with each other.
@@ -57,6 +57,7 @@ fn renumber(connection: &Connection, run: RunRowId, tasks: &[(TaskId, Option<Tas
                 for sql in DROP {
                     connection.prepare_cached(sql)?.execute(params![run, old])?;
                 }
+                limits::release_task(connection, run, *old)?;
             }
             Some(new) => {
                 for sql in RENUMBER {

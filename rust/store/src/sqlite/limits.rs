@@ -1,62 +1,182 @@
-//! Limits: their definitions, and the shares and starts that count. See [`crate::Limits`].
+//! Limits: their definitions, what is used of them, and the shares that are released. Claims are in `claims.rs`. See
+//! [`crate::Limits`].
+
+#[path = "claims.rs"]
+mod claims;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bide_core::Time;
-use bide_core::limits::{LimitSpec, Rank, Rate, Room, Starts};
+use bide_core::limits::{LimitSpec, Rate, Room};
 use bide_core::record::{RunRowId, Write};
 use bide_core::time::micros;
+use bide_core::{TaskId, Time};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
-use crate::limits::{Shares, answer, stands};
-use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, ShareId, StoreError};
+use crate::limits::stands;
+use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, ShareId, StoreError};
 
-const SPEC: &str = "SELECT name, executing, in_flight, rate_count, rate_span, key FROM limit_spec WHERE name = ?1";
+pub(super) const SPEC: &str =
+    "SELECT name, executing, in_flight, rate_count, rate_span, key FROM limit_spec WHERE name = ?1";
 const SPECS: &str = "SELECT name, executing, in_flight, rate_count, rate_span, key FROM limit_spec ORDER BY name";
 const DEFINE: &str = "INSERT OR REPLACE INTO limit_spec (name, executing, in_flight, rate_count, rate_span, key) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
 const ANY_SHARE: &str = "SELECT 1 FROM limit_share LIMIT 1";
+const SHARE: &str = "SELECT line, executing FROM limit_share WHERE run = ?1 AND task = ?2 AND map = ?3";
 const RELEASE: &str = "DELETE FROM limit_share WHERE run = ?1 AND task = ?2 AND map = ?3";
-const RELEASE_RUN: &str = "DELETE FROM limit_share WHERE run = ?1";
 const IDLE: &str = "UPDATE limit_share SET executing = 0 WHERE run = ?1 AND task = ?2 AND map = ?3";
-const IDLE_RUN: &str = "UPDATE limit_share SET executing = 0 WHERE run = ?1";
-const OTHERS_WAIT: &str = "SELECT 1 FROM limit_line WHERE runner <> ?1 LIMIT 1";
-const OTHERS: &str = "SELECT priority, age FROM limit_line WHERE name = ?1 AND key = ?2 AND runner <> ?3";
-const IN_FLIGHT: &str = "SELECT count(*) FROM limit_share WHERE name = ?1 AND key = ?2";
-const EXECUTING: &str = "SELECT count(*) FROM limit_share WHERE name = ?1 AND key = ?2 AND executing = 1";
-const STARTS: &str = "SELECT latest, count FROM limit_start WHERE name = ?1 AND key = ?2";
-const OLD_STARTS: &str = "DELETE FROM limit_start WHERE name = ?1 AND key = ?2 AND latest < ?3";
-const UNSTARTED: &str =
-    "UPDATE limit_start SET count = count - 1 WHERE name = ?1 AND key = ?2 AND latest = ?3 AND count > 0";
-const START: &str = "INSERT INTO limit_start (name, key, latest, count) VALUES (?1, ?2, ?3, 1) \
-     ON CONFLICT (name, key, latest) DO UPDATE SET count = count + 1";
-const CURRENT: &str = "SELECT 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?4 \
-     AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3)";
-const HELD: &str = "SELECT name, key, executing FROM limit_share WHERE run = ?1 AND task = ?2 AND map = ?3";
-const GIVE: &str = "INSERT OR REPLACE INTO limit_share (run, task, map, name, key, runner, executing) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1)";
-const LINE: &str = "INSERT OR REPLACE INTO limit_line (name, key, runner, count, priority, age) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-const NO_LINE: &str = "DELETE FROM limit_line WHERE name = ?1 AND key = ?2 AND runner = ?3";
+const SHARES_OF_RUN: &str = "SELECT run, line, executing FROM limit_share WHERE run = ?1";
+const SHARES_OF_RUNS: &str = "SELECT run, line, executing FROM limit_share WHERE run BETWEEN ?1 AND ?2";
+const RELEASE_RUN: &str = "DELETE FROM limit_share WHERE run = ?1";
+const COUNT: &str = "UPDATE limit_key SET executing = executing + ?2, in_flight = in_flight + ?3 WHERE id = ?1";
+const OTHERS_WAIT: &str = "SELECT EXISTS (SELECT 1 FROM limit_line WHERE runner < ?1) \
+     OR EXISTS (SELECT 1 FROM limit_line WHERE runner > ?1)";
+const OF_TASK: &str = "SELECT run, task, map FROM limit_share WHERE run = ?1 AND task = ?2";
+/// The last: whether it has recorded something.
+const OF_RUN: &str = "SELECT run, task, map, EXISTS (SELECT 1 FROM task t WHERE t.run = s.run AND t.task = s.task \
+     AND t.map = s.map AND t.status = 2) FROM limit_share s WHERE run = ?1";
+const OF_RUNNER: &str = "SELECT run, task, map, EXISTS (SELECT 1 FROM task t WHERE t.run = s.run AND t.task = s.task \
+     AND t.map = s.map AND t.status = 2) FROM limit_share s WHERE runner = ?1";
+const NO_RUNNER: &str = "UPDATE limit_share SET runner = NULL WHERE runner = ?1";
 const NO_LINES: &str = "DELETE FROM limit_line WHERE runner = ?1";
-/// A body that has not recorded anything is entered anew by the next runner, which asks for it anew.
-const FORGET_BEGUN: &str = "DELETE FROM limit_share WHERE runner = ?1 AND NOT EXISTS (SELECT 1 FROM task t \
-     WHERE t.run = limit_share.run AND t.task = limit_share.task AND t.map = limit_share.map AND t.status = 2)";
-const IDLE_ALL: &str = "UPDATE limit_share SET executing = 0, runner = NULL WHERE runner = ?1";
-const SHARES_BY_KEY: &str = "SELECT key, count(*), sum(executing) FROM limit_share WHERE name = ?1 GROUP BY key";
-const STARTS_BY_KEY: &str = "SELECT key, sum(count) FROM limit_start WHERE name = ?1 AND latest >= ?2 GROUP BY key";
-const LINES_BY_KEY: &str = "SELECT key, sum(count) FROM limit_line WHERE name = ?1 GROUP BY key";
+const USES: &str = "SELECT key, executing, in_flight, started - (SELECT ifnull(sum(count), 0) FROM limit_start \
+     WHERE line = k.id AND latest < ?2), (SELECT ifnull(sum(count), 0) FROM limit_line WHERE line = k.id) \
+     FROM limit_key k WHERE name = ?1 ORDER BY key";
+const ANY_KEY: &str = "SELECT 1 FROM limit_key LIMIT 1";
+const OLD_STARTS: &str =
+    "DELETE FROM limit_start WHERE line IN (SELECT id FROM limit_key WHERE name = ?1) AND latest < ?2";
+const UNUSED_KEYS: &str = "DELETE FROM limit_key WHERE executing = 0 AND in_flight = 0 AND started = 0 \
+     AND NOT EXISTS (SELECT 1 FROM limit_line l WHERE l.line = limit_key.id)";
 
-fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+/// The shares of fewer runs than these are searched one by one.
+const FEW: usize = 8;
+
+pub(super) fn execute(connection: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
     connection.prepare_cached(sql)?.execute(params)
 }
 
 /// Whether there are shares at all.
 pub(super) fn any(connection: &Connection) -> rusqlite::Result<bool> {
     connection.prepare_cached(ANY_SHARE)?.exists([])
+}
+
+/// Whether attempts are held back at other runners.
+pub(super) fn others_wait(connection: &Connection, lease: Lease) -> rusqlite::Result<bool> {
+    connection.prepare_cached(OTHERS_WAIT)?.query_row([lease.runner], |row| row.get(0))
+}
+
+/// Changes shares within a write transaction, and counts what is used.
+pub(super) struct Changed<'c> {
+    connection: &'c Connection,
+    /// By the row of the limit and the value of its key: how many more execute, and are in flight.
+    by_line: Vec<(i64, i64, i64)>,
+    /// Something was released.
+    pub(super) released: bool,
+}
+
+impl<'c> Changed<'c> {
+    pub(super) const fn new(connection: &'c Connection) -> Self {
+        Self { connection, by_line: Vec::new(), released: false }
+    }
+
+    /// More is used of a limit, or less.
+    pub(super) fn count(&mut self, line: i64, executing: i64, in_flight: i64) {
+        self.released |= executing < 0 || in_flight < 0;
+        match self.by_line.iter_mut().find(|(known, ..)| *known == line) {
+            Some((_, all, flying)) => (*all, *flying) = (*all + executing, *flying + in_flight),
+            None => self.by_line.push((line, executing, in_flight)),
+        }
+    }
+
+    /// Of which limit and value of its key an attempt has a share, and whether that counts as executing.
+    pub(super) fn share(&self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<Option<(i64, bool)>> {
+        let mut statement = self.connection.prepare_cached(SHARE)?;
+        statement.query_row(params![run, task, map], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+    }
+
+    /// The attempt has ended, or gives its share back.
+    pub(super) fn release(&mut self, share: ShareId) -> rusqlite::Result<()> {
+        if let Some((line, executing)) = self.share(share)? {
+            execute(self.connection, RELEASE, params![share.run, share.task, share.map])?;
+            self.count(line, -i64::from(executing), -1);
+        }
+        Ok(())
+    }
+
+    /// Its body does not execute any more.
+    pub(super) fn idle(&mut self, share: ShareId) -> rusqlite::Result<()> {
+        if let Some((line, true)) = self.share(share)? {
+            execute(self.connection, IDLE, params![share.run, share.task, share.map])?;
+            self.count(line, -1, 0);
+        }
+        Ok(())
+    }
+
+    /// Runs have ended, in the order of their numbers.
+    fn release_runs(&mut self, ended: &[RunRowId]) -> rusqlite::Result<()> {
+        let (Some(first), Some(last)) = (ended.first(), ended.last()) else { return Ok(()) };
+        if ended.len() < FEW {
+            return ended.iter().try_for_each(|run| self.release_run(*run));
+        }
+        // Those that end together have begun together, mostly. If there are many others between them, each is searched.
+        let (mut found, mut seen) = (Vec::with_capacity(ended.len()), 0);
+        let mut statement = self.connection.prepare_cached(SHARES_OF_RUNS)?;
+        let mut rows = statement.query([first, last])?;
+        while let Some(row) = rows.next()? {
+            let run: RunRowId = row.get(0)?;
+            seen += 1;
+            if seen > 4 * ended.len() {
+                drop(rows);
+                return ended.iter().try_for_each(|run| self.release_run(*run));
+            }
+            if ended.binary_search(&run).is_ok() {
+                found.push((run, row.get(1)?, row.get(2)?));
+            }
+        }
+        drop(rows);
+        let mut release = self.connection.prepare_cached(RELEASE_RUN)?;
+        for shares in found.chunk_by(|(one, ..), (other, ..)| one == other) {
+            release.execute([shares[0].0])?;
+            shares.iter().for_each(|(_, line, executing): &(_, i64, i64)| self.count(*line, -executing, -1));
+        }
+        Ok(())
+    }
+
+    fn release_run(&mut self, run: RunRowId) -> rusqlite::Result<()> {
+        let mut any = false;
+        let mut statement = self.connection.prepare_cached(SHARES_OF_RUN)?;
+        let mut rows = statement.query([run])?;
+        while let Some(row) = rows.next()? {
+            any = true;
+            self.count(row.get(1)?, -row.get::<_, i64>(2)?, -1);
+        }
+        drop(rows);
+        if any {
+            execute(self.connection, RELEASE_RUN, [run])?;
+        }
+        Ok(())
+    }
+
+    /// Bodies do not execute any more, though their attempts have not ended. What waits keeps its share. A body that
+    /// has recorded nothing is entered anew, and asked about anew.
+    fn stand(&mut self, sql: &str, of: i64) -> rusqlite::Result<()> {
+        let read = |row: &Row<'_>| {
+            Ok((ShareId { run: row.get(0)?, task: row.get(1)?, map: row.get(2)? }, row.get::<_, bool>(3)?))
+        };
+        let shares: Vec<_> = self.connection.prepare_cached(sql)?.query_map([of], read)?.collect::<Result<_, _>>()?;
+        shares.into_iter().try_for_each(|(share, waits)| if waits { self.idle(share) } else { self.release(share) })
+    }
+
+    /// Writes what is used now.
+    pub(super) fn written(self) -> rusqlite::Result<bool> {
+        for (line, executing, in_flight) in self.by_line {
+            if (executing, in_flight) != (0, 0) {
+                execute(self.connection, COUNT, [line, executing, in_flight])?;
+            }
+        }
+        Ok(self.released)
+    }
 }
 
 /// Releases the shares of the attempts that end with a batch. True if others wait for such.
@@ -66,121 +186,56 @@ pub(super) fn release(
     batch: &[Write],
     skipped: &[RunRowId],
 ) -> rusqlite::Result<bool> {
-    let mut releasing = batch.iter().filter(|write| match write {
-        Write::Run(update) => update.status.is_ended() || stands(update),
-        write => ShareId::released_by(write).is_some(),
-    });
-    let Some(first) = releasing.next() else { return Ok(false) };
-    let mut released = 0;
-    for write in std::iter::once(first).chain(releasing) {
-        if skipped.binary_search(&write.run()).is_ok() {
-            continue;
+    let ends = |write: &Write| matches!(write, Write::Run(update) if update.status.is_ended());
+    let writes = || batch.iter().filter(|write| skipped.binary_search(&write.run()).is_err());
+    let mut ended: Vec<RunRowId> = writes().filter(|write| ends(write)).map(Write::run).collect();
+    ended.sort_unstable();
+    let mut changed = Changed::new(connection);
+    changed.release_runs(&ended)?;
+    for write in writes() {
+        match (write, ShareId::released_by(write)) {
+            (Write::Run(update), _) if stands(update) => changed.stand(OF_RUN, update.run)?,
+            (_, Some(share)) if ended.binary_search(&share.run).is_err() => changed.release(share)?,
+            _ => {}
         }
-        released += match (write, ShareId::released_by(write)) {
-            (Write::Run(update), _) if update.status.is_ended() => release_run(connection, update.run)?,
-            (Write::Run(update), _) => execute(connection, IDLE_RUN, [update.run])?,
-            (_, Some(ShareId { run, task, map })) => execute(connection, RELEASE, params![run, task, map])?,
-            (_, None) => 0,
-        };
     }
-    Ok(released > 0 && connection.prepare_cached(OTHERS_WAIT)?.exists([lease.runner])?)
+    Ok(changed.written()? && others_wait(connection, lease)?)
 }
 
 /// Releases the shares of a run that has ended.
-pub(super) fn release_run(connection: &Connection, run: RunRowId) -> rusqlite::Result<usize> {
-    execute(connection, RELEASE_RUN, [run])
+pub(super) fn release_run(connection: &Connection, run: RunRowId) -> rusqlite::Result<()> {
+    let mut changed = Changed::new(connection);
+    changed.release_run(run)?;
+    changed.written().map(drop)
 }
 
-/// A runner is gone: its bodies do not execute any more. What waits keeps its share.
+/// Releases the shares of a task, and of its elements.
+pub(super) fn release_task(connection: &Connection, run: RunRowId, task: TaskId) -> rusqlite::Result<()> {
+    let mut changed = Changed::new(connection);
+    let read = |row: &Row<'_>| Ok(ShareId { run: row.get(0)?, task: row.get(1)?, map: row.get(2)? });
+    let shares: Vec<_> = connection.prepare_cached(OF_TASK)?.query_map([run, task], read)?.collect::<Result<_, _>>()?;
+    shares.into_iter().try_for_each(|share| changed.release(share))?;
+    changed.written().map(drop)
+}
+
+/// A runner is gone: its bodies do not execute any more.
 pub(super) fn abandon(connection: &Connection, runner: i64) -> rusqlite::Result<()> {
-    for sql in [FORGET_BEGUN, IDLE_ALL, NO_LINES] {
-        execute(connection, sql, [runner])?;
-    }
-    Ok(())
+    let mut changed = Changed::new(connection);
+    changed.stand(OF_RUNNER, runner)?;
+    changed.written()?;
+    execute(connection, NO_RUNNER, [runner])?;
+    execute(connection, NO_LINES, [runner]).map(drop)
 }
 
-fn count(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
-    Ok(row.get::<_, i64>(at)?.unsigned_abs())
+pub(super) fn count(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or_default())
 }
 
-fn spec(row: &Row<'_>) -> rusqlite::Result<LimitSpec> {
+pub(super) fn spec(row: &Row<'_>) -> rusqlite::Result<LimitSpec> {
     let count: Option<u32> = row.get(3)?;
     let span: Option<i64> = row.get(4)?;
     let rate = count.zip(span).map(|(count, span)| Rate { count, span: Duration::from_micros(span.unsigned_abs()) });
     Ok(LimitSpec { name: row.get(0)?, executing: row.get(1)?, in_flight: row.get(2)?, rate, key: row.get(5)? })
-}
-
-/// The shares of one limit and one value of its key.
-struct OfLine<'a> {
-    /// In a write transaction.
-    connection: &'a Connection,
-    /// Whose claims are answered.
-    runner: i64,
-    /// Those claims.
-    line: &'a LineClaims,
-}
-
-impl Shares for OfLine<'_> {
-    type Error = rusqlite::Error;
-
-    fn is_current(&mut self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<bool> {
-        self.connection.prepare_cached(CURRENT)?.exists(params![run, task, map, self.runner])
-    }
-
-    fn held(&mut self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<Option<bool>> {
-        let mut statement = self.connection.prepare_cached(HELD)?;
-        let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?));
-        let held = statement.query_row(params![run, task, map], read).optional()?;
-        let is_here = |(name, key, _): &(String, String, bool)| *name == *self.line.limit && *key == *self.line.key;
-        Ok(held.filter(is_here).map(|(_, _, executing)| executing))
-    }
-
-    fn give(&mut self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<()> {
-        let LineClaims { limit, key, .. } = self.line;
-        execute(self.connection, GIVE, params![run, task, map, limit, key, self.runner]).map(drop)
-    }
-
-    fn start(&mut self, latest: Time) -> rusqlite::Result<()> {
-        execute(self.connection, START, params![self.line.limit, self.line.key, latest.0]).map(drop)
-    }
-}
-
-impl OfLine<'_> {
-    fn answer(&mut self, now: Time) -> rusqlite::Result<Vec<Answer>> {
-        let LineClaims { limit, key, claims, .. } = self.line;
-        let Some(spec) = self.connection.prepare_cached(SPEC)?.query_row([limit], spec).optional()? else {
-            return Ok(claims.iter().map(|_| Answer::Granted(None)).collect());
-        };
-        let used = |sql: &str, limited: Option<u32>| match limited {
-            Some(_) => self.connection.prepare_cached(sql)?.query_row([limit, key], |row| count(row, 0)),
-            None => Ok(0),
-        };
-        let used = (used(EXECUTING, spec.executing)?, used(IN_FLIGHT, spec.in_flight)?);
-        let mut starts: Vec<Starts> = Vec::new();
-        if spec.rate.is_some() {
-            let since = Room::counts_since(&spec, now);
-            execute(self.connection, OLD_STARTS, params![limit, key, since.0])?;
-            let mut statement = self.connection.prepare_cached(STARTS)?;
-            let rows = statement.query_map([limit, key], |row| Ok((Time(row.get(0)?), row.get(1)?)))?;
-            starts = rows.collect::<Result<_, _>>()?;
-        }
-        let mut others = self.connection.prepare_cached(OTHERS)?;
-        let others: Vec<Rank> = others
-            .query_map(params![limit, key, self.runner], |row| {
-                Ok(Rank { priority: row.get(0)?, age: Time(row.get(1)?) })
-            })?
-            .collect::<Result<_, _>>()?;
-        let line = self.line;
-        let answers = answer(self, &spec, line, used, (starts, &others), now)?;
-        match line.waiting(&answers) {
-            Some((count, Rank { priority, age })) => {
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                execute(self.connection, LINE, params![limit, key, self.runner, count, priority, age.0])?
-            }
-            None => execute(self.connection, NO_LINE, params![limit, key, self.runner])?,
-        };
-        Ok(answers)
-    }
 }
 
 impl Limits for SqliteStore {
@@ -207,28 +262,21 @@ impl Limits for SqliteStore {
     }
 
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
-        // Before there are any: no attempt that has one ends before this returns.
-        self.has_shares.store(true, Ordering::Relaxed);
-        let (answers, others_wait) = self.fenced(lease, |connection| {
-            let mut released = 0;
-            for ShareId { run, task, map } in &call.released {
-                released += execute(connection, RELEASE, params![run, task, map])?;
-            }
-            for ShareId { run, task, map } in &call.idle {
-                released += execute(connection, IDLE, params![run, task, map])?;
-            }
-            for one in &call.unstarted {
-                released += execute(connection, UNSTARTED, params![one.limit, one.key, one.latest.0])?;
-            }
-            let answers = call.lines.iter().map(|line| OfLine { connection, runner: lease.runner, line }.answer(now));
-            let answers = answers.collect::<rusqlite::Result<Vec<_>>>()?;
-            let others_wait = released > 0 && connection.prepare_cached(OTHERS_WAIT)?.exists([lease.runner])?;
-            Ok((answers, others_wait))
-        })?;
-        if others_wait {
-            self.limits_released()?;
+        self.claim(lease, now, call)
+    }
+
+    fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
+        let explain = |error: rusqlite::Error| self.identity.error(&error);
+        let any = |connection: &Connection| connection.prepare_cached(ANY_KEY)?.exists([]);
+        if !any(&*self.reader()?).map_err(explain)? {
+            return Ok(());
         }
-        Ok(answers)
+        self.transact(|connection| {
+            for spec in specs(connection)? {
+                execute(connection, OLD_STARTS, params![spec.name, Room::counts_since(&spec, now).0])?;
+            }
+            execute(connection, UNUSED_KEYS, []).map(drop)
+        })
     }
 
     fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
@@ -236,40 +284,30 @@ impl Limits for SqliteStore {
         let read = || -> rusqlite::Result<Vec<LimitInfo>> {
             // One moment for all tables.
             let _snapshot = reader.unchecked_transaction()?;
-            let specs = reader.prepare_cached(SPECS)?.query_map([], spec)?.collect::<rusqlite::Result<Vec<_>>>()?;
-            specs.into_iter().map(|spec| info(&reader, spec, now)).collect()
+            specs(&reader)?.into_iter().map(|spec| info(&reader, spec, now)).collect()
         };
         read().map_err(|error| self.identity.error(&error))
     }
 }
 
+fn specs(connection: &Connection) -> rusqlite::Result<Vec<LimitSpec>> {
+    connection.prepare_cached(SPECS)?.query_map([], spec)?.collect()
+}
+
 /// What is used of a limit.
 fn info(reader: &Connection, spec: LimitSpec, now: Time) -> rusqlite::Result<LimitInfo> {
-    let mut uses = std::collections::BTreeMap::<Arc<str>, LimitUse>::new();
-    let mut add = |key: Arc<str>, change: &dyn Fn(&mut LimitUse)| {
-        let none = LimitUse { key: Arc::clone(&key), executing: 0, in_flight: 0, started: 0, waiting: 0 };
-        change(uses.entry(key).or_insert(none));
-    };
-    let mut statement = reader.prepare_cached(SHARES_BY_KEY)?;
-    let mut rows = statement.query([&spec.name])?;
+    let since = Room::counts_since(&spec, now);
+    let mut uses = Vec::new();
+    let mut statement = reader.prepare_cached(USES)?;
+    let mut rows = statement.query(params![spec.name, since.0])?;
     while let Some(row) = rows.next()? {
-        let (in_flight, executing) = (count(row, 1)?, count(row, 2)?);
-        add(row.get(0)?, &|one| (one.in_flight, one.executing) = (in_flight, executing));
+        let key: Arc<str> = row.get(0)?;
+        let [executing, in_flight, started, waiting] = [count(row, 1)?, count(row, 2)?, count(row, 3)?, count(row, 4)?];
+        if executing + in_flight + started + waiting > 0 {
+            uses.push(LimitUse { key, executing, in_flight, started, waiting });
+        }
     }
-    let mut statement = reader.prepare_cached(STARTS_BY_KEY)?;
-    let mut rows = statement.query(params![spec.name, Room::counts_since(&spec, now).0])?;
-    while let Some(row) = rows.next()? {
-        let started = count(row, 1)?;
-        add(row.get(0)?, &|one| one.started = started);
-    }
-    let mut statement = reader.prepare_cached(LINES_BY_KEY)?;
-    let mut rows = statement.query([&spec.name])?;
-    while let Some(row) = rows.next()? {
-        let waiting = count(row, 1)?;
-        add(row.get(0)?, &|one| one.waiting = waiting);
-    }
-    let is_used = |one: &LimitUse| one.executing + one.in_flight + one.started + one.waiting > 0;
-    Ok(LimitInfo { spec, uses: uses.into_values().filter(is_used).collect() })
+    Ok(LimitInfo { spec, uses })
 }
 
 impl SqliteStore {

@@ -2,7 +2,7 @@
 
 use bide_core::limits::Rank;
 use bide_core::{Counted, LimitSpec, Rate};
-use bide_store::{Answer, LimitCall, LimitClaim, LimitUse, LineClaims, ShareId, Unstarted};
+use bide_store::{Answer, LimitCall, LimitClaim, LimitUse, LineClaims, Moved, ShareId};
 
 use super::*;
 
@@ -20,15 +20,26 @@ fn share(run: RunId) -> ShareId {
     ShareId { run: run.row(), task: 0, map: NO_MAP }
 }
 
+fn claim(run: RunId, age: Time) -> LimitClaim {
+    LimitClaim { share: share(run), rank: Rank { priority: 0, age }, starts: false }
+}
+
+fn line(key: &str, claims: Vec<LimitClaim>, patience: Duration) -> LineClaims {
+    LineClaims { limit: "api".into(), key: key.into(), moved: Vec::new(), patience, claims, behind: None }
+}
+
 impl Desk<'_> {
-    /// Claims for runs, in this order.
+    /// Claims for runs, in this order. `starts`: those of attempts that start, and their patience.
     fn ask(&self, key: &str, runs: &[RunId], starts: Option<Duration>, now: Time) -> Vec<Answer> {
-        let claim = |run: &RunId| LimitClaim { share: share(*run), rank: Rank { priority: 0, age: START }, starts };
-        self.ask_claims(key, runs.iter().map(claim).collect(), now)
+        let claims = runs.iter().map(|run| LimitClaim { starts: starts.is_some(), ..claim(*run, START) }).collect();
+        self.ask_line(line(key, claims, starts.unwrap_or_default()), now)
     }
 
     fn ask_claims(&self, key: &str, claims: Vec<LimitClaim>, now: Time) -> Vec<Answer> {
-        let line = LineClaims { limit: "api".into(), key: key.into(), claims, behind: None };
+        self.ask_line(line(key, claims, Duration::ZERO), now)
+    }
+
+    fn ask_line(&self, line: LineClaims, now: Time) -> Vec<Answer> {
         let call = LimitCall { lines: vec![line], ..LimitCall::default() };
         ok(self.store.claim_limits(self.lease, now, &call)).remove(0)
     }
@@ -88,10 +99,23 @@ pub fn a_share_is_released_by_the_commit_that_ends_its_attempt(store: &dyn Store
     assert_eq!(desk.ask("", &[d, e], None, START), [GRANTED, full]);
     desk.end(c, later(1));
     assert_eq!(desk.ask("", &[e, f], None, START), [GRANTED, full]);
+    desk.told(&LimitCall { released: vec![share(d), share(e)], ..LimitCall::default() });
     // One whose attempt is over gets none.
     assert_eq!(desk.ask("", &[b, c], None, START), [Answer::Gone, Answer::Gone]);
-    desk.told(&LimitCall { released: vec![share(d), share(e)], ..LimitCall::default() });
     assert_eq!(desk.used(""), (0, 0, 0, 0));
+}
+
+pub fn behind_one_that_starts_and_is_held_so_are_others_but_none_that_has_a_share(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, Some(2), None)));
+    let (runs, full, new) = (desk.runs(4), held(Counted::InFlight), Some(Duration::ZERO));
+    let answers = [GRANTED, GRANTED, full, full];
+    assert_eq!(desk.ask("", &runs, new, START), answers);
+    assert_eq!(desk.ask("", &runs, new, START), answers, "the same call once more");
+    let continues = claim(runs[0], START);
+    let starts = LimitClaim { starts: true, ..claim(runs[2], START) };
+    assert_eq!(desk.ask_claims("", vec![starts, continues], START), [full, GRANTED]);
+    assert_eq!(desk.used(""), (2, 2, 0, 1));
 }
 
 pub fn a_batch_that_fails_releases_no_share(store: &dyn Store) {
@@ -128,10 +152,8 @@ pub fn each_value_of_a_key_has_shares_of_its_own(store: &dyn Store) {
     assert_eq!(desk.ask("2", &runs[1..], None, START), [GRANTED, held(Counted::InFlight)]);
     assert_eq!((desk.used("1"), desk.used("2")), ((1, 1, 0, 0), (1, 1, 0, 1)));
     // A limit that nobody has defined limits nothing.
-    let claims = vec![LimitClaim { share: share(runs[2]), rank: Rank { priority: 0, age: START }, starts: None }];
-    let line = LineClaims { limit: "unknown".into(), key: "".into(), claims, behind: None };
-    let call = LimitCall { lines: vec![line], ..LimitCall::default() };
-    assert_eq!(ok(store.claim_limits(desk.lease, START, &call)), [[GRANTED]]);
+    let unknown = LineClaims { limit: "unknown".into(), ..line("", vec![claim(runs[2], START)], Duration::ZERO) };
+    assert_eq!(desk.ask_line(unknown, START), [GRANTED]);
 }
 
 pub fn starts_count_for_the_span_of_their_rate(store: &dyn Store) {
@@ -146,13 +168,41 @@ pub fn starts_count_for_the_span_of_their_rate(store: &dyn Store) {
     // One that continues is no start.
     assert_eq!(desk.ask("", &runs[2..3], None, later(5)), [GRANTED]);
     // One that has not happened does not count.
-    let unstarted = Unstarted { limit: "api".into(), key: "".into(), latest: later(5) };
-    desk.told(&LimitCall { unstarted: vec![unstarted], ..LimitCall::default() });
+    let moved = |latest, to| vec![Moved { latest, count: 1, to }];
+    let tells = |moved| LineClaims { moved, ..line("", Vec::new(), second) };
+    assert!(desk.ask_line(tells(moved(later(5), None)), START).is_empty());
     assert_eq!(desk.used(""), (0, 0, 1, 0));
     assert_eq!(desk.ask("", &runs[2..4], patient, later(6)), [granted(later(6)), until(later(11))]);
     assert_eq!(desk.ask("", &runs[3..4], patient, later(11)), [until(later(11))]);
     let after = Time(later(11).0 + 1);
-    assert_eq!(desk.ask("", &runs[3..5], patient, after), [granted(after), until(later(17))]);
+    assert_eq!(desk.ask("", &runs[3..4], patient, after), [granted(after)]);
+    // One that has happened earlier than it might have counts from then on.
+    let claims = vec![LimitClaim { starts: true, ..claim(runs[4], START) }];
+    let tells = LineClaims { claims, ..tells(moved(later(7), Some(later(6)))) };
+    assert_eq!(desk.ask_line(tells, after), [until(later(16))]);
+    assert_eq!(desk.used(""), (0, 0, 2, 1));
+    let after = Time(later(16).0 + 1);
+    assert_eq!(desk.ask("", &runs[4..5], patient, after), [granted(after)]);
+}
+
+pub fn what_is_not_used_of_a_limit_is_forgotten(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(None, Some(1), Some(Rate { count: 9, span: Duration::from_secs(10) }))));
+    let runs = desk.runs(3);
+    for (key, run) in ["1", "2", "3"].iter().zip(&runs) {
+        assert!(matches!(desk.ask(key, &[*run], Some(Duration::ZERO), START)[..], [Answer::Granted(_)]));
+    }
+    desk.end(runs[0], later(1));
+    ok(store.purge_limits(later(5)));
+    assert_eq!((desk.used("1"), desk.used("2")), ((0, 0, 1, 0), (1, 1, 1, 0)));
+    ok(store.purge_limits(later(11)));
+    assert_eq!((desk.used("1"), desk.used("2")), ((0, 0, 0, 0), (1, 1, 0, 0)));
+    // What is used after that counts as before.
+    desk.end(runs[1], later(12));
+    let full = held(Counted::InFlight);
+    assert_eq!(desk.ask("3", &runs[2..], Some(Duration::ZERO), later(12)).len(), 1);
+    assert!(matches!(desk.ask("1", &[desk.create(later(12), None)], None, later(12))[..], [GRANTED]));
+    assert_eq!(desk.ask("1", &[desk.create(later(13), None)], None, later(12)), [full]);
 }
 
 pub fn a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share(store: &dyn Store) {
@@ -162,7 +212,7 @@ pub fn a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share(sto
         let runs = desk.runs(3);
         assert_eq!(desk.ask("", &runs, None, START), [GRANTED; 3]);
         desk.commit(vec![running(runs[0])]);
-        let line = LimitClaim { share: share(runs[1]), rank: Rank { priority: 0, age: START }, starts: None };
+        let line = claim(runs[1], START);
         ok(store.define_limit(&limit(Some(9), Some(3), None)));
         let waits = desk.create(later(9), None);
         assert_eq!(desk.ask("", &[waits], None, START), [held(Counted::InFlight)]);
@@ -191,7 +241,6 @@ pub fn another_runner_that_waits_gets_its_turn_and_is_told(store: &dyn Store) {
     ok(store.define_limit(&limit(None, Some(1), None)));
     let (mine, theirs) = (one.runs(3), other.runs(1));
     assert_eq!(one.ask("", &mine[..2], None, START), [GRANTED, held(Counted::InFlight)]);
-    let claim = |run, age| LimitClaim { share: share(run), rank: Rank { priority: 0, age }, starts: None };
     let full = held(Counted::InFlight);
     assert_eq!(other.ask_claims("", vec![claim(theirs[0], later(0))], START), [full]);
     let seen = ok(store.wait_for_changes(Seen::default(), Duration::ZERO)).seen;
@@ -226,8 +275,7 @@ pub fn a_share_moves_with_its_task_to_another_version(store: &dyn Store) {
     let next = Desk { lease: ok(store.enroll(at(START))), version: newer.version, ..desk };
     assert_eq!(next.claim(START), runs);
     let moved = ShareId { task: load, ..share(runs[0]) };
-    let claim = LimitClaim { share: moved, rank: Rank { priority: 0, age: START }, starts: None };
-    assert_eq!(next.ask_claims("", vec![claim], START), [GRANTED]);
+    assert_eq!(next.ask_claims("", vec![LimitClaim { share: moved, ..claim(runs[0], START) }], START), [GRANTED]);
     assert_eq!(next.used(""), (1, 1, 0, 0));
     next.commit(vec![done(runs[0], 1, b"n"), update(runs[0], RunStatus::Completed, Some(later(1)))]);
     assert_eq!(next.used(""), (0, 0, 0, 0));

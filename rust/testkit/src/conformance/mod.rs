@@ -167,6 +167,8 @@ macro_rules! conformance {
             a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share
             another_runner_that_waits_gets_its_turn_and_is_told
             a_share_moves_with_its_task_to_another_version
+            behind_one_that_starts_and_is_held_so_are_others_but_none_that_has_a_share
+            what_is_not_used_of_a_limit_is_forgotten
         );
     };
     ($with_store:path: $($check:ident)+) => {

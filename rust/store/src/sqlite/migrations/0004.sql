@@ -100,40 +100,64 @@ CREATE TABLE limit_spec (
     key        TEXT                 -- the input or task whose value is the key
 ) STRICT, WITHOUT ROWID;
 
--- The attempts that are in flight under a limit: from when each may be entered until its end. A limit without a key has
--- the key ''.
+-- What is used of a limit for a value of its key; a limit without a key has the key ''. Each change of a share is counted
+-- here in its transaction, by `sqlite/limits.rs` (a trigger for each share takes too long), starts by the triggers below.
+CREATE TABLE limit_key (
+    id        INTEGER PRIMARY KEY,
+    name      TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    executing INTEGER NOT NULL DEFAULT 0,
+    in_flight INTEGER NOT NULL DEFAULT 0,
+    started   INTEGER NOT NULL DEFAULT 0 -- with those that do not count any more and are not deleted yet
+) STRICT;
+
+CREATE UNIQUE INDEX limit_key_name ON limit_key (name, key);
+
+-- The attempts that are in flight under a limit: from when each may be entered until its end.
 CREATE TABLE limit_share (
     run       INTEGER NOT NULL,
     task      INTEGER NOT NULL,
     map       INTEGER NOT NULL,
-    name      TEXT NOT NULL,
-    key       TEXT NOT NULL,
+    line      INTEGER NOT NULL,     -- of which limit and value of its key
     runner    INTEGER,              -- that executes the body, or did
     executing INTEGER NOT NULL,     -- 1: its body has a slot, or waits for one
     PRIMARY KEY (run, task, map)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX limit_share_name ON limit_share (name, key, executing);
-
 -- Starts under a rate: how many bodies may have been entered up to which time. Deleted once they do not count any more.
 CREATE TABLE limit_start (
-    name   TEXT NOT NULL,
-    key    TEXT NOT NULL,
+    line   INTEGER NOT NULL,
     latest INTEGER NOT NULL,
     count  INTEGER NOT NULL,
-    PRIMARY KEY (name, key, latest)
+    PRIMARY KEY (line, latest)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER limit_start_granted AFTER INSERT ON limit_start
+BEGIN
+    UPDATE limit_key SET started = started + NEW.count WHERE id = NEW.line;
+END;
+
+CREATE TRIGGER limit_start_changed AFTER UPDATE OF count ON limit_start
+BEGIN
+    UPDATE limit_key SET started = started + NEW.count - OLD.count WHERE id = NEW.line;
+END;
+
+CREATE TRIGGER limit_start_over AFTER DELETE ON limit_start
+BEGIN
+    UPDATE limit_key SET started = started - OLD.count WHERE id = OLD.line;
+END;
 
 -- Where attempts are held back: at which runner, how many, and the rank of the first one.
 CREATE TABLE limit_line (
-    name     TEXT NOT NULL,
-    key      TEXT NOT NULL,
+    line     INTEGER NOT NULL,
     runner   INTEGER NOT NULL,
     count    INTEGER NOT NULL,
     priority INTEGER NOT NULL,
     age      INTEGER NOT NULL,      -- when its run was created
-    PRIMARY KEY (name, key, runner)
+    PRIMARY KEY (line, runner)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX limit_line_runner ON limit_line (runner);
 
 -- Watches: sources of items, each of which starts one run. One that was removed stays as a name, a revision and its keys.
 CREATE TABLE watch (

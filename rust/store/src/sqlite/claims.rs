@@ -1,0 +1,181 @@
+//! Claims of the shares of limits: what a runner tells and asks, in one transaction. See [`crate::Limits`].
+
+use std::sync::atomic::Ordering;
+
+use bide_core::Time;
+use bide_core::limits::{LimitSpec, Rank, Room, Used};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::super::SqliteStore;
+use super::{Changed, SPEC, count, execute, others_wait, spec};
+use crate::limits::{Shares, answer};
+use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
+
+const KEY: &str = "SELECT id FROM limit_key WHERE name = ?1 AND key = ?2";
+const NEW_KEY: &str = "INSERT INTO limit_key (name, key) VALUES (?1, ?2)";
+const USED: &str = "SELECT executing, in_flight, started FROM limit_key WHERE id = ?1";
+const OLDEST: &str = "SELECT min(latest) FROM limit_start WHERE line = ?1";
+const OTHERS: &str = "SELECT priority, age FROM limit_line WHERE line = ?1 AND runner <> ?2";
+const OLD_STARTS: &str = "DELETE FROM limit_start WHERE line = ?1 AND latest < ?2";
+const TAKE_STARTS: &str = "UPDATE limit_start SET count = count - ?3 WHERE line = ?1 AND latest = ?2 AND count >= ?3";
+const NO_START: &str = "DELETE FROM limit_start WHERE line = ?1 AND latest = ?2 AND count = 0";
+const START: &str = "INSERT INTO limit_start (line, latest, count) VALUES (?1, ?2, ?3) \
+     ON CONFLICT (line, latest) DO UPDATE SET count = count + excluded.count";
+const CURRENT: &str = "SELECT 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?4 \
+     AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3)";
+const GIVE: &str = "INSERT INTO limit_share (run, task, map, line, runner, executing) VALUES (?1, ?2, ?3, ?4, ?5, 1) \
+     ON CONFLICT (run, task, map) DO NOTHING";
+const EXECUTES: &str = "UPDATE limit_share SET executing = 1, runner = ?4 WHERE run = ?1 AND task = ?2 AND map = ?3";
+const LINE: &str = "INSERT INTO limit_line (line, runner, count, priority, age) VALUES (?1, ?2, ?3, ?4, ?5) \
+     ON CONFLICT (line, runner) DO UPDATE SET count = excluded.count, priority = excluded.priority, age = excluded.age";
+const NO_LINE: &str = "DELETE FROM limit_line WHERE line = ?1 AND runner = ?2";
+
+/// The shares of one limit and one value of its key.
+struct OfLine<'a, 'c> {
+    /// In a write transaction.
+    connection: &'c Connection,
+    /// What changes with the call.
+    changed: &'a mut Changed<'c>,
+    /// Whose claims are answered.
+    runner: i64,
+    /// The row of the limit and the value of its key.
+    line: i64,
+}
+
+impl Shares for OfLine<'_, '_> {
+    type Error = rusqlite::Error;
+
+    fn held(&mut self, share: ShareId) -> rusqlite::Result<Option<bool>> {
+        let held = self.changed.share(share)?.filter(|(line, _)| *line == self.line);
+        Ok(held.map(|(_, executing)| executing))
+    }
+
+    fn is_current(&mut self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<bool> {
+        self.connection.prepare_cached(CURRENT)?.exists(params![run, task, map, self.runner])
+    }
+
+    fn give(&mut self, share: ShareId) -> rusqlite::Result<Option<bool>> {
+        let (ShareId { run, task, map }, Self { connection, runner, line, .. }) = (share, &*self);
+        if execute(connection, GIVE, params![run, task, map, line, runner])? > 0 {
+            self.changed.count(*line, 1, 1);
+            return Ok(None);
+        }
+        let Some(executing) = self.held(share)? else {
+            // It has one of another limit, which its task had before.
+            self.changed.release(share)?;
+            return self.give(share);
+        };
+        if !executing {
+            execute(self.connection, EXECUTES, params![run, task, map, self.runner])?;
+            self.changed.count(self.line, 1, 0);
+        }
+        Ok(Some(executing))
+    }
+
+    fn start(&mut self, latest: Time, count: u32) -> rusqlite::Result<()> {
+        execute(self.connection, START, params![self.line, latest.0, count]).map(drop)
+    }
+}
+
+impl OfLine<'_, '_> {
+    /// Counts starts as they have happened. True if there is more room.
+    fn moves(&mut self, moved: &[Moved]) -> rusqlite::Result<bool> {
+        let mut any = false;
+        for Moved { latest, count, to } in moved {
+            if execute(self.connection, TAKE_STARTS, params![self.line, latest.0, count])? > 0 {
+                any = true;
+                execute(self.connection, NO_START, params![self.line, latest.0])?;
+                if let Some(to) = to {
+                    self.start(*to, *count)?;
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    fn used(&self, spec: &LimitSpec, now: Time) -> rusqlite::Result<Used> {
+        if spec.rate.is_some() {
+            let since = Room::counts_since(spec, now);
+            execute(self.connection, OLD_STARTS, params![self.line, since.0])?;
+        }
+        let read = |row: &Row<'_>| {
+            let (executing, in_flight, started) = (count(row, 0)?, count(row, 1)?, count(row, 2)?);
+            Ok(Used { executing, in_flight, started, oldest: None })
+        };
+        let used = self.connection.prepare_cached(USED)?.query_row([self.line], read)?;
+        if spec.rate.is_none() || used.started == 0 {
+            return Ok(used);
+        }
+        let oldest: Option<i64> = self.connection.prepare_cached(OLDEST)?.query_row([self.line], |row| row.get(0))?;
+        Ok(Used { oldest: oldest.map(Time), ..used })
+    }
+
+    fn answer(&mut self, spec: &LimitSpec, line: &LineClaims, now: Time) -> rusqlite::Result<Vec<Answer>> {
+        let used = self.used(spec, now)?;
+        let mut others = self.connection.prepare_cached(OTHERS)?;
+        let rank = |row: &Row<'_>| Ok(Rank { priority: row.get(0)?, age: Time(row.get(1)?) });
+        let others: Vec<Rank> = others.query_map([self.line, self.runner], rank)?.collect::<Result<_, _>>()?;
+        let answers = answer(self, spec, line, (used, &others), now)?;
+        match line.waiting(&answers) {
+            Some((count, Rank { priority, age })) => {
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                execute(self.connection, LINE, params![self.line, self.runner, count, priority, age.0])?
+            }
+            None => execute(self.connection, NO_LINE, params![self.line, self.runner])?,
+        };
+        Ok(answers)
+    }
+}
+
+/// Answers the claims of a line. True if it has more room than before, apart from what they take.
+fn claim<'c>(
+    connection: &'c Connection,
+    changed: &mut Changed<'c>,
+    runner: i64,
+    line: &LineClaims,
+    now: Time,
+) -> rusqlite::Result<(Vec<Answer>, bool)> {
+    let LineClaims { limit, key, claims, moved, .. } = line;
+    let Some(spec) = connection.prepare_cached(SPEC)?.query_row([limit], spec).optional()? else {
+        return Ok((claims.iter().map(|_| Answer::Granted(None)).collect(), false));
+    };
+    let known = connection.prepare_cached(KEY)?.query_row([limit, key], |row| row.get(0)).optional()?;
+    let id = match known {
+        Some(id) => id,
+        None if claims.is_empty() => return Ok((Vec::new(), false)),
+        None => {
+            execute(connection, NEW_KEY, [limit, key])?;
+            connection.last_insert_rowid()
+        }
+    };
+    let mut shares = OfLine { connection, changed, runner, line: id };
+    let more = shares.moves(moved)?;
+    Ok((shares.answer(&spec, line, now)?, more))
+}
+
+impl SqliteStore {
+    pub(super) fn claim(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+        // Before there are any: no attempt that has one ends before this returns.
+        self.has_shares.store(true, Ordering::Relaxed);
+        let (answers, others_wait) = self.fenced(lease, |connection| {
+            let mut changed = Changed::new(connection);
+            call.released.iter().try_for_each(|share| changed.release(*share))?;
+            call.idle.iter().try_for_each(|share| changed.idle(*share))?;
+            // Before it is asked what is used.
+            let mut more = changed.written()?;
+            let mut answers = Vec::with_capacity(call.lines.len());
+            for line in &call.lines {
+                let mut changed = Changed::new(connection);
+                let (answered, frees) = claim(connection, &mut changed, lease.runner, line, now)?;
+                changed.written()?;
+                answers.push(answered);
+                more |= frees;
+            }
+            Ok((answers, more && others_wait(connection, lease)?))
+        })?;
+        if others_wait {
+            self.limits_released()?;
+        }
+        Ok(answers)
+    }
+}
