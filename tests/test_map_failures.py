@@ -98,6 +98,12 @@ def test_a_tolerated_failure_skips_its_follower_only(runner: bide.Runner) -> Non
     result = runner.run(bide.Workflow("tolerated", [numbers, work, after, read]))
     assert result["read"] == [0, 2, 3]
     assert result.tasks["after"].status == "Completed"
+    for name, status in (("work", "Failed"), ("after", "Skipped")):
+        expected = f"no list of its outputs, because {name}[1] is {status}: take them one by one, such as result"
+        with pytest.raises(KeyError) as caught:
+            result[name]
+        assert expected in str(caught.value)
+        assert result[f"{name}[2]"] == 2
 
 
 def test_fail_fast_skips_the_elements_that_have_not_started(runner: bide.Runner) -> None:
