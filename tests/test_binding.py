@@ -204,18 +204,18 @@ def test_each_kind_of_body_has_its_kind_of_handle() -> None:
 
 
 def test_a_condition_has_no_handle() -> None:
-    assert kinds(lambda load, path, ctx: 1, condition=True) == {
+    assert kinds(lambda load, path, ctx: 1, of=lambda: None) == {
         "load": "task:load",
         "path": "input:path",
         "ctx": "context:ctx",
     }
-    assert kinds(Path("x").exists, condition=True) in ({}, {"follow_symlinks": "input:follow_symlinks"})
+    assert kinds(Path("x").exists, of=lambda: None) in ({}, {"follow_symlinks": "input:follow_symlinks"})
     with pytest.raises(bide.DefinitionError, match="the gate of task 'me': its condition asks for a handle"):
-        bind(lambda handle: 1, "me", TASKS, condition=True)
+        bind(lambda handle: 1, "me", TASKS, of=lambda: None)
 
 
 def test_the_return_annotation_of_a_condition_does_not_matter() -> None:
-    assert bind(lazy_names.only_checked_result, "me", TASKS, condition=True).returns.fast == "ntfids"
+    assert bind(lazy_names.only_checked_result, "me", TASKS, of=lambda: None).returns.fast == "ntfids"
 
 
 def test_a_task_that_may_not_have_succeeded_needs_a_default() -> None:

@@ -74,6 +74,57 @@ def test_a_callback_is_one_of_several_waits(runner: bide.Runner) -> None:
     assert run.result(timeout=20)["waits"] == ("paid", 7, 7, "who?")
 
 
+def test_a_wait_for_a_callback_times_out_and_a_later_answer_is_kept(runner: bide.Runner) -> None:
+    tokens: list[str] = []
+    late = threading.Event()
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> int:
+        callback = handle.callback("paid", int)
+        tokens.append(callback.token)
+        with pytest.raises(bide.WaitTimeout, match="task 'waits' waited for 'paid' until its deadline passed"):
+            handle.wait(callback, timeout=0.02)
+        late.set()
+        return handle.wait(callback)
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    assert late.wait(20)
+    runner.resolve(tokens[0], 7)
+    assert run.result(timeout=20)["waits"] == 7
+
+
+def test_a_callback_is_a_value_that_another_body_of_the_run_can_wait_for(runner: bide.Runner) -> None:
+    made: list[bide.Callback[int]] = []
+
+    @bide.task
+    def makes(handle: bide.TaskHandle) -> None:
+        made.append(handle.callback("paid", int))
+
+    @bide.task(depends_on=makes)
+    def waits(handle: bide.TaskHandle) -> int:
+        return handle.wait(made[0])
+
+    run = runner.submit(bide.Workflow("w", [makes, waits]))
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Deferred", "it waits")
+    runner.resolve(made[0].token, 7)
+    assert run.result(timeout=20)["waits"] == 7
+
+
+def test_the_token_of_a_callback_that_a_checkpoint_has_dropped_is_refused(runner: bide.Runner) -> None:
+    @bide.task
+    def drops(handle: bide.TaskHandle) -> int:
+        dropped = handle.callback("paid", int)
+        handle.checkpoint(1)
+        again = handle.callback("paid", int)
+        assert again.token != dropped.token
+        with pytest.raises(bide.SignalRejected, match=r"the callback was dropped .* \(by .* a checkpoint\)"):
+            runner.resolve(dropped.token, 1)
+        runner.resolve(again.token, 2)
+        return handle.wait(again)
+
+    assert runner.run(bide.Workflow("w", [drops]), timeout=20)["drops"] == 2
+
+
 def test_a_wait_for_a_callback_that_a_checkpoint_has_dropped_is_refused(runner: bide.Runner) -> None:
     waits: list[Callable[[bide.TaskHandle, bide.Callback[int]], object]] = [
         lambda handle, callback: handle.wait(callback),

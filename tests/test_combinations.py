@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 
 import bide
-from processes import Child, eventually
+from processes import Child, eventually, killed, ran
 
 paid, left = bide.signal("paid", int), bide.signal("left", str)
 
@@ -77,6 +79,69 @@ def test_combinations_nest(runner: bide.Runner) -> None:
 
     assert outcome(runner, body, ("left", "x"), ("paid", 4)) == "First(name='both', value=(4, 'x'))"
     assert outcome(runner, body, ("left", "x"), ("stop", None)) == "First(name='stop', value=None)"
+
+
+def test_every_kind_of_wait_decides_any_and_is_one_of_all(runner: bide.Runner) -> None:
+    asked = bide.request("asked", int, int)
+
+    @bide.task
+    def inner() -> int:
+        return 5
+
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> list[Any]:
+        callback, child = handle.callback("answer", int), handle.start(bide.Workflow("inner", [inner]))
+        runner.resolve(callback.token, 6)
+        now = datetime.now(UTC)
+        coming: dict[str, bide.Wait[Any]] = {
+            "until": bide.until(lambda: 3), "after": bide.after(0), "at": bide.at(now), "signal": paid,
+            "request": asked, "callback": callback, "child": child,
+            "all": bide.all_of(bide.after(0), bide.until(lambda: 4)), "any": bide.any_of(left, bide.after(0)),
+        }  # fmt: skip
+        never: list[bide.Wait[Any]] = [
+            bide.until(lambda: None, every=60), bide.after(60), bide.at(now + timedelta(hours=1)), left,
+            bide.request("nobody"), handle.callback("nobody"), bide.all_of(bide.after(0), left),
+        ]  # fmt: skip
+        shown = []
+        for one in coming.values():
+            *others, fired = handle.wait(bide.any_of(*never, one))
+            assert others == [None] * len(never)
+            assert fired is not None
+            shown.append(seen(fired.value))
+        both = handle.wait_all(**coming)  # type: ignore[call-overload] # it might have a name or a timeout
+        assert list(both) == list(coming)
+        return [*shown, *(seen(value) for value in both.values())]
+
+    def seen(value: Any) -> Any:
+        if isinstance(value, bide.Received):
+            value.reply(value.value + 1)
+            return value.value
+        return value["inner"] if isinstance(value, bide.RunResult) else repr(value)
+
+    run = runner.submit(bide.Workflow("w", [waits]))
+    with ThreadPoolExecutor(1) as sender:
+        answers = sender.map(lambda value: run.request(asked, value, timeout=20), [7, 8])
+        for value in (1, 2):
+            run.signal(paid, value)
+        result = run.result(timeout=20)["waits"]
+        assert list(answers) == [8, 9]
+    either = "(None, Fired(value=None))"
+    first, second = result[: len(result) // 2], result[len(result) // 2 :]
+    assert first == ["3", "None", "None", "1", 7, "6", 5, "(None, 4)", either]
+    assert second == ["3", "None", "None", "2", 8, "6", 5, "(None, 4)", either]
+
+
+def test_a_signal_that_does_not_fit_fails_the_combination_that_it_decides(runner: bide.Runner) -> None:
+    def body(handle: bide.TaskHandle) -> list[Any]:
+        texts = []
+        for wait in (bide.any_of(paid, left), bide.all_of(paid, bide.after(0)), bide.any_of(bide.all_of(paid), left)):
+            with pytest.raises(bide.SerializationError, match="the signal 'paid': value does not fit int") as caught:
+                handle.wait(wait)
+            texts.append(type(caught.value).__name__)
+        return [*texts, handle.wait(paid)]
+
+    found = outcome(runner, body, ("paid", "a"), ("paid", "b"), ("paid", "c"), ("paid", 4))
+    assert found == ["SerializationError"] * 3 + [4]
 
 
 def test_a_member_that_fails_ends_all_with_its_failure(runner: bide.Runner) -> None:
@@ -175,6 +240,68 @@ def test_a_combination_survives_kills_and_is_decided_once(file: Path) -> None:
             runner.signal("run", "b", 2)
         owner.expect("first paid 7")
         assert owner.after("ended") == "{'waits': '7 (1, 2)'}"
+
+
+CHANGED = """
+members = {"a": bide.signal("a"), "b": bide.signal("b"), "c": bide.signal("c"), "late": bide.after(3600)}
+
+@bide.task
+def waits(handle: bide.TaskHandle) -> str:
+    came = handle.wait(bide.any_of(*[members[one] for one in words[0].split("-")], name="decision"))
+    if "stay" in words:
+        say("came", came)
+        stay()
+    return str(came)
+
+with bide.Runner(db) as runner:
+    run = runner.submit(bide.Workflow("w", [waits]), key="run")
+    if "stay" in words:
+        run.signal("a", 7)
+    try:
+        say(run.result(timeout=30)["waits"])
+    except bide.ReplayMismatch as error:
+        say("mismatch", error)
+"""
+
+
+def test_after_a_crash_other_members_change_nothing_if_the_one_that_came_is_among_them(file: Path) -> None:
+    killed(CHANGED, file, "a-b-late", "stay", at="came (Fired(value=7), None, None)")
+    assert ran(CHANGED, file, "a-c") == ["(Fired(value=7), None)"]
+
+
+def test_after_a_crash_a_combination_without_the_signal_that_it_has_consumed_is_a_mismatch(file: Path) -> None:
+    killed(CHANGED, file, "a-b-late", "stay", at="came (Fired(value=7), None, None)")
+    [told] = ran(CHANGED, file, "b-c-late")
+    expected = "'decision' was recorded as decided by the message 'a', for which it does not wait any more"
+    assert told.startswith("mismatch")
+    assert expected in told
+    # Nothing is lost: code that fits goes on with it.
+    with bide.Client(file) as client:
+        client.resume("run")
+    assert ran(CHANGED, file, "a-b-late") == ["(Fired(value=7), None, None)"]
+
+
+REOPENED = """
+@bide.task
+def waits(handle: bide.TaskHandle) -> float:
+    due = handle.step(lambda: time.time() + 1, name="due")
+    other = bide.signal("a") if "stay" in words else bide.signal("b")
+    handle.wait(bide.any_of(other, bide.after(1 if "stay" in words else 3000), name="first"))
+    return time.time() - due
+
+with bide.Runner(db) as runner:
+    run = runner.submit(bide.Workflow("w", [waits]), key="run")
+    while "stay" in words and run._snapshot().tasks["waits"].sub_status != bide.SubStatus.Deferred:
+        time.sleep(0.001)
+    say("submitted")
+    say(run.result(timeout=30)["waits"])
+"""
+
+
+def test_after_a_crash_a_member_that_is_still_there_keeps_its_deadline(file: Path) -> None:
+    killed(REOPENED, file, "stay", at="submitted")
+    late = float(ran(REOPENED, file)[-1])
+    assert 0 <= late < 20
 
 
 def test_bad_combinations_are_refused() -> None:

@@ -55,6 +55,34 @@ def test_a_gates_condition_is_bound_like_the_task(runner: bide.Runner) -> None:
     assert asked == [("job-x", "x", ["name", "state"])] * 2
 
 
+def test_a_parameter_of_a_gates_condition_is_what_it_is_in_the_body(runner: bide.Runner) -> None:
+    seen: list[object] = []
+
+    def numbers() -> list[int]:
+        return [0, 1, 2]
+
+    @bide.task(gate=bide.after(lambda number: 0.01 * number))
+    def wait(number: Annotated[int, bide.Each(numbers)]) -> int:
+        return number
+
+    def ready(rows: list[int], path: str, one: float, handle: Annotated[int, bide.Input("limit")] = 0) -> bool:
+        seen.append((rows, path, one, handle))
+        return True
+
+    @bide.task(gate=bide.all_of(bide.until(ready), bide.at(lambda one: datetime.fromtimestamp(one, UTC))))
+    def load(
+        rows: Annotated[list[int], bide.From("wait")],
+        path: Annotated[str, bide.Input("file")],
+        one: Annotated[int, bide.Each("numbers")],
+        limit: int,
+    ) -> int:
+        return one + len(rows) + len(path) + limit
+
+    result = runner.run(bide.Workflow("w", [numbers, wait, load]), {"file": "ab", "limit": 10})
+    assert result["load"] == [15, 16, 17]
+    assert sorted(seen) == [([0, 1, 2], "ab", float(one), 10) for one in range(3)]  # type: ignore[type-var]
+
+
 def test_a_gate_begins_when_the_dependencies_are_done(runner: bide.Runner) -> None:
     order: list[str] = []
 

@@ -5,8 +5,9 @@ import dataclasses
 import itertools
 import pickle
 import threading
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,6 +208,22 @@ def test_a_follower_sees_an_event_while_its_body_executes_and_ends_with_the_run(
         go.release()
     assert seen == [0, 1, 2]
     assert handle.result()
+
+
+def test_an_event_of_a_body_that_records_nothing_is_seen_within_50_ms(runner: bide.Runner) -> None:
+    seen = threading.Semaphore(0)
+
+    def body(handle: bide.TaskHandle) -> None:
+        for _ in range(20):
+            handle.emit(time.monotonic())
+            assert seen.acquire(timeout=PATIENCE)  # so each one waits for the whole interval between commits
+
+    delays = []
+    for event in runner.submit(bide.Workflow("w", [bide.task(body)])).follow():
+        delays.append(time.monotonic() - event.value)
+        seen.release()
+    assert len(delays) == 20
+    assert min(delays) < 0.05  # the others may be late because the machine is busy
 
 
 def test_a_follower_begins_after_an_offset_and_says_where_it_is(runner: bide.Runner) -> None:
@@ -635,6 +652,38 @@ def test_progress_is_shown_while_the_body_executes_and_afterwards(store: str) ->
     if store != ":memory:":
         with bide.Runner(store) as runner:
             assert runner.get("k").tasks["body"].progress == runner.runs()[0].tasks["body"].progress == progress
+
+
+def test_progress_is_shown_to_another_process_while_the_body_executes(file: Path) -> None:
+    script = """
+    @bide.task
+    def body(handle: bide.TaskHandle) -> None:
+        done = 0
+        while not Path(db).with_suffix(".seen").exists():
+            handle.progress(done := done + 1, 1_000_000, "copying")
+            time.sleep(0.001)
+
+    with bide.Runner(db) as runner:
+        run = runner.submit(bide.Workflow("w", [body]), key="k")
+        say("submitted")
+        run.result()
+    """
+    with Child(script, file) as child, bide.Runner(file) as runner:
+        child.expect("submitted")
+        shown: list[bide.Progress] = []
+
+        def newer() -> bool:
+            progress = runner.get("k").tasks["body"].progress
+            if progress is not None and (not shown or progress.done > shown[-1].done):
+                shown.append(progress)
+            return len(shown) == 3
+
+        eventually(newer, "the progress is written again and again")
+        file.with_suffix(".seen").touch()
+        child.join()
+    assert {(one.total, one.message) for one in shown} == {(1_000_000, "copying")}
+    _, second, third = shown
+    assert third.time - second.time >= timedelta(seconds=0.9), "it is written once a second"
 
 
 def test_the_last_progress_of_a_body_is_kept_by_the_process_that_enters_it_again(file: Path) -> None:

@@ -1,7 +1,8 @@
 """What of a mapped task may fail, what follows then, and maps that are refused, each with its remedy."""
 
 import contextlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -97,6 +98,12 @@ def test_a_tolerated_failure_skips_its_follower_only(runner: bide.Runner) -> Non
     result = runner.run(bide.Workflow("tolerated", [numbers, work, after, read]))
     assert result["read"] == [0, 2, 3]
     assert result.tasks["after"].status == "Completed"
+    for name, status in (("work", "Failed"), ("after", "Skipped")):
+        expected = f"no list of its outputs, because {name}[1] is {status}: take them one by one, such as result"
+        with pytest.raises(KeyError) as caught:
+            result[name]
+        assert expected in str(caught.value)
+        assert result[f"{name}[2]"] == 2
 
 
 def test_fail_fast_skips_the_elements_that_have_not_started(runner: bide.Runner) -> None:
@@ -195,6 +202,34 @@ def test_what_is_no_list_fails_the_mapped_task_with_the_remedy(runner: bide.Runn
         "task 'work': bide.DefinitionError: task 'work' is mapped over 'untyped', which is a mapping or an object: "
         "map over a list or a tuple, such as list(...) of it"
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (number for number in [1]),
+        lambda: map(str, [1]),
+        lambda: iter([1]),
+        lambda: {"a": 1}.values(),
+        lambda: range(3),
+        lambda: itertools.count(),
+    ],
+)
+def test_what_only_gives_items_fails_the_task_that_returns_it_with_the_remedy(
+    runner: bide.Runner, make: Callable[[], Any]
+) -> None:
+    items = bide.task(make, name="items")
+    result = ended(runner, bide.Workflow("no list", [items, mapped_over("items")]))
+    assert str(result.tasks["items"].error).endswith(": store a list, such as list(...) of it")
+
+
+@pytest.mark.parametrize("annotation", [Iterator[int], Iterable[int], Generator[int, None, None], range])
+def test_a_task_that_says_it_only_gives_items_is_refused_with_the_remedy(annotation: Any) -> None:
+    def items() -> Any: ...
+
+    items.__annotations__["return"] = annotation
+    with pytest.raises(bide.DefinitionError, match=r"'items': .*: annotate it list\[...\], and make it a list"):
+        bide.Workflow("no list", [items, mapped_over("items")])
 
 
 def test_lists_of_different_lengths_are_refused_by_name(runner: bide.Runner) -> None:

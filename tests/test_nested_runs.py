@@ -135,6 +135,17 @@ def test_a_body_that_waits_for_a_run_is_refused(
     assert [run.key for run in runner.runs(workflow="inner")] == ["ended"]
 
 
+def test_the_refusal_shows_handle_run_and_handle_start(runner: bide.Runner) -> None:
+    def outer() -> str:
+        with pytest.raises(bide.DefinitionError) as refused:
+            runner.run(inner_workflow)
+        return str(refused.value)
+
+    told = runner.run(in_a_body(outer))["outer"]
+    assert "result = handle.run(workflow, inputs)" in told
+    assert "child = handle.start(workflow, inputs) and waits for them with handle.wait(child)" in told
+
+
 def test_a_body_that_catches_the_error_continues(runner: bide.Runner) -> None:
     def outer() -> str:
         try:

@@ -67,3 +67,9 @@ def test_pytest_starts_and_runs_other_tests_without_importing_bide(tmp_path: Pat
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "_pytest.fixtures" in imported
     assert not {name for name in imported if name.split(".")[0] in {"bide", "msgspec"}}
+
+
+def test_pytest_does_not_rewrite_the_modules_of_bide(tmp_path: Path) -> None:
+    source = "import bide._mail\n\ndef test_it():\n    assert 'Rewrit' not in type(bide._mail.__loader__).__name__\n"
+    done = run_pytest(tmp_path, source)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 import bide
-from processes import Child, eventually
+from processes import Child, eventually, ran
 
 
 @dataclass
@@ -63,6 +63,42 @@ def test_one_of_many_signals_of_the_wrong_form_is_refused_by_its_place(runner: b
     run = runner.submit(waiter())
     with pytest.raises(bide.DefinitionError, match=r"signals\[1\] must be \(run, signal, value\) or"):
         runner.signal_many([(run, "n", 1), one])
+
+
+def test_of_many_signals_those_to_other_runs_are_sent_though_one_is_refused(runner: bide.Runner) -> None:
+    runs = [runner.submit(waiter()) for _ in range(3)]
+    runs[1].signal(decision, Decision("ada", ok=True))
+    runs[1].result(timeout=20)
+    with pytest.raises(bide.SignalRejected, match=rf"run {runs[1].id} has ended"):
+        runner.signal_many([(run, decision, Decision("bob", ok=True)) for run in runs])
+    assert [runs[at].result(timeout=20)["waits"] for at in (0, 2)] == [[Decision("bob", ok=True)]] * 2
+
+
+def test_of_many_signals_none_is_sent_if_one_value_is_refused(runner: bide.Runner) -> None:
+    run = runner.submit(waiter())
+    with pytest.raises(bide.SerializationError, match="the signal 'decision'"):
+        runner.signal_many([(run, decision, Decision("ada", ok=True)), (run, decision, 3)])
+    runner.signal(run, decision, Decision("bob", ok=True))
+    assert run.result(timeout=20)["waits"] == [Decision("bob", ok=True)]
+
+
+def test_the_oldest_wait_of_all_tasks_gets_the_oldest_signal(runner: bide.Runner) -> None:
+    turns = [threading.Event() for _ in range(3)]
+
+    def waits(at: int) -> Callable[..., Any]:
+        def body(handle: bide.TaskHandle) -> int:
+            assert turns[at].wait(20)
+            return handle.wait_for("n", int)
+
+        return bide.task(body, name=f"waits {at}")
+
+    run = runner.submit(bide.Workflow("w", [waits(at) for at in range(3)]))
+    for at in (2, 0, 1):
+        turns[at].set()
+        deferred(runner, run, f"waits {at}")
+    for n in range(3):
+        run.signal("n", n)
+    assert run.result(timeout=20).outputs == {"waits 2": 0, "waits 0": 1, "waits 1": 2}
 
 
 def test_one_id_is_one_signal(runner: bide.Runner) -> None:
@@ -250,6 +286,54 @@ def test_signals_from_another_process_reach_the_run_in_order(file: Path) -> None
                 runner.signal("run", "n", n, id=f"n {n}")
             runner.signal("run", "go", 5)
         assert owner.after("outputs") == "{'waits': [0, 1, 2], 'gated': 5}"
+
+
+SENDS = """
+if words[0] == "owner":
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> list:
+        stay()
+
+    runner = bide.Runner(db)
+    runner.submit(bide.Workflow("w", [waits]), key="run")
+else:
+    runner = bide.Runner(db)
+for n in range(3):
+    runner.signal("run", "n", n)
+runner.signal_many([("run", "n", n) for n in range(3, 5)])
+die()
+"""
+
+
+@pytest.mark.parametrize("sender", ["owner", "other"])
+def test_a_signal_is_there_if_its_sender_is_killed_once_it_is_sent(file: Path, sender: str) -> None:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> list[int]:
+        return [handle.wait_for("n", int) for _ in range(5)]
+
+    workflow = bide.Workflow("w", [waits])
+    if sender == "other":
+        with bide.Runner(file) as runner:
+            deferred(runner, runner.submit(workflow, key="run"))
+    ran(SENDS, file, sender, code=-9)
+    with bide.Runner(file, workflows=[workflow]) as runner:
+        assert runner.submit(workflow, key="run").result(timeout=20)["waits"] == [0, 1, 2, 3, 4]
+
+
+def test_what_a_workflow_declares_is_known_to_those_who_do_not_have_it(file: Path) -> None:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> bool:
+        return handle.wait(decision).ok
+
+    workflow = bide.Workflow("w", [waits], signals=[decision])
+    with bide.Runner(file) as runner:
+        deferred(runner, runner.submit(workflow, key="run"))
+    with bide.Client(file) as client:
+        with pytest.raises(bide.SignalRejected, match=r"does not declare it \(signals: 'decision'\)"):
+            client.signal("run", "decison", {"by": "ada", "ok": True})
+        client.signal("run", "decision", {"by": "ada", "ok": True})
+    with bide.Runner(file, workflows=[workflow]) as runner:
+        assert runner.submit(workflow, key="run").result(timeout=20)["waits"]
 
 
 def test_a_signal_sent_while_nobody_executes_the_run_is_kept(file: Path) -> None:

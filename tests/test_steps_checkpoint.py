@@ -1,6 +1,8 @@
 """`handle.checkpoint`: a body that loops for long keeps the journal of one turn."""
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,45 @@ def test_a_checkpoint_while_a_wait_is_open_is_refused(runner: bide.Runner) -> No
 
     within(runner, work)
     assert "the checkpoint inside the wait 'test_" in texts[0]
+
+
+def test_a_checkpoint_while_a_step_executes_on_another_thread_is_refused(runner: bide.Runner) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return "slow"
+
+    def work(handle: bide.TaskHandle) -> str:
+        with ThreadPoolExecutor(1) as threads:
+            step = threads.submit(lambda: handle.step(slow, name="slow", key="k"))
+            assert begun.wait(30)
+            with pytest.raises(bide.DefinitionError) as refused:
+                handle.checkpoint(1)
+            go_on.set()
+            assert step.result() == "slow"
+        handle.checkpoint(2)
+        return str(refused.value)
+
+    text = within(runner, work)
+    assert text == "task 'work': the checkpoint while steps are under way ('slow \"k\"'): it would drop their records"
+
+
+def test_a_child_that_was_started_with_a_key_is_the_same_after_a_checkpoint(runner: bide.Runner) -> None:
+    @bide.task
+    def inner(n: int) -> int:
+        return n
+
+    child = bide.Workflow("child", [inner])
+
+    def work(handle: bide.TaskHandle) -> list[Any]:
+        keyed, other = handle.start(child, {"n": 1}, key="k"), handle.start(child, {"n": 2})
+        handle.checkpoint(1)
+        again = [handle.start(child, {"n": 1}, key="k").id == keyed.id, handle.start(child, {"n": 2}).id == other.id]
+        return [*again, handle.wait(keyed)["inner"]]
+
+    assert within(runner, work) == [True, False, 1]
 
 
 def test_a_state_that_cannot_be_stored_is_refused_and_the_journal_stays(runner: bide.Runner) -> None:

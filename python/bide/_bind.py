@@ -2,7 +2,7 @@
 
 In this order: special (the Context, the handle), a task's return value (which also adds the dependency), a run
 input, the default. By annotation if the parameter is annotated, else by its name. Conditions of gates are bound
-the same way, without a handle. Nothing here runs a body; the executor fills the sources in.
+like their bodies, without a handle. Nothing here runs a body; the executor fills the sources in.
 """
 
 import inspect
@@ -136,8 +136,11 @@ class Binding(NamedTuple):
         return (*self.positional, *(source for _, source in self.keyword))
 
 
-def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, condition: bool = False) -> Binding:
-    """Read the signature of a body (or of a gate's condition) of the task `owner` in a workflow of `task_names`."""
+def bind(
+    fn: Callable[..., Any], owner: str, task_names: Collection[str], *, of: Callable[..., Any] | None = None
+) -> Binding:
+    """Read the signature of a body of the task `owner` in a workflow of `task_names`, or of a condition `of` a body."""
+    condition = of is not None
     where = f"the gate of task {owner!r}" if condition else f"task {owner!r}"
     params, returns = read(fn, where)
     if condition:
@@ -147,10 +150,13 @@ def bind(fn: Callable[..., Any], owner: str, task_names: Collection[str], *, con
         return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
+    noted = _noted(of, owner) if of is not None and params else {}
     positional: list[Source] = []
     keyword: list[tuple[str, Source]] = []
     for param in params:
         annotation = names.resolve(param.annotation, where, f"parameter {param.name!r}")
+        if param.name in noted:
+            annotation = _like(annotation, noted[param.name])
         source = _source(param, annotation, where, task_names)
         if condition and source.kind == "handle":
             msg = f"{where}: its condition asks for a handle ({param.name!r}), and a gate has none"
@@ -194,6 +200,25 @@ def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
     names, params = Names(fn), read(fn, where)[0]
     found = ((one.name, names.resolve(one.annotation, where, f"parameter {one.name!r}")) for one in params)
     return {name: _without(annotation) for name, annotation in found if _takes_gate(annotation)}
+
+
+def _noted(fn: Callable[..., Any], owner: str) -> dict[str, Any]:
+    """Return the notes in the annotations of a body's parameters, each with its annotation."""
+    names, where, found = Names(fn), f"task {owner!r}", {}
+    for one in read(fn, where)[0]:
+        annotation = names.resolve(one.annotation, where, f"parameter {one.name!r}")
+        if (note := _outright(annotation, where, one.name)) is not None:
+            found[one.name] = note, annotation
+    return found
+
+
+def _like(annotation: Any, noted: tuple[Any, object]) -> object:  # noqa: ANN401 - annotations are anything
+    """Return the annotation of a condition's parameter, which says as much as that of the body's parameter."""
+    note, of_body = noted
+    if annotation is MISSING:
+        return of_body
+    has_own = get_origin(annotation) is Annotated and any(isinstance(one, NOTES) for one in get_args(annotation)[1:])
+    return annotation if has_own else Annotated[annotation, note]
 
 
 def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Binding:

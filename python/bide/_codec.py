@@ -203,11 +203,13 @@ class Codec:
             why = problem if found is None else f"msgspec does not support {_show(found[0])}: {found[1]}"
             msg = f"{what} cannot be stored: {why}. {remedy}"
             raise DefinitionError(msg) from None
-        msg = (
-            f"{what} cannot be stored, because bide does not know {_show(unknown)}: register it with "
-            f"bide.codec({getattr(unknown, '__name__', 'type')}, encode, decode), or return something that JSON "
-            "can represent, such as an id or a path"
+        remedy = (
+            f"register it with bide.codec({getattr(unknown, '__name__', 'type')}, encode, decode), or return something "
+            "that JSON can represent, such as an id or a path"
         )
+        if _hooks.gives_items(unknown):
+            remedy = "annotate it list[...], and make it a list"
+        msg = f"{what} cannot be stored, because bide does not know {_show(unknown)}: {remedy}"
         raise DefinitionError(msg)
 
     # --- writing ---------------------------------------------------------------------------------------------------

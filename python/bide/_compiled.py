@@ -130,7 +130,7 @@ def compile_workflow(
     """Return the compiled form of a workflow of these tasks; a `DefinitionError` names what is wrong with them."""
     bindings = {task: bind(one.fn, task, definitions) for task, one in definitions.items()}
     gates = {
-        task: tuple([bind(called, task, definitions, condition=True) for called in callables(one.gate)])
+        task: tuple([bind(called, task, definitions, of=one.fn) for called in callables(one.gate)])
         for task, one in definitions.items()
         if one.gate is not None
     }

@@ -6,7 +6,7 @@ type in it that neither msgspec nor this module supports. A program without nump
 
 import builtins
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, get_args, get_origin, is_typeddict
 
@@ -226,9 +226,17 @@ def _remedy(value: object) -> str:
         return ": only a field annotated with it may be unset"
     if isinstance(value, Awaitable):
         return ": nobody has awaited it: await it, or pass the `async def` function itself instead of a call of it"
+    if gives_items(type(value)):
+        return ": store a list, such as list(...) of it"
     if type(value).__module__ == "builtins" and not hasattr(builtins, type(value).__name__):
         return ": store what it can be created from, such as a name"
     return f": register it with {call(type(value))}, and name it in the annotation"
+
+
+def gives_items(cls: object) -> bool:
+    """Whether this is Python's own class of what has items, or gives them, and is no collection that is stored."""
+    modules = {"builtins", "itertools", "collections.abc"}
+    return isinstance(cls, type) and cls.__module__ in modules and issubclass(cls, Iterable)
 
 
 def call(cls: type) -> str:

@@ -223,9 +223,21 @@ class RunResult(Mapping[str, Any]):
             msg = f"workflow {self.workflow!r} has no task {task if name is None else name!r}"
             raise KeyError(msg)
         if not output:
-            msg = f"task {name!r} has no return value: it is {self.tasks[name].status}"
-            raise KeyError(msg)
+            raise KeyError(self._no_output(name))
         return output[0]
+
+    def _no_output(self, name: str) -> str:
+        """Return why a task has no return value."""
+        snapshot, status = self._snapshot, self.tasks[name].status
+        own = [one for one in snapshot.elements() if one.rpartition("[")[0] == name]
+        there = [one for one in own if snapshot.output(one)]
+        if status is not TaskStatus.Completed or not there:
+            return f"task {name!r} has no return value: it is {status}"
+        missing = next(one for one in own if one not in there)
+        return (
+            f"task {name!r} has no list of its outputs, because {missing} is {self.tasks[missing].status}: "
+            f"take them one by one, such as result[{there[0]!r}]"
+        )
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the tasks that completed."""

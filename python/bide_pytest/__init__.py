@@ -1,4 +1,4 @@
-"""The pytest plugin of bide: the fixtures `bide_runner` and `bide_clock`.
+"""The pytest plugin of bide: the fixtures `bide_runner` and `bide_clock`; and bide is not rewritten.
 
 It is no part of the package `bide`, so that pytest starts without importing that: only a test that asks for a fixture
 does.
@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bide.testing import Clock, Runner
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Have bide imported as it is: pytest rewrites the `assert`s of every package that brings a plugin.
+
+    bide has none for it. And bodies import parts of bide on their own threads: two threads that compile a rewritten
+    module at once fail with a `SystemError` in CPython 3.11.
+    """
+    rewritten = getattr(early_config.pluginmanager.rewrite_hook, "_must_rewrite", None)
+    if isinstance(rewritten, set):  # else pytest has changed
+        rewritten.discard("bide")
 
 
 @pytest.fixture
