@@ -23,8 +23,8 @@ def suspension() -> asyncio.CancelledError:
     return asyncio.CancelledError("the runner is closing: the body continues from here later")
 
 
-_INTERRUPTED = "the run was cancelled"
-"""What a coroutine is cancelled with that awaits something when its run is cancelled."""
+_INTERRUPTED = "the run was cancelled, or the attempt is over"
+"""What a coroutine is cancelled with that awaits something when its run is cancelled, or is skipped or too late."""
 
 
 class Cancellation(Cancelled, asyncio.CancelledError):
