@@ -8,6 +8,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from bide import _core
 from bide._callables import is_async
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from bide._combine import Plan
     from bide._core import Call
     from bide._loop import BodyLoop
+    from bide._result import RunResult
     from bide._workflow import Workflow
 
 T = TypeVar("T")
 
 _DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
 """What `await call` asks for; any other number is that of a condition to ask."""
+
+
+_LEFT: "WeakKeyDictionary[AsyncCalls, dict[tuple[object, ...], ChildRun]]" = WeakKeyDictionary()
+"""The child runs that a body was about to wait for when it cancelled that, by what it has run."""
 
 
 class Begun:
@@ -131,6 +137,19 @@ class AsyncCalls(AsyncHandle):
             raise
         await self._carry_out(call, None)
         return [ChildRun(run, workflow.name, name) for run, name in call.started()]
+
+    async def _run_child(self, described: tuple[Any, ...], workflow: "Workflow", limit: Duration | None) -> "RunResult":
+        from asyncio import CancelledError  # noqa: PLC0415 - as in __init__.py
+
+        # As with every wait, the next use continues the one that was left: it does not start another child.
+        what, left = (workflow.name, *described[1][0][1:]), _LEFT.get(self, {})
+        child = left.pop(what, None) or (await self._start(described, workflow))[0]
+        try:
+            result: RunResult = await self._wait(child, limit, "handle.run")
+        except CancelledError:
+            _LEFT.setdefault(self, left)[what] = child
+            raise
+        return result
 
     async def _record(self, call: "Call") -> Any:  # noqa: ANN401 - text or None
         await self._carry_out(call, None)
