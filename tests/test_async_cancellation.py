@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import bide
+from processes import eventually
 
 Handle = bide.AsyncTaskHandle
 Case = Callable[[Handle], Awaitable[Any]]
@@ -160,6 +162,63 @@ async def nested_timeouts(handle: Handle) -> str:
     return "went on"
 
 
+async def a_timeout_around_steps_side_by_side(handle: Handle) -> str:
+    calls: list[str] = []
+    limit = asyncio.timeout(None)
+
+    async def quick() -> str:
+        calls.append("quick")
+        return "went"
+
+    async def slow() -> str:
+        calls.append("slow")
+        if len(calls) == 2:
+            limit.reschedule(asyncio.get_running_loop().time())
+            await asyncio.sleep(60)
+        return "on"
+
+    async def both() -> list[str]:
+        return list(await asyncio.gather(handle.step(quick, key="quick"), handle.step(slow, key="slow")))
+
+    await handle.step(quick, key="quick")
+    with pytest.raises(TimeoutError):
+        async with limit:
+            await both()
+    words = await both()
+    assert calls == ["quick", "slow", "slow"], "what was recorded is not called again, what was cut short is"
+    return " ".join(words)
+
+
+async def the_first_of_a_wait_and_a_task_of_asyncio(handle: Handle) -> str:
+    waiting = asyncio.ensure_future(handle.wait_for("never"))
+    until = asyncio.create_task(until_it_waits(handle))
+    done, pending = await asyncio.wait({waiting, until}, return_when=asyncio.FIRST_COMPLETED)
+    assert (done, pending) == ({until}, {waiting})
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    await handle.sleep(0.01)
+    return "went on"
+
+
+async def a_wait_beside_a_step_in_a_task_group(handle: Handle) -> str:
+    has_slept = False
+
+    async def fetch() -> str:
+        await until_it_waits(handle)
+        return "went on"
+
+    async def sleep() -> None:
+        nonlocal has_slept
+        await handle.sleep(0.02)
+        has_slept = True
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sleep())
+        fetching = group.create_task(handle.step(fetch, key="fetch"))
+    assert has_slept
+    return fetching.result()
+
+
 async def never() -> bool:
     return False
 
@@ -175,6 +234,9 @@ CASES: list[Case] = [
     a_shielded_wait,
     a_body_that_catches_it_and_cleans_up,
     nested_timeouts,
+    a_timeout_around_steps_side_by_side,
+    the_first_of_a_wait_and_a_task_of_asyncio,
+    a_wait_beside_a_step_in_a_task_group,
 ]
 
 
@@ -225,6 +287,34 @@ def test_the_next_use_goes_on_with_the_wait_that_was_left(runner: bide.Runner, k
         opened = [entry.name for entry in run.history() if entry.what == "wait opened"]
     assert opened
     assert len(opened) == len(set(opened)), "none is opened anew"
+
+
+def test_the_next_run_of_a_child_goes_on_with_the_one_that_was_left(runner: bide.Runner) -> None:
+    asks_again = threading.Event()
+
+    @bide.task
+    async def inner(number: int, handle: bide.AsyncTaskHandle) -> int:
+        return number + int(await handle.wait_for("go"))
+
+    child = bide.Workflow("child", [inner])
+
+    @bide.task
+    async def outer(handle: bide.AsyncTaskHandle) -> list[int]:
+        for number in (1, 1, 2, 1):
+            with pytest.raises(TimeoutError):
+                async with timeout_once_it_waits(handle):
+                    await handle.run(child, {"number": number})
+        asks_again.set()
+        return [int((await handle.run(child, {"number": number}))["inner"]) for number in (1, 2, 1)]
+
+    run = runner.submit(bide.Workflow("outer", [outer]))
+    assert asks_again.wait(30)
+    second, first = runner.runs(parent=run)
+    runner.signal_many([(first, "go", 10), (second, "go", 20)])
+    # After its end the same use is another child.
+    eventually(lambda: len(runner.runs(parent=run)) == 3, "the third one is there")
+    runner.signal(runner.runs(parent=run)[0], "go", 30)
+    assert run.result(timeout=30)["outer"] == [11, 22, 31]
 
 
 def test_a_wait_that_is_cancelled_often_has_one_record(runner: bide.Runner) -> None:

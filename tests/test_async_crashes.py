@@ -82,3 +82,38 @@ def test_a_killed_wait_on_the_runners_loop_continues(file: Path, wait: str) -> N
 @pytest.mark.parametrize("wait", ["an async condition", "a sleep"])
 def test_a_killed_wait_on_the_callers_loop_continues(file: Path, wait: str) -> None:
     finished(file, wait, CALLERS_LOOP)
+
+
+PATIENT = """
+import asyncio
+flag = Path(db).with_suffix(".flag")
+
+@bide.task
+async def inner(handle: bide.AsyncTaskHandle) -> int:
+    note("inner")
+    await handle.defer_until(flag.exists, 5)
+    return 7
+
+child = bide.Workflow("child", [inner])
+
+@bide.task
+async def outer(handle: bide.AsyncTaskHandle) -> int:
+    for turn in range(1000):
+        try:
+            async with asyncio.timeout(0.03):
+                return (await handle.run(child))["inner"]
+        except TimeoutError:
+            if turn == 3 and not flag.exists():
+                say("patient")
+
+workflow = bide.Workflow("w", [outer])
+with bide.Runner(db, workflows=[workflow, child]) as runner:
+    say(runner.run(workflow, key="k", timeout=20)["outer"], len(runner.runs(workflow="child")))
+"""
+
+
+def test_a_child_run_that_was_left_is_the_same_one_after_a_crash(file: Path) -> None:
+    killed(PATIENT, file, at="patient")
+    file.with_suffix(".flag").touch()
+    assert ran(PATIENT, file) == ["7 1"]
+    assert ledger(file) == ["inner", "inner"]

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -164,20 +164,48 @@ def lines() -> Iterator[Lines]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, lines: Lines) -> None:
-
-    def the_culprit() -> None:
+@pytest.mark.parametrize("where", ["body", "step", "condition"])
+def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, lines: Lines, where: str) -> None:
+    def the_culprit() -> bool:
         assert lines.filled.wait(30)
+        return True
+
+    async def blocks() -> bool:
+        return the_culprit()
 
     @bide.task
-    async def body() -> None:
-        the_culprit()
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        if where == "body":
+            the_culprit()
+        elif where == "step":
+            await handle.step(blocks)
+        elif where == "condition":
+            await handle.defer_until(blocks)
 
     with bide.Runner(store) as runner:
         runner.run(bide.Workflow("w", [body]))
     [line] = [record.getMessage() for record in lines.records]
     assert "in the_culprit" in line
     assert "over 100 ms" in line
+
+
+async def test_a_caller_that_blocks_the_loop_of_a_body_is_reported(store: str, lines: Lines) -> None:
+    def the_culprit() -> None:
+        assert lines.filled.wait(30)
+
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        entered.set()
+        await handle.sleep(0.02)
+
+    entered = asyncio.Event()
+    async with bide.Runner(store) as runner:
+        run = await runner.submit_async(bide.Workflow("w", [body]))
+        await entered.wait()
+        the_culprit()
+        await run
+    [line] = [record.getMessage() for record in lines.records]
+    assert "in the_culprit" in line
 
 
 def test_a_loop_that_is_not_blocked_is_not_reported(store: str, lines: Lines) -> None:
@@ -318,6 +346,23 @@ def test_waits_side_by_side_are_refused_with_the_remedy(store: str) -> None:
 def test_bad_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(bide.DefinitionError, match=next(iter(settings))):
         bide.Runner(":memory:", **settings)  # type: ignore[arg-type]
+
+
+def closed_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return loop
+
+
+@pytest.mark.parametrize(("factory", "shown"), [(closed_loop, "closed=True"), (lambda: 3, "not 3")])
+def test_a_loop_factory_that_returns_no_new_loop_is_refused(
+    store: str, factory: Callable[[], asyncio.AbstractEventLoop], shown: str
+) -> None:
+    with bide.Runner(store, loop_factory=factory) as runner:
+        for _ in range(2):
+            with pytest.raises(bide.DefinitionError, match=f"loop_factory must return a new event loop.*{shown}"):
+                runner.submit(workflow)
+        assert runner.runs() == []
 
 
 def test_a_child_with_coroutines_of_a_plain_body_has_a_loop(store: str) -> None:

@@ -67,6 +67,22 @@ def test_a_poll_may_suspend_wherever_it_is(store: str, suspends: str) -> None:
     assert waited(store, polled) == "there"
 
 
+@pytest.mark.parametrize("caught", [True, False])
+def test_a_timeout_within_a_poll_is_the_polls_own_however_soon_it_comes(store: str, caught: bool) -> None:
+    async def polled(number: int) -> object:
+        try:
+            # It is over before the task of the body continues what the loop has begun for it.
+            async with asyncio.timeout(0):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            if not caught and number < 3:
+                raise
+        assert not asyncio.current_task().cancelling()  # type: ignore[union-attr]
+        return "there" if number > 3 else None
+
+    assert waited(store, polled) == "there"
+
+
 def test_a_poll_that_raises_later_ends_the_wait_with_that(store: str) -> None:
     async def polled(number: int) -> bool:
         if number > 2:

@@ -2,7 +2,9 @@
 
 import signal
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -322,6 +324,90 @@ def test_a_filter_chooses_runs_and_all_must_be_said(runner: bide.Runner) -> None
         last.result(timeout=20)
     assert runner.retry(workflow="waits", status="Cancelled") == 3
     runner.cancel(workflow="waits", force=True)
+
+
+def test_each_part_of_a_filter_chooses(runner: bide.Runner) -> None:
+    waits, other = Waits(), Waits(name="other")
+    old = runner.submit(waits.workflow, tags={"customer": "7"})
+    moment = old.history()[0].at + timedelta(milliseconds=1)
+    eventually(lambda: datetime.now(UTC) > moment, "some time passes")
+    new = runner.submit(other.workflow, tags={"customer": "7", "kind": "big"})
+    runs = {"old": old, "new": new}
+    filters: list[tuple[dict[str, Any], str]] = [
+        ({"since": moment}, "new"),
+        ({"since": timedelta(days=1)}, "old new"),
+        ({"tags": {"customer": "7"}}, "old new"),
+        ({"tags": {"customer": "7", "kind": "big"}}, "new"),
+        ({"workflow": "waits", "tags": {"customer": "7"}}, "old"),
+        ({"workflow": "waits", "since": moment}, ""),
+        ({"status": "Running"}, "old new"),
+    ]
+    for chosen, expected in filters:
+        assert runner.pause(**chosen) == len(expected.split())
+        paused = [name for name, run in runs.items() if run.status() == "Paused"]
+        assert paused == expected.split(), chosen
+        runner.resume(status="Paused")
+    assert runner.cancel(since=moment) == 1
+    with pytest.raises(bide.RunFailed):
+        new.result(timeout=20)
+    assert old.status() == "Running"
+    assert runner.delete(tags={"kind": "big"}) == 1
+    assert [run.id for run in runner.runs()] == [old.id]
+
+
+def test_a_run_is_named_by_its_id_its_key_a_handle_or_a_result(runner: bide.Runner) -> None:
+    run = runner.submit(Waits().workflow, key="k")
+    for name in (run.id, "k", run, runner.get(run.id)):
+        runner.pause(name)
+        assert run.status() == "Paused"
+        runner.resume(name)
+    other = runner.submit(Waits(name="other").workflow, key="k")
+    with pytest.raises(KeyError, match="the key 'k' belongs to runs of 'other' and 'waits': choose one with workflow="):
+        runner.pause("k")
+    runner.pause("k", workflow="other")
+    assert (run.status(), other.status()) == ("Running", "Paused")
+
+
+def test_each_request_is_recorded_with_who_and_why(file: Path) -> None:
+    @bide.task
+    def first(handle: bide.TaskHandle) -> object:
+        return handle.defer_until(lambda: None, 3_600_000, name="never", timeout=3600)
+
+    @bide.task(gate=bide.signal("go"))
+    def second() -> None: ...
+
+    @bide.task(gate=bide.signal("go"))
+    def third() -> None: ...
+
+    with bide.Runner(file) as runner:
+        run = runner.submit(bide.Workflow("w", [first, second, third]))
+        deferred(runner, run, "first")
+        run.pause(by="1", reason="pause")
+        run.resume(by="2", reason="resume")
+        runner.extend(run, "first", 60, by="3", reason="extend")
+        runner.poll_now(run, "first", by="4", reason="poll_now")
+        runner.satisfy(run, "first", 5, by="5", reason="satisfy")
+        runner.skip(run, "second", by="6", reason="skip")
+        eventually(lambda: runner.get(run.id).tasks["second"].status == "Skipped", "it is skipped")
+        run.fork(start_at="third", by="7", reason="forked_to").cancel(force=True)
+        run.cancel(by="8", reason="cancel")
+        with pytest.raises(bide.RunFailed):
+            run.result(timeout=20)
+        run.retry(by="9", reason="retry")
+    with bide.Client(file) as client:
+        asked = [(one.by, one.what, one.task) for one in client.history(run) if one.by is not None]
+        assert all(one.what == one.reason for one in client.history(run) if one.by is not None)
+    assert asked == [
+        ("1", "pause", None),
+        ("2", "resume", None),
+        ("3", "extend", "first"),
+        ("4", "poll_now", "first"),
+        ("5", "satisfy", "first"),
+        ("6", "skip", "second"),
+        ("7", "forked_to", "third"),
+        ("8", "cancel", None),
+        ("9", "retry", None),
+    ]
 
 
 def test_a_wait_that_is_extended_outlives_its_deadline(runner: bide.Runner) -> None:

@@ -202,3 +202,109 @@ def test_runs_are_controlled_from_coroutines(runner: bide.Runner) -> None:
 
     told = asyncio.run(controls())
     assert [what for what in told if what in {"pause", "resume", "cancel"}] == ["pause", "resume", "cancel"]
+
+
+# --- the operator's hand -------------------------------------------------------------------------------------------
+
+
+def submitted(runner: bide.Runner, place: Place) -> bide.RunHandle:
+    """Submit a run of a body that returns what its wait gives, and return when it waits."""
+
+    @bide.task
+    async def waits(handle: bide.AsyncTaskHandle) -> str:
+        return repr(await place(handle))
+
+    run = runner.submit(bide.Workflow("waits", [waits]))
+    eventually(lambda: runner.get(run.id).tasks["waits"].sub_status == "Deferred", "the body waits")
+    return run
+
+
+@pytest.mark.parametrize(("place", "gives"), [(signal, "7"), (condition, "7"), (several, "(Fired(value=7), None)")])
+def test_a_wait_of_a_coroutine_is_satisfied_by_hand(runner: bide.Runner, place: Place, gives: str) -> None:
+    run = submitted(runner, place)
+    runner.satisfy(run, "waits", 7, by="ana")
+    assert run.result(timeout=20)["waits"] == gives
+
+
+def test_the_condition_of_a_coroutine_is_polled_by_hand(runner: bide.Runner) -> None:
+    there: list[str] = []
+
+    async def is_there() -> str | None:
+        await asyncio.sleep(0)
+        return there[0] if there else None
+
+    async def polls(handle: Handle) -> object:
+        return await handle.wait(bide.until(is_there, every=3600))
+
+    run = submitted(runner, polls)
+    there.append("here")
+    runner.poll_now(run, "waits")
+    assert run.result(timeout=20)["waits"] == "'here'"
+
+
+def test_the_deadline_of_a_coroutine_is_moved_by_hand(runner: bide.Runner) -> None:
+    async def patient(handle: Handle) -> object:
+        return await handle.wait_for("go", timeout=1.0)
+
+    async def witness(handle: Handle) -> object:
+        with pytest.raises(bide.WaitTimeout):
+            await handle.wait_for("never", timeout=1.2)
+        return "late"
+
+    run = submitted(runner, patient)
+    runner.extend(run, "waits", 3600)
+    assert submitted(runner, witness).result(timeout=20)["waits"] == "'late'"
+    run.signal("go", "in time")
+    assert run.result(timeout=20)["waits"] == "'in time'"
+
+
+def test_a_gate_that_a_coroutine_asks_is_satisfied_by_hand(runner: bide.Runner) -> None:
+    async def never() -> None: ...
+
+    @bide.task(gate=bide.until(never, every=3600))
+    async def gated() -> str:
+        return "open"
+
+    run = runner.submit(bide.Workflow("gated", [gated]))
+    eventually(lambda: len(runner.waiting()) == 1, "the gate is open")
+    runner.satisfy(run, "gated")
+    assert run.result(timeout=20)["gated"] == "open"
+
+
+@pytest.mark.parametrize("place", [signal, asyncio_sleep, step])
+@pytest.mark.parametrize("end", ["skip", "force", "deadline"])
+def test_a_coroutine_that_is_ended_from_outside_releases_its_slot(store: str, place: Place, end: str) -> None:
+    entered, left = threading.Event(), threading.Event()
+    did: list[str] = []
+
+    @bide.task
+    async def held(handle: bide.AsyncTaskHandle) -> None:
+        entered.set()
+        try:
+            await place(handle)
+        except asyncio.CancelledError:
+            # Nothing that it does counts any more, so it does nothing.
+            with pytest.raises(bide.BideError, match="is no longer valid"):
+                await handle.step(lambda: did.append("undone"), name="undo")
+            raise
+        finally:
+            left.set()
+
+    @bide.task
+    async def other() -> str:
+        return "executed"
+
+    with bide.Runner(store, async_slots=1) as runner:
+        run = runner.submit(bide.Workflow("held", [held], timeout=0.5 if end == "deadline" else None))
+        assert entered.wait(20)
+        if end == "skip":
+            runner.skip(run, "held")
+            run.result(timeout=20)
+        else:
+            if end == "force":
+                run.cancel(force=True)
+            with pytest.raises(bide.RunFailed):
+                run.result(timeout=20)
+        assert left.wait(20)
+        assert runner.run(bide.Workflow("other", [other]), timeout=20)["other"] == "executed"
+    assert did == []

@@ -295,3 +295,41 @@ def test_a_mismatch_says_how_the_run_continues_and_it_does(runner: bide.Runner) 
     assert "from_task=..., fresh=True" in str(runner.get(run.id).blocked_by)
     runner.retry(run, from_task="load", fresh=True)
     assert run.result(10)["load"] == 4
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_run_paused_by_a_mismatch_is_resumed_once_its_code_fits_again(file: Path, kind: str) -> None:
+    calls: list[str] = []
+
+    def read(what: str) -> str:
+        calls.append(what)
+        return what
+
+    def reads(what: str) -> bide.Workflow:
+        @bide.task(name="load")
+        def plain(handle: bide.TaskHandle) -> str:
+            return handle.step(read, what) + handle.wait_for("go", str)
+
+        @bide.task(name="load")
+        async def coroutine(handle: bide.AsyncTaskHandle) -> str:
+            return await handle.step(read, what) + await handle.wait_for("go", str)
+
+        tasks: list[Callable[..., Any]] = [plain if kind == "def" else coroutine]
+        return bide.Workflow("reads", tasks)
+
+    with bide.Runner(file) as runner:
+        run = runner.submit(reads("old")).id
+        eventually(lambda: runner.get(run).tasks["load"].sub_status == "Deferred", "it waits")
+    with bide.Runner(file, workflows=[reads("new")]) as runner:
+        runner.signal(run, "go", "!")
+        eventually(lambda: runner.get(run).status == "Paused", "its record does not fit")
+        assert "with code that fits the record, runner.resume(run) continues it" in str(runner.get(run).blocked_by)
+    with bide.Runner(file, workflows=[reads("old")]) as runner, bide.Client(file) as client:
+        assert runner.get(run).status == "Paused", "nobody has resumed it"
+        client.resume(run, by="ana", reason="rolled back")
+        eventually(lambda: runner.get(run).status == "Completed", "it continues")
+        assert runner.get(run)["load"] == "old!"
+        assert [(one.what, one.by, one.reason) for one in runner.history(run) if one.by] == [
+            ("resume", "ana", "rolled back")
+        ]
+    assert calls == ["old"]

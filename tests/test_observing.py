@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -354,3 +355,40 @@ def test_an_observer_sees_only_what_is_committed(file: Path) -> None:
 def test_an_observer_must_be_callable() -> None:
     with pytest.raises(bide.DefinitionError, match="Runner takes a function as on_event"):
         bide.Runner(":memory:", on_event=7)  # type: ignore[arg-type]
+
+    async def observes(event: RunEvent) -> None: ...
+
+    with pytest.raises(bide.DefinitionError, match="on_event is an `async def`"):
+        bide.Runner(":memory:", on_event=observes)
+
+
+async def test_an_observer_gets_what_happens_to_coroutines_and_gates(store: str) -> None:
+    events: list[RunEvent] = []
+
+    async def ready() -> bool:
+        return True
+
+    @bide.task(gate=bide.until(ready, name="ready"))
+    def gated() -> None: ...
+
+    @bide.task(retry=bide.Retry(attempts=2, delay=0))
+    async def work(handle: bide.AsyncTaskHandle) -> None:
+        await handle.step(ready)
+        await handle.sleep(0.01, name="rest")
+        if handle.attempt == 1:
+            raise OSError
+
+    async with bide.Runner(store, on_event=events.append) as runner:
+        await runner.run_async(bide.Workflow("w", [gated, work]))
+        await asyncio.to_thread(observed, events, 9)
+    assert Counter((event.kind, event.task, (event.wait or "").split(".")[-1], event.outcome) for event in events) == {
+        (RunEventKind.WaitOpened, "gated", "ready", None): 1,
+        (RunEventKind.WaitClosed, "gated", "ready", "satisfied"): 1,
+        (RunEventKind.TaskEnded, "gated", "", None): 1,
+        (RunEventKind.StepEnded, "work", "ready", "satisfied"): 1,
+        (RunEventKind.WaitOpened, "work", "rest", None): 1,
+        (RunEventKind.WaitClosed, "work", "rest", "satisfied"): 1,
+        (RunEventKind.Retry, "work", "", None): 1,
+        (RunEventKind.TaskEnded, "work", "", None): 1,
+        (RunEventKind.RunEnded, None, "", None): 1,
+    }

@@ -10,6 +10,7 @@ import pytest
 
 import bide
 from bide._waits import After, At, from_poll
+from bide.testing import Runner
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - naive on purpose
 
@@ -186,3 +187,36 @@ def test_a_retry_is_a_value() -> None:
     assert bide.Retry().on == (Exception,)
     with pytest.raises(AttributeError):
         bide.Retry().attempts = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def", "gate", "async gate"])
+@pytest.mark.parametrize(("every", "fine", "asked"), [(1, None, 31), (10, None, 5), (6, 3, 9), (20, 4, 9)])
+def test_five_errors_that_last_for_30_seconds_end_a_wait(kind: str, every: int, fine: int | None, asked: int) -> None:
+    polls: list[int] = []
+
+    def broken() -> bool:
+        polls.append(1)
+        if len(polls) == fine:
+            return False  # those before do not count
+        raise OSError
+
+    async def broken_async() -> bool:
+        return broken()
+
+    wait = bide.until(broken_async if "async" in kind else broken, every=every)
+
+    @bide.task(name="work")
+    def plain(handle: bide.TaskHandle) -> None:
+        handle.wait(wait)
+
+    @bide.task(name="work")
+    async def coroutine(handle: bide.AsyncTaskHandle) -> None:
+        await handle.wait(wait)
+
+    @bide.task(name="work", gate=wait)
+    def gated() -> None: ...
+
+    tasks: dict[str, Callable[..., Any]] = {"def": plain, "async def": coroutine}
+    with Runner(auto_advance=True) as runner, pytest.raises(bide.RunFailed, match="OSError"):
+        runner.run(bide.Workflow("w", [tasks.get(kind, gated)]))
+    assert len(polls) == asked

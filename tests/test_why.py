@@ -360,6 +360,96 @@ def test_a_paused_run_names_who_has_paused_it_and_why(runner: bide.Runner, gate:
     assert handle.why().held_by is None
 
 
+def test_a_body_of_a_paused_run_whose_wait_is_over_is_held_by_the_pause(store: str, gate: threading.Event) -> None:
+    @bide.task
+    def plain(handle: bide.TaskHandle) -> None:
+        handle.wait(APPROVAL)
+
+    @bide.task
+    async def coroutine(handle: bide.AsyncTaskHandle) -> None:
+        await handle.wait(APPROVAL)
+
+    @bide.task
+    def executes() -> None:
+        gate.wait(30)
+
+    with bide.Runner(store) as runner, bide.Client(runner) as client:
+        handle = runner.submit(bide.Workflow("w", [plain, coroutine, executes]))
+        until_waiting(runner, 2)
+        eventually(lambda: by_name(client.why(handle))["executes"].held_by is HeldBy.Nothing, "its start is seen")
+        handle.pause()
+        assert {name: task.held_by for name, task in by_name(handle.why()).items()} == {
+            "plain": HeldBy.Wait,
+            "coroutine": HeldBy.Wait,
+            "executes": HeldBy.Nothing,
+        }
+        for _ in range(2):
+            handle.signal(APPROVAL, "yes")
+        for looks in (runner, client):
+            eventually(lambda looks=looks: looks.waiting() == [], "both have come")  # type: ignore[misc]
+            assert {name: task.held_by for name, task in by_name(looks.why(handle)).items()} == {
+                "plain": HeldBy.Pause,
+                "coroutine": HeldBy.Pause,
+                "executes": HeldBy.Nothing,
+            }
+        assert "task 'plain' waits until the run is resumed" in str(handle.why())
+        gate.set()
+        handle.resume()
+        handle.result(timeout=30)
+
+
+def test_no_body_of_a_run_that_bide_has_paused_is_shown_as_executing(runner: bide.Runner) -> None:
+    values = ["one", "other"]
+
+    @bide.task(retry=bide.Retry(attempts=2, delay=0))
+    def work(handle: bide.TaskHandle) -> None:
+        handle.step(str, values.pop(0))
+        raise OSError
+
+    handle = runner.submit(bide.Workflow("w", [work]))
+    eventually(lambda: handle.status() is bide.RunStatus.Paused, "its record does not fit")
+    why = handle.why()
+    assert (why.held_by, [task.held_by for task in why.tasks]) == (HeldBy.Pause, [HeldBy.Pause])
+    assert "is Paused: replay mismatch: task 'work': step 'str'" in str(why)
+    assert "task 'work' waits until the run is resumed" in str(why)
+
+
+def test_a_body_that_finds_no_place_to_park_waits_for_a_slot(store: str) -> None:
+    @bide.task
+    def first(handle: bide.TaskHandle) -> None:
+        handle.wait(APPROVAL)
+
+    @bide.task
+    def second(handle: bide.TaskHandle) -> None:
+        handle.wait(APPROVAL)
+
+    with bide.Runner(store, max_parked=1) as runner:
+        handle = runner.submit(bide.Workflow("w", [first, second]))
+        until_waiting(runner, 1)
+        eventually(lambda: by_name(handle.why())["second"].blocked_by == "parked bodies 1/1", "it is held back")
+        assert by_name(handle.why())["second"].held_by is HeldBy.Slot
+        assert "task 'second' waits for a slot: parked bodies 1/1" in str(handle.why())
+        for _ in range(2):
+            handle.signal(APPROVAL, "yes")
+        handle.result(timeout=30)
+
+
+def test_a_step_between_two_tries_says_what_it_has_raised(runner: bide.Runner) -> None:
+    def fetch() -> None:
+        msg = "no network"
+        raise OSError(msg)
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> None:
+        await handle.step(fetch, name="fetch", retry=bide.Retry(2, delay=3600))
+
+    handle = runner.submit(bide.Workflow("w", [work]))
+    until_waiting(runner, 1)
+    shown = r"task 'work' waits for its next try of step fetch since .*; due .*; it last raised OSError: no network"
+    assert re.search(shown, str(handle.why()))
+    handle.cancel()
+
+
 def test_a_cancelled_run_that_cleans_up_says_so(runner: bide.Runner, gate: threading.Event) -> None:
     cleans = threading.Event()
 

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from bide import _core
 from bide._callables import is_async
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from bide._combine import Plan
     from bide._core import Call
     from bide._loop import BodyLoop
+    from bide._result import RunResult
     from bide._workflow import Workflow
 
 T = TypeVar("T")
 
 _DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
 """What `await call` asks for; any other number is that of a condition to ask."""
+
+
+_LEFT: "WeakKeyDictionary[AsyncCalls, dict[tuple[object, ...], ChildRun]]" = WeakKeyDictionary()
+"""The child runs that a body was about to wait for when it cancelled that, by what it has run."""
 
 
 class Begun:
@@ -103,12 +109,14 @@ class AsyncCalls(AsyncHandle):
         call = _core.Call.wait(self._core, plan, self._within())
         finish, has_child = plan.finish, any(part.kind == "child" for part in plan.parts)
         del plan  # many coroutines wait at once
-        try:
-            while (todo := await call) != _DONE and todo != _CANCELLED:
-                await self._attend(call, todo, None)
-        except BaseException as error:
-            await self._leave(call, error)
-            raise
+        while True:
+            try:
+                while (todo := await call) != _DONE and todo != _CANCELLED:
+                    await self._attend(call, todo, None)
+                break
+            except BaseException as error:
+                if not await self._leave(call, error):
+                    raise
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         outcomes = await self._loop.in_thread(call.outcomes) if has_child else call.outcomes()  # may read the store
@@ -131,6 +139,19 @@ class AsyncCalls(AsyncHandle):
             raise
         await self._carry_out(call, None)
         return [ChildRun(run, workflow.name, name) for run, name in call.started()]
+
+    async def _run_child(self, described: tuple[Any, ...], workflow: "Workflow", limit: Duration | None) -> "RunResult":
+        from asyncio import CancelledError  # noqa: PLC0415 - as in __init__.py
+
+        # As with every wait, the next use continues the one that was left: it does not start another child.
+        what, left = (workflow.name, *described[1][0][1:]), _LEFT.get(self, {})
+        child = left.pop(what, None) or (await self._start(described, workflow))[0]
+        try:
+            result: RunResult = await self._wait(child, limit, "handle.run")
+        except CancelledError:
+            _LEFT.setdefault(self, left)[what] = child
+            raise
+        return result
 
     async def _record(self, call: "Call") -> Any:  # noqa: ANN401 - text or None
         await self._carry_out(call, None)
@@ -173,18 +194,20 @@ class AsyncCalls(AsyncHandle):
         if todo == _CREATE:
             await self._to_end(self._loop.in_thread(call.create))
         elif todo == _ASKING:
-            await self._continue_asking(call)
+            if (asking := call.asking()) is not None:
+                await self._continue_asking(call, *asking)
         else:
             await self._ask(call, todo)
         return None
 
-    async def _leave(self, call: "Call", error: BaseException) -> None:
-        """Leave a call because of an exception.
+    async def _leave(self, call: "Call", error: BaseException) -> bool:
+        """Leave a call because of an exception, unless a condition has dealt with that: true then.
 
         A commit of it that is under way is waited for: what it records is known then.
         """
         from asyncio import CancelledError  # noqa: PLC0415 - it is imported by now
 
+        stays = False
         try:
             while (future := call.commits()) is not None:
                 try:
@@ -192,12 +215,15 @@ class AsyncCalls(AsyncHandle):
                 except CancelledError:
                     continue
             if (asking := call.asking()) is not None:
-                # A condition that was begun outside of this task gets the exception too.
+                # A condition that was begun outside of this task gets the exception, such as that of its own timeout.
                 asking[1].error = error
-                await asking[1]
+                await self._continue_asking(call, *asking)
+                stays = True
         finally:
-            call.abandon()
-            self._loop.check_interrupted(self._core, error)
+            if not stays:
+                call.abandon()
+                self._loop.check_interrupted(self._core, error)
+        return stays
 
     async def _to_end(self, future: "Future[T]") -> T:
         """Wait for a part of a call that executes on a worker thread, to its end even if this task is cancelled.
@@ -216,12 +242,8 @@ class AsyncCalls(AsyncHandle):
             raise cancelled
         return future.result()
 
-    async def _continue_asking(self, call: "Call") -> None:
+    async def _continue_asking(self, call: "Call", part: int, begun: Begun) -> None:
         """Await a condition that was begun outside of this task."""
-        asking = call.asking()
-        if asking is None:
-            return
-        part, begun = asking
         token = here.set((self._core, CONDITION))
         try:
             value = await begun

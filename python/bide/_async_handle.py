@@ -253,9 +253,9 @@ class AsyncTaskHandle(AsyncCalls):
         timeout: Duration | None = None,
     ) -> "RunResult":
         """Run a workflow as a child of this run, without holding a slot, and return its result."""
-        child = await self.start(workflow, inputs, key=key)
-        result: RunResult = await self._wait(child, timeout, "handle.run")
-        return result
+        from bide._children import describe  # noqa: PLC0415 - as above
+
+        return await self._run_child(describe(workflow, inputs, key), workflow, timeout)
 
     # --- steps and records -----------------------------------------------------------------------------------------
 

@@ -119,7 +119,10 @@ def _check_asked(run: str, request: Asked, outcome: str, details: list[str]) -> 
 
 def _too_late(run: str, what: str, status: RunStatus) -> str:
     if what == "retry":
-        return f"run {run} has completed: only a run that failed or was cancelled can be retried"
+        return (
+            f"run {run} has completed: only a run that failed or was cancelled can be retried; "
+            "runner.fork(run, start_at=...) begins a new one"
+        )
     again = "; runner.retry(run) continues it" if status is not RunStatus.Completed else ""
     return f"run {run} has ended ({status}): {what} comes too late{again}"
 

@@ -12,7 +12,7 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 from bide import _core
-from bide._errors import Cancelled
+from bide._errors import Cancelled, DefinitionError
 from bide._loop_threads import LoopThreads
 
 T = TypeVar("T")
@@ -23,8 +23,8 @@ def suspension() -> asyncio.CancelledError:
     return asyncio.CancelledError("the runner is closing: the body continues from here later")
 
 
-_INTERRUPTED = "the run was cancelled"
-"""What a coroutine is cancelled with that awaits something when its run is cancelled."""
+_INTERRUPTED = "the run was cancelled, or the attempt is over"
+"""What a coroutine is cancelled with that awaits something when its run is cancelled, or is skipped or too late."""
 
 
 class Cancellation(Cancelled, asyncio.CancelledError):
@@ -224,6 +224,12 @@ def awaits(called: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - what a co
 def start_own(core: "_core.LoopQueue", factory: Callable[[], asyncio.AbstractEventLoop] | None) -> BodyLoop:
     """Start an event loop on a thread of its own, which executes the coroutines of a runner."""
     loop = (factory or asyncio.new_event_loop)()
+    if not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_closed() or loop.is_running():
+        msg = (
+            f"loop_factory must return a new event loop, which nothing has run or closed yet, not {loop!r}: pass a "
+            "function that makes one, like uvloop.new_event_loop"
+        )
+        raise DefinitionError(msg)
     bodies = BodyLoop(core, loop, own=True)
 
     def run() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from bide import _core, _options, _surroundings
 from bide._access import StoreAccess, store_name
+from bide._callables import is_async
 from bide._duration import count, optional_seconds, seconds
 from bide._errors import BideError, DefinitionError
 from bide._here import refuse_in_body, refuse_on_loop
@@ -86,6 +87,12 @@ class Runner(RunnerTwins, Watching, StoreAccess):
             raise DefinitionError(msg)
         if on_event is not None and not callable(on_event):
             msg = f"Runner takes a function as on_event, which it calls with each event, not {on_event!r}"
+            raise DefinitionError(msg)
+        if is_async(on_event):
+            msg = (
+                "on_event is an `async def`, and is called on a thread that has no event loop: give a plain function, "
+                "such as one that calls loop.call_soon_threadsafe"
+            )
             raise DefinitionError(msg)
         kept = optional_seconds(retention, "retention")
         grace = seconds(cancel_grace, "cancel_grace", zero=True), seconds(cancel_limit, "cancel_limit", zero=True)

@@ -120,7 +120,8 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
             next_poll = "" if self.next_poll is None else f", the next one {_time(self.next_poll, self.asked_at)}"
             yield f"{self.polls} polls so far{next_poll}"
         if self.error is not None:
-            yield f"its condition last raised {shown(self.error)}"
+            it = "it" if self.kind is WaitKind.Step else "its condition"
+            yield f"{it} last raised {shown(self.error)}"
         if self.deadline is not None:
             yield f"times out {_time(self.deadline, self.asked_at)}"
         if self.others:
@@ -182,7 +183,8 @@ class HeldTask(msgspec.Struct, frozen=True, gc=False):
         elif self.held_by in HELD_BY_RUN:
             yield f"{name} {HELD_BY_RUN[self.held_by]}{error}"
         else:
-            yield f"{name} {shown(self.blocked_by or '')}{error}"
+            held = shown(self.blocked_by or "")
+            yield f"{name} {held if held.startswith('waits ') else f'waits for a slot: {held}'}{error}"
 
 
 class RunnerInfo(msgspec.Struct, frozen=True):
@@ -282,10 +284,18 @@ def _explained(core: "_core.Runner", run: str, now: datetime | None, levels: int
     # What holds a task that nothing else holds.
     of_run = held_by if held_by in HELD_BY_RUN else None
     executes = HeldBy.Nothing if cancel is None else HeldBy.Cancel
+    stopped = _stopped(core, found, requests) if held_by is HeldBy.Pause else frozenset()
     slot = "waits for a slot" if owner == "here" else "waits for a slot, or has just started"
     run_of = (run_id, key, workflow)
     tasks = _with_others(
-        tuple([_behind(*row) if len(row) == 2 else _task(row, run_of, of_run, executes, slot, now) for row in rows])  # noqa: PLR2004
+        tuple(
+            [
+                _behind(*row)
+                if len(row) == 2  # noqa: PLR2004
+                else _task(row, run_of, of_run, HeldBy.Pause if row[0] in stopped else executes, slot, now)
+                for row in rows
+            ]
+        )
     )
     children: dict[str, Why] = {}
     for child in dict.fromkeys(wait.child for task in tasks for wait in task.waits if wait.child is not None):
@@ -345,6 +355,21 @@ def _held(
     return held_by, "; ".join(reasons) or None, by
 
 
+def _stopped(core: "_core.Runner", found: "_core._Shown", requests: tuple[HistoryEntry, ...]) -> frozenset[str]:
+    """Return the tasks of a paused run that have begun, and continue only when it is resumed."""
+    run, _, _, _, _, paused, (owner, _, _), _, rows, _, _, _ = found
+    begun = frozenset(row[0] for row in rows if len(row) > 2 and row[1] == TaskStatus.Running and not row[9])  # noqa: PLR2004
+    if paused is None or not paused[1] or owner not in {"here", "other"}:
+        return begun  # nobody executes them
+    since = max((one.at for one in requests if one.what == "pause"), default=None)
+    if since is None or not begun:
+        return frozenset()
+    # A body that executes when its run is paused continues until its next wait, and stays there when that ends.
+    ends = {"wait satisfied", "wait failed"}
+    happened = core.history(run) or ()
+    return begun & {task for at, what, task, *_ in happened if task is not None and what in ends and at >= since}
+
+
 def _behind(name: str, needs: tuple[str, ...]) -> HeldTask:
     """Return a task of which there is nothing to say but what it waits for."""
     return HeldTask(name, TaskStatus.Pending, HeldBy.Dependency, 0, None, None, None, None, needs, ())
@@ -367,7 +392,7 @@ def _task(
         held_by = HeldBy.Dependency
     elif held_back is not None and of_run is None:
         held_by = HeldBy.Limit
-    elif retry_at is not None and status is TaskStatus.Pending:
+    elif retry_at is not None and status is TaskStatus.Pending and (of_run is None or retry_at > datetime.now(UTC)):
         held_by = HeldBy.Retry
     elif status is TaskStatus.Running and sub_status != "Deferred" and of_run is not HeldBy.NoRunner:
         held_by = executes
