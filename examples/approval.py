@@ -2,13 +2,14 @@
 
     python examples/approval.py
 
-Each mail has a link with the token of a callback, so its reader answers without knowing of any run. After one day
-the manager is reminded. After two days the director is asked too, and the first answer decides. For one of the three
-purchases, the server, two days last one second here.
+The approval begins when accounting has said what a purchase may cost. Until then it waits at a gate, which costs a row
+and no thread. Each mail has a link with the token of a callback, so its reader answers without knowing of any run.
+After one day the manager is reminded. After two days the director is asked too, and the first answer decides. For one
+of the three purchases, the server, two days last one second here.
 
-The script starts itself as a worker, which is killed with SIGKILL once it has reminded the manager. While no process
-executes the runs, the manager answers two of the mails. Then the script continues the runs on the same file. No mail
-is sent twice, and the links in the dead worker's mails still work.
+The script is accounting, and starts itself as a worker, which is killed with SIGKILL once it has reminded the manager.
+While no process executes the runs, the manager answers two of the mails. Then the script continues the runs on the same
+file. No mail is sent twice, and the links in the dead worker's mails still work.
 """
 
 import signal
@@ -18,9 +19,11 @@ import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import bide
 
+PRICES = {"chairs": 400, "server": 9_000, "yacht": 2_000_000}
 PATIENCE = {"chairs": timedelta(days=2), "server": timedelta(seconds=1), "yacht": timedelta(days=2)}
 
 
@@ -31,16 +34,21 @@ class Decision:
     reason: str = ""
 
 
+budget = bide.signal("budget", int)
+
+
 def send(outbox: Path, to: str, text: str, token: str) -> None:
     """Stand for a mail with a link such as `https://shop.example/decide?token=...`."""
     with (outbox / f"{to}.txt").open("a") as file:
         file.write(f"{token} {text}\n")
 
 
-@bide.task
-def approve(purchase: str, patience: timedelta, outbox: Path, handle: bide.TaskHandle) -> Decision:
+@bide.task(gate=budget)
+def approve(
+    purchase: str, price: Annotated[int, bide.Gate], patience: timedelta, outbox: Path, handle: bide.TaskHandle
+) -> Decision:
     manager = handle.callback("manager", Decision)
-    handle.step(send, outbox, "manager", f"Approve {purchase}", manager.token)
+    handle.step(send, outbox, "manager", f"Approve {purchase} for {price}", manager.token)
     answer, _ = handle.wait_any(manager, bide.after(patience / 2))
     if answer is not None:
         return answer.value
@@ -63,7 +71,7 @@ def buy(approve: Decision) -> str:
     return f"bought, approved by the {approve.by}"
 
 
-workflow = bide.Workflow("purchase", [approve, buy])
+workflow = bide.Workflow("purchase", [approve, buy], signals=[budget])
 
 
 def submit(runner: bide.Runner, folder: Path) -> dict[str, bide.RunHandle]:
@@ -79,7 +87,9 @@ def submit(runner: bide.Runner, folder: Path) -> dict[str, bide.RunHandle]:
 def work(folder: Path) -> None:
     """Be the worker: execute the runs, and print what happens to the server."""
     with bide.Runner(folder / "bide.db") as runner:
-        for event in submit(runner, folder)["server"].follow():
+        runs = submit(runner, folder)
+        print("submitted", flush=True)
+        for event in runs["server"].follow():
             print(event.value, flush=True)
 
 
@@ -101,6 +111,10 @@ def main() -> None:
         outbox.mkdir()
         with subprocess.Popen([sys.executable, __file__, name], stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdout is not None
+            assert worker.stdout.readline() == "submitted\n"
+            with bide.Client(folder / "bide.db") as accounting:
+                assert not any(outbox.iterdir()), "nobody is asked before the gate is open"
+                accounting.signal_many([(purchase, budget, price) for purchase, price in PRICES.items()])
             said = worker.stdout.readline()
             worker.kill()
         assert said == "reminded\n", "the worker ended before it had reminded the manager"
@@ -108,8 +122,10 @@ def main() -> None:
         with bide.Runner(folder / "bide.db") as runner:
             to_manager = mails(outbox, "manager")  # sent by the worker
             # What a web server would do with the forms behind the links. It needs no workflow.
-            runner.resolve(to_manager["Approve chairs"], {"approved": True, "by": "manager"})
-            runner.resolve(to_manager["Approve yacht"], {"approved": False, "by": "manager", "reason": "too long"})
+            runner.resolve(to_manager["Approve chairs for 400"], {"approved": True, "by": "manager"})
+            runner.resolve(
+                to_manager["Approve yacht for 2000000"], {"approved": False, "by": "manager", "reason": "too long"}
+            )
 
             runs = submit(runner, folder)
             assert any(event.value == "escalated" for event in runs["server"].follow())
@@ -118,7 +134,7 @@ def main() -> None:
             results = {purchase: run.result(timeout=30) for purchase, run in runs.items()}
             late = ""
             try:
-                runner.resolve(to_manager["Approve server"], {"approved": False, "by": "manager"})
+                runner.resolve(to_manager["Approve server for 9000"], {"approved": False, "by": "manager"})
             except bide.SignalRejected as refusal:
                 late = str(refusal)
 
@@ -132,9 +148,9 @@ def main() -> None:
         assert results["yacht"][approve] == Decision(approved=False, by="manager", reason="too long")
         assert results["yacht"].tasks["buy"].status == bide.TaskStatus.Skipped
         assert sorted([*mails(outbox, "manager"), *mails(outbox, "director")]) == [
-            "Approve chairs",
-            "Approve server",
-            "Approve yacht",
+            "Approve chairs for 400",
+            "Approve server for 9000",
+            "Approve yacht for 2000000",
             "Please answer: approve server",
             "The manager is silent: approve server",
         ]
