@@ -1,7 +1,7 @@
 """`bide.testing.rehearse`: whether code fits the unfinished runs of a store."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -85,6 +85,29 @@ def test_a_run_whose_workflow_or_graph_is_gone_does_not_fit(tmp_path: Path) -> N
     assert not found.fits
     assert [bool(run.problems) for run in found.runs] == [True, True]
     assert "does not fit" in str(found)
+
+
+def test_a_map_of_which_an_element_may_fail_fits(tmp_path: Path) -> None:
+    def numbers() -> list[int]:
+        return [1, 2]
+
+    @bide.task(tolerate=1)
+    def halves(number: Annotated[int, bide.Each(numbers)]) -> int:
+        if number % 2:
+            raise ValueError(number)
+        return number // 2
+
+    @bide.task
+    def waits(halves: bide.Mapped[int], handle: bide.TaskHandle) -> None:
+        handle.wait_for("go")
+
+    workflow = bide.Workflow("halving", [numbers, halves, waits])
+    path = tmp_path / "a.db"
+    with Runner(path) as runner:
+        runner.submit(workflow)
+        runner.run_until_waiting()
+    found = rehearse(path, [workflow])
+    assert found.fits, str(found)
 
 
 def test_a_value_that_does_not_decode_any_more_is_told(tmp_path: Path) -> None:

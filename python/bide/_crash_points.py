@@ -160,11 +160,19 @@ def _differences(expected: RunResult, found: RunResult) -> Iterator[tuple[str, o
             continue
         pairs.append((f"the status of task {name!r}", str(one.status), str(other.status)))
         if one.status is TaskStatus.Completed is other.status:
-            pairs.append((f"what task {name!r} returned", expected[name], found[name]))
+            pairs.append((f"what task {name!r} returned", _returned(expected, name), _returned(found, name)))
         if one.status is TaskStatus.Failed is other.status:
             pairs.append((f"the error of task {name!r}", str(one.error), str(other.error)))
     pairs.append(("the context", dict(expected.context), dict(found.context)))
     yield from (pair for pair in pairs if not _equal(pair[1], pair[2]))
+
+
+def _returned(result: RunResult, name: str) -> object:
+    """Return what a task that completed has returned: a mapped task nothing, if not all of its elements have."""
+    try:
+        return result[name]
+    except KeyError:
+        return None
 
 
 def _equal(one: object, other: object) -> bool:

@@ -174,8 +174,10 @@ def _unreadable(run: RunResult) -> Iterable[str]:
         ("its inputs", lambda: run.inputs),
         ("its context", lambda: dict(run.context)),
     ]
+    # A mapped task of which an element has no output has none either.
+    partial = {name.rpartition("[")[0] for name, task in run.tasks.items() if task.status is not TaskStatus.Completed}
     for name, task in run.tasks.items():
-        if task.status is TaskStatus.Completed:
+        if task.status is TaskStatus.Completed and name not in partial:
             reads.append((f"the output of task {name!r}", functools.partial(run.__getitem__, name)))
     for what, read in reads:
         try:
