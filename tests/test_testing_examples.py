@@ -59,10 +59,16 @@ class TestApproval:
     ) -> None:
         with runner:
             run = runner.submit(approval.workflow, {"purchase": "server", "patience": 2 * DAY, "outbox": tmp_path})
+            runner.advance(30 * DAY)
+            assert not any(tmp_path.iterdir()), "nobody is asked before there is a budget"
+            run.signal(approval.budget, 9000)
             runner.run_until_waiting(run)
-            assert list(approval.mails(tmp_path, "manager")) == ["Approve server"]
+            assert list(approval.mails(tmp_path, "manager")) == ["Approve server for 9000"]
             runner.advance(DAY)
-            assert list(approval.mails(tmp_path, "manager")) == ["Approve server", "Please answer: approve server"]
+            assert list(approval.mails(tmp_path, "manager")) == [
+                "Approve server for 9000",
+                "Please answer: approve server",
+            ]
             runner.advance(DAY)
             [token] = approval.mails(tmp_path, "director").values()
             runner.resolve(token, approval.Decision(approved=True, by="director"))
@@ -71,6 +77,7 @@ class TestApproval:
     def test_a_mail_of_a_worker_that_has_died_can_be_answered(self, tmp_path: Path) -> None:
         with Runner() as runner:
             run = runner.submit(approval.workflow, {"purchase": "chairs", "patience": 2 * DAY, "outbox": tmp_path})
+            run.signal(approval.budget, 400)
             runner.run_until_waiting(run)
             runner.crash()
             runner.restart()
