@@ -1,11 +1,12 @@
 """`async def` bodies whose process is killed: they continue from their journal, and repeat no recorded step."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 import bide
-from processes import killed, ledger, ran
+from processes import Child, killed, ledger, ran
 
 BODY = """
 import asyncio
@@ -117,3 +118,47 @@ def test_a_child_run_that_was_left_is_the_same_one_after_a_crash(file: Path) -> 
     file.with_suffix(".flag").touch()
     assert ran(PATIENT, file) == ["7 1"]
     assert ledger(file) == ["inner", "inner"]
+
+
+CANCELLED = """
+import asyncio
+
+@bide.task
+async def work(handle: bide.AsyncTaskHandle) -> None:
+    await handle.step(lambda: note("reserve"), name="reserve")
+    try:
+        WAIT
+    except asyncio.CancelledError as error:
+        if not handle.cancelled:
+            raise
+        note("cancelled", isinstance(error, bide.Cancelled))
+        await handle.step(lambda: note("release"), name="release")
+        if not words:
+            die()
+        await handle.sleep(0.01)
+        await handle.step(lambda: note("refund"), name="refund")
+        raise
+
+workflow = bide.Workflow("w", [work])
+with bide.Runner(db, workflows=[workflow]) as runner:
+    run = runner.submit(workflow, key="k")
+    with bide.Client(db) as client:
+        # Its start is stored a moment after it.
+        while not words and client.get("k").tasks["work"].status != "Running":
+            time.sleep(0.005)
+    run.cancel(by="ana") if not words else None
+    try:
+        run.result(20)
+    except bide.RunFailed as error:
+        say(error.result.status, error)
+"""
+
+
+def test_a_cancelled_coroutine_whose_process_dies_continues_its_clean_up(file: Path) -> None:
+    script = CANCELLED.replace("WAIT", 'await handle.wait_for("go")')
+    with Child(script, file) as child:
+        child.join(code=-signal.SIGKILL)
+    [said] = ran(script, file, "again")
+    assert said.startswith("Cancelled run ")
+    assert said.endswith("was cancelled by ana")
+    assert ledger(file) == ["reserve", "cancelled True", "release", "cancelled True", "refund"]

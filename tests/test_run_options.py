@@ -263,3 +263,45 @@ def test_of_what_resumes_the_higher_priority_goes_first(store: str) -> None:
             handle.result(30)
     # Those of one priority resume in the order in which their threads come to the slot.
     assert [order[0], sorted(order[1:3]), order[3]] == ["high", ["a", "b"], "low"]
+
+
+def test_of_coroutines_the_higher_priority_starts_and_resumes_first(store: str) -> None:
+    order: list[str] = []
+    entered, go = threading.Event(), threading.Event()
+
+    @bide.task
+    async def blocks() -> None:
+        entered.set()
+        while not go.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.001)
+        entered.clear()
+        go.clear()
+
+    @bide.task
+    async def work(name: str, handle: bide.AsyncTaskHandle) -> None:
+        order.append(name)
+        await handle.wait_for("go")
+        order.append(f"{name} again")
+
+    workflow, blocking = bide.Workflow("work", [work]), bide.Workflow("blocks", [blocks])
+    with bide.Runner(store, async_slots=1) as runner:
+        first = runner.submit(blocking)
+        assert entered.wait(30)
+        given = [("low", -1), ("a", 0), ("high", 5), ("b", 0)]
+        handles = [runner.submit(workflow, {"name": name}, priority=priority) for name, priority in given]
+        go.set()
+        first.result(30)
+        eventually(lambda: len(runner.waiting()) == len(given), "all of them wait")
+        assert order == ["high", "a", "b", "low"]
+        order.clear()
+        second = runner.submit(blocking, priority=100)
+        assert entered.wait(30)
+        for handle in handles:
+            handle.signal("go")
+        eventually(lambda: runner.waiting() == [], "all of them want the slot back")
+        time.sleep(0.05)  # no signal marks the moment between the commit and the queue
+        go.set()
+        for handle in [second, *handles]:
+            handle.result(30)
+    # Those of one priority resume in the order in which their signals came.
+    assert order == ["high again", "a again", "b again", "low again"]
