@@ -38,6 +38,7 @@ ROWIDS = {
     ("message", "seq"),
     ("message_gone", "id"),
     ("answer", "number"),
+    ("limit_key", "id"),
 }
 """The columns that SQLite itself keeps valid."""
 
