@@ -39,6 +39,7 @@ ROWIDS = {
     ("message_gone", "id"),
     ("answer", "number"),
     ("watch", "id"),
+    ("limit_key", "id"),
 }
 """The columns that SQLite itself keeps valid."""
 
