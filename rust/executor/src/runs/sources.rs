@@ -1,8 +1,8 @@
 //! The sources of watches: which runner calls one, when, and the commit of what it returns.
 //!
-//! A source is called by one runner at a time, which the row of the watch names. Another one takes it when that has left
-//! or died, or its lease has run out. New items with their runs, and the cursor, are one commit, made only if the row is
-//! still what it was before the call. A source is called on a thread that polls (`threads/gates.rs`).
+//! A source is called by one runner at a time, which the row of the watch names. Another one takes it when that has
+//! left or died, or its lease has run out. New items with their runs, and the cursor, are one commit, made only if the
+//! row is still what it was before the call. A source is called on a thread that polls (`threads/gates.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Watches: what callers ask of them. How their sources are called is in `runs/sources.rs`.
 //!
-//! A watch is a row of the store, which names the runner that calls its source. Each change of it is made only if the row
-//! is still what was looked at.
+//! A watch is a row of the store, which names the runner that calls its source. Each change of it is made only if the
+//! row is still what was looked at.
 
 use std::sync::Arc;
 use std::time::Duration;

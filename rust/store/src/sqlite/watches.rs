@@ -22,8 +22,8 @@ const MAKE: &str = "INSERT INTO watch (name, revision, removed, workflow, every,
 const SET: &str = "UPDATE watch SET revision = revision + 1, removed = 0, workflow = ?2, every = ?3, cursor = ?4, \
      created_at = ?5, paused_at = ?6, runner = ?7, started = ?8, last_at = ?9, last_run = ?10, failed_at = ?11, \
      error = ?12 WHERE id = ?1";
-const REMOVE: &str = "UPDATE watch SET revision = revision + 1, removed = 1, cursor = NULL, runner = NULL, error = NULL \
-     WHERE id = ?1";
+const REMOVE: &str = "UPDATE watch SET revision = revision + 1, removed = 1, cursor = NULL, runner = NULL, \
+     error = NULL WHERE id = ?1";
 const TAKE_KEY: &str = "INSERT OR IGNORE INTO watch_key (watch, key) VALUES (?1, ?2)";
 
 /// For the test that no hot statement scans a table.
