@@ -60,18 +60,6 @@ class Begun:
             return ended.value
 
 
-def ask_once(place: "tuple[_core.Coroutine, int]", condition: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
-    """Make the first step of a condition; return its answer, or a `Begun`. Called by the extension."""
-    token = here.set(place)
-    try:
-        coroutine = condition()
-        return Begun(coroutine, coroutine.send(None))
-    except StopIteration as answered:
-        return answered.value
-    finally:
-        here.reset(token)
-
-
 class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 

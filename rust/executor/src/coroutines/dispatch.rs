@@ -12,6 +12,7 @@ use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::body::CoroutineBody;
+use super::polls::Polls;
 use super::rest::RestBook;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
@@ -28,7 +29,9 @@ pub struct Coroutines<H: Host> {
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
     /// The loop, to be woken when there is something to take, or the runner closes.
-    event_loop: Box<dyn EventLoop>,
+    event_loop: Arc<dyn EventLoop>,
+    /// Waits whose conditions the loop asks itself.
+    pub(super) polls: Arc<Polls<H>>,
     /// Where results gather until the loop's next turn.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
@@ -156,10 +159,12 @@ impl<H: Host> Coroutines<H> {
             bodies: 0,
             closing: false,
         };
+        let event_loop: Arc<dyn EventLoop> = Arc::new(event_loop);
         Self {
             state: Mutex::new(state),
             engine: OnceLock::new(),
-            event_loop: Box::new(event_loop),
+            polls: Polls::new(Arc::clone(&event_loop)),
+            event_loop,
             group: Group::new(),
             emptied: Condvar::new(),
             book: OnceLock::new(),
@@ -427,6 +432,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             (std::mem::take(&mut state.ready), std::mem::take(&mut state.startable))
         };
         drop(remaining);
+        self.forget_resting();
         self.wake();
     }
 

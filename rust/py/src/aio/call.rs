@@ -57,9 +57,16 @@ impl PyCall {
                 let condition = Kept::new(condition.unbind());
                 Ok(Asked { part, condition, is_async, name, proof, last: None })
             });
-            let what = What::Wait(asked.collect::<PyResult<_>>()?, children);
+            let asked: Vec<Asked> = asked.collect::<PyResult<_>>()?;
+            let rests = requests.len() == 1 && asked.first().is_some_and(|asked| asked.is_async);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
-            Self::begin(coroutine, &name, Request::of_parts(requests), within, what)
+            let what = What::Wait(asked, children);
+            let call = Self::begin(coroutine, &name, Request::of_parts(requests), within, what)?;
+            // With a clock that is moved by hand each wait has a timer of its own.
+            if rests && !call.body()?.engine().clock().is_manual() {
+                call.call.give_polls_to_host();
+            }
+            Ok(call)
         })
     }
 
@@ -308,11 +315,15 @@ impl PyCall {
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
             self.leaves(py)?;
-            let (future, asking) = {
+            let (future, asking, rests) = {
                 let mut state = self.state.lock();
-                (state.future.take(), state.asking.take())
+                state.sleeps = None;
+                (state.future.take(), state.asking.take(), state.rests.take())
             };
             drop((future, asking));
+            if let Some(ticket) = rests {
+                self.leave_rest(ticket)?;
+            }
             self.body()?.abandon(&self.call);
             Ok(())
         })

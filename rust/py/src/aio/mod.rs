@@ -10,6 +10,7 @@ mod gate;
 mod imports;
 mod pending;
 mod queue;
+mod rest;
 mod turn;
 
 pub(crate) use call::PyCall;

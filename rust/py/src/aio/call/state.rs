@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::attempt::{Action, Fed, Request, Within};
+use bide_core::attempt::{Action, Fed, Request, Sleep, Within};
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, RunId, Value};
 use bide_executor::{CallError, CoroutineBody, OpenCall, Polled, RegisteredWorkflow, RunRequest};
@@ -37,6 +38,10 @@ pub(super) struct State {
     pub(super) future: Option<Future<Action>>,
     /// The future is polled.
     pub(super) waits: bool,
+    /// Its ticket, while it rests between two polls.
+    pub(super) rests: Option<u64>,
+    /// It is to rest for this span once its task awaits it.
+    pub(super) sleeps: Option<Duration>,
     /// What was polled and is to be done by Python.
     pub(super) ready: Option<Action>,
     /// A condition that was begun aside.
@@ -139,6 +144,8 @@ impl PyCall {
         let state = State {
             future,
             waits: true,
+            rests: None,
+            sleeps: None,
             ready: None,
             asking: None,
             creates: None,
@@ -156,41 +163,60 @@ impl PyCall {
     /// The user's code for it has returned.
     pub(super) fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
         self.leaves(py)?;
-        let driven = Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed);
+        self.drive(fed)
+    }
+
+    pub(super) fn drive(&self, fed: Fed) -> PyResult<()> {
+        self.renew(Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed));
+        Ok(())
+    }
+
+    /// It sleeps until its next poll by a timer of its own.
+    pub(super) fn sleep(&self, span: Duration) -> PyResult<()> {
+        self.renew(Arc::clone(self.body()?).sleeps(Arc::clone(&self.call), Sleep::Poll(span)));
+        Ok(())
+    }
+
+    fn renew(&self, driven: impl std::future::Future<Output = Action> + Send + 'static) {
         let state = &mut *self.state.lock();
         state.waits = true;
         match &mut state.future {
             Some(future) => future.renew(driven),
             None => state.future = Some(Future::new(&self.coroutine.get().queue, driven)),
         }
-        Ok(())
     }
 
     /// Polls its future.
-    pub(super) fn poll(&self) -> Progress {
+    pub(super) fn poll(&self) -> PyResult<Progress> {
+        let rests = self.state.lock().rests.take();
+        if let Some(ticket) = rests {
+            // Its task continues while it rests.
+            self.leave_rest(ticket)?;
+            self.wake_from_rest()?;
+        }
         let mut state = self.state.lock();
         if let Some(action) = state.ready.take() {
-            return Progress::Needs(action);
+            return Ok(Progress::Needs(action));
         }
         if !state.waits {
-            return Progress::Over;
+            return Ok(Progress::Over);
         }
-        match state.future.as_mut().map(Future::poll) {
+        Ok(match state.future.as_mut().map(Future::poll) {
             None => Progress::Over,
             Some(None) => Progress::Waits,
             Some(Some(action)) => {
                 state.waits = false;
                 Progress::Needs(action)
             }
-        }
+        })
     }
 
-    pub(super) fn enters(&self, py: Python<'_>) -> PyResult<()> {
+    pub(in crate::aio) fn enters(&self, py: Python<'_>) -> PyResult<()> {
         self.state.lock().executing = true;
         Ok(self.coroutine.get().make_read_only(py, true)?)
     }
 
-    pub(super) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
+    pub(in crate::aio) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
         let executed = std::mem::replace(&mut self.state.lock().executing, false);
         if executed { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
     }
