@@ -67,7 +67,7 @@ class AsyncCalls(AsyncHandle):
 
     _core: "_core.Coroutine"
     _loop: "BodyLoop"
-    _refusals: list[tuple[str, int, str]]
+    _refusals: list[tuple[str, int, str]] | None
     """Requests that cannot be read, and are refused once their wait is over: name, number and reason."""
 
     def _within(self) -> int:
@@ -100,11 +100,11 @@ class AsyncCalls(AsyncHandle):
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         outcomes = await self._loop.in_thread(call.outcomes) if has_child else call.outcomes()  # may read the store
-        self._refusals = []
+        self._refusals = None
         try:
             return finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         finally:
-            for name, number, reason in self._refusals:
+            for name, number, reason in self._refusals or ():
                 await self._send_reply(name, number, None, reason)
 
     async def _start(self, described: tuple[Any, ...], workflow: "Workflow") -> "list[ChildRun]":
@@ -126,7 +126,7 @@ class AsyncCalls(AsyncHandle):
 
     def _reply(self, name: str, number: int, _answer: bytes | None, reason: str) -> None:
         """Refuse a request that cannot be read, once its wait is over."""
-        self._refusals.append((name, number, reason))
+        self._refusals = [*(self._refusals or ()), (name, number, reason)]
 
     async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
         await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))

@@ -49,7 +49,9 @@ impl<H: Host> Run<H> {
         let (now, mut events) = (clock.steady(), Vec::new());
         let mut rare = self.rare.lock();
         reports(&mut |PollReport { key, polls, due, error }| {
-            let noted = rare.get_or_insert_default().polls.entry(task).or_default();
+            let noted = rare.get_or_insert_default().polls.entry(task);
+            // Most have one, and thousands may wait.
+            let noted = noted.or_insert_with(|| Vec::with_capacity(1));
             let polls = Polls { count: polls, next: Some(wall(clock, due.unwrap_or(now + span))), error };
             let at = noted.iter().position(|known| known.key == key).unwrap_or(noted.len());
             if at == noted.len() {

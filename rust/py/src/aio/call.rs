@@ -51,13 +51,20 @@ impl PyCall {
                 let body = own.body()?;
                 children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
             }
-            let asked = conditions.into_iter().map(|planned| {
+            // Many wait at once: no room that is not used.
+            let mut asked = Vec::with_capacity(conditions.len());
+            for planned in conditions {
                 let PlannedCondition { part, until: Until { condition, name, is_async, .. }, proof } = planned;
-                let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                let name = match &requests[part].name {
+                    shared if name.as_ref().is_some_and(|name| **name == **shared) => Arc::clone(shared),
+                    shared => {
+                        let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                        if **shared == *name { Arc::clone(shared) } else { name.into() }
+                    }
+                };
                 let condition = Kept::new(condition.unbind());
-                Ok(Asked { part, condition, is_async, name, proof, last: None })
-            });
-            let asked: Vec<Asked> = asked.collect::<PyResult<_>>()?;
+                asked.push(Asked { part, condition, is_async, name, proof, last: None });
+            }
             let rests = requests.len() == 1 && asked.first().is_some_and(|asked| asked.is_async);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
             let what = What::Wait(asked, children);
@@ -303,7 +310,7 @@ impl PyCall {
                 let requests = which.iter().filter_map(|at| starts.requests[*at].take()).collect();
                 (which, event, Arc::clone(&starts.workflow), requests)
             };
-            let (ids, fed) = gil::detached(py, || body.create_children(event, &workflow, requests));
+            let (ids, fed) = gil::detached(py, || body.create_children(*event, &workflow, requests));
             if let What::Start(starts) = &mut self.state.lock().what {
                 starts.created.extend(which.into_iter().zip(ids));
             }
@@ -351,7 +358,7 @@ impl PyCall {
             let mut raised = {
                 let mut state = self.state.lock();
                 let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
-                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
+                asked.iter_mut().filter_map(|asked| Some((asked.part, *asked.last.take()?))).collect::<Vec<_>>()
             };
             // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
             // first.

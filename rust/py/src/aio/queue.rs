@@ -24,6 +24,8 @@ pub(crate) struct LoopQueue {
     woken: Mutex<Vec<Arc<Sleeper>>>,
     /// Waits between two polls. Never locked while Python code runs.
     pub(super) resting: Mutex<AllResting>,
+    /// The task within which a driver begins bodies now.
+    pub(super) first: Mutex<Option<Kept>>,
     /// A byte is on its way.
     signalled: AtomicBool,
     /// How many turns the loop has had, and bodies it has begun.
@@ -84,6 +86,7 @@ impl LoopQueue {
         Arc::new(Self {
             woken: Mutex::default(),
             resting: Mutex::default(),
+            first: Mutex::default(),
             signalled: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             asked: AtomicU64::new(0),

@@ -15,10 +15,6 @@ pub(super) struct Resting {
     pub(super) call: Kept,
     /// The `asyncio.Future` that is completed when its task is to continue.
     pub(super) future: Kept,
-    /// The task of its body.
-    pub(super) task: Kept,
-    /// The contextvars of its body.
-    pub(super) vars: Kept,
     /// Its condition, a coroutine function.
     pub(super) condition: Kept,
     /// Its body.
@@ -53,16 +49,13 @@ impl PyLoopQueue {
     /// Asks a wait that is due. Returns its future if its task is to continue.
     pub(super) fn ask_resting(&self, py: Python<'_>, asks: &Asks<'_>, ticket: u64) -> PyResult<Option<Kept>> {
         let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(None) };
-        let (call, task, vars, condition, coroutine) = {
+        let (call, condition, coroutine) = {
             let all = self.queue.resting.lock();
-            let Some(resting) = all.get(ticket) else { return Ok(None) };
-            let Resting { call, task, vars, condition, coroutine, .. } = resting;
-            let clone = |kept: &Kept| kept.bind(py).clone();
-            (clone(call), clone(task), clone(vars), clone(condition), coroutine.bind(py).clone())
+            let Some(Resting { call, condition, coroutine, .. }) = all.get(ticket) else { return Ok(None) };
+            (call.bind(py).clone(), condition.bind(py).clone(), coroutine.bind(py).clone())
         };
-        if !coroutines.may_poll(ticket) {
-            return self.wake_resting(py, Some(asks), ticket);
-        }
+        let task = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
+        let Some((task, vars)) = task else { return self.wake_resting(py, Some(asks), ticket) };
         let Ok(call) = call.cast::<PyCall>() else { return Ok(None) };
         let has_context = coroutine.get().has_context();
         if has_context {

@@ -105,7 +105,13 @@ impl PyCall {
             What::Wait(asked, _) => !asked.is_empty() && asked.iter().all(|asked| asked.is_async),
             _ => false,
         };
-        let task = self.coroutine.get().task(py).filter(|_| is_async);
+        if !is_async {
+            return Ok(false);
+        }
+        let coroutine = self.coroutine.get();
+        // In its first step the body executes within a task that it will keep.
+        let first = || coroutine.queue.first.lock().as_ref().map(|task| task.bind(py).clone());
+        let task = coroutine.task(py).or_else(first);
         task.map_or(Ok(false), |task| Ok(task.is(&current_task(py)?)))
     }
 
@@ -175,9 +181,7 @@ impl PyCall {
         let (py, own) = (slf.py(), slf.get());
         let body = own.body()?;
         let coroutine = own.coroutine.get();
-        let (Some((task, vars)), Some(condition)) = (coroutine.task_and_vars(py), own.condition(py, 0)?) else {
-            return Ok(());
-        };
+        let condition = own.condition(py, 0)?.unwrap_or_else(|| py.None().into_bound(py));
         let ticket = body.rest(&own.call, span);
         let before = {
             let mut state = own.state.lock();
@@ -189,8 +193,6 @@ impl PyCall {
         let resting = Resting {
             call: keep(slf.clone().into_any()),
             future,
-            task: keep(task),
-            vars: keep(vars),
             condition: keep(condition),
             coroutine: own.coroutine.clone_ref(py),
         };

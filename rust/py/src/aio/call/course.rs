@@ -55,7 +55,7 @@ impl PyCall {
                     return Ok(EXECUTE);
                 }
                 Action::StartChildren { which, event } => {
-                    self.state.lock().creates = Some((which, *event));
+                    self.state.lock().creates = Some((which, event));
                     return Ok(CREATE);
                 }
                 Action::Done(result) => {

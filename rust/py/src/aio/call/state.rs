@@ -47,7 +47,7 @@ pub(super) struct State {
     /// A condition that was begun aside.
     pub(super) asking: Option<Asking>,
     /// What is to be created for it.
-    pub(super) creates: Option<(Vec<usize>, Event)>,
+    pub(super) creates: Option<(Vec<usize>, Box<Event>)>,
     /// Its result.
     pub(super) result: Option<Result<Value, CallError>>,
     /// Code of the user's executes for it.
@@ -92,11 +92,11 @@ pub(super) struct Asked {
     pub(super) condition: Kept,
     /// It is a coroutine function.
     pub(super) is_async: bool,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// What proved it the same before it was asked.
     pub(super) proof: Option<Arc<[u8]>>,
     /// What it raised when it was asked last.
-    pub(super) last: Option<(Failure, Raised)>,
+    pub(super) last: Option<Box<(Failure, Raised)>>,
 }
 
 /// What a step is recorded by.
@@ -241,7 +241,9 @@ impl PyCall {
             let mut state = self.state.lock();
             let What::Wait(asked, _) = &mut state.what else { return Ok(()) };
             let last = match (&polled, raised) {
-                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => Some((failure.clone(), raised)),
+                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => {
+                    Some(Box::new((failure.clone(), raised)))
+                }
                 _ => None,
             };
             asked.iter_mut().find(|asked| asked.part == part).map(|asked| std::mem::replace(&mut asked.last, last))
@@ -250,10 +252,11 @@ impl PyCall {
         self.feed(py, Fed::Asked(polled))
     }
 
-    pub(super) fn name_of(&self, part: usize) -> String {
+    pub(super) fn name_of(&self, part: usize) -> Arc<str> {
         let state = self.state.lock();
-        let What::Wait(asked, _) = &state.what else { return String::new() };
-        asked.iter().find(|asked| asked.part == part).map(|asked| asked.name.clone()).unwrap_or_default()
+        let What::Wait(asked, _) = &state.what else { return "".into() };
+        let asked = asked.iter().find(|asked| asked.part == part);
+        asked.map_or_else(|| "".into(), |asked| Arc::clone(&asked.name))
     }
 
     pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
