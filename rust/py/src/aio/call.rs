@@ -179,6 +179,7 @@ impl PyCall {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             let py = slf.py();
+            slf.get().is_back(py)?;
             match slf.get().advance(py)? {
                 PENDING => {
                     let future = slf.get().waits(slf)?;
@@ -321,6 +322,7 @@ impl PyCall {
     /// Leaves it as it is.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
+            self.is_back(py)?;
             self.leaves(py)?;
             let (future, asking, rests) = {
                 let mut state = self.state.lock();

@@ -54,14 +54,14 @@ impl PyLoopQueue {
             let Some(Resting { call, condition, coroutine, .. }) = all.get(ticket) else { return Ok(None) };
             (call.bind(py).clone(), condition.bind(py).clone(), coroutine.bind(py).clone())
         };
-        let task = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
-        let Some((task, vars)) = task else { return self.wake_resting(py, Some(asks), ticket) };
+        let within = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
+        let Some(within) = within else { return self.wake_resting(py, Some(asks), ticket) };
         let Ok(call) = call.cast::<PyCall>() else { return Ok(None) };
         let has_context = coroutine.get().has_context();
         if has_context {
             call.get().enters(py)?;
         }
-        let asked = asks.ask(&coroutine, &task, &vars, &condition);
+        let asked = asks.ask_at_rest(call.get(), &coroutine, &within, &condition);
         if has_context {
             call.get().leaves(py)?;
         }

@@ -9,7 +9,7 @@ use pyo3::types::{PyInt, PyTuple};
 
 use super::state::{Asking, Progress, PyCall, What};
 use crate::aio::coroutine::PyCoroutine;
-use crate::aio::imports::{current_task, imported, reset_here, set_here};
+use crate::aio::imports::{current_task, imported, reset_here, set_here, zero};
 use crate::aio::queue::Parked;
 use crate::aio::rest::Resting;
 use crate::errors::{Names, names};
@@ -32,11 +32,13 @@ pub(in crate::aio) struct Asks<'py> {
     within: Bound<'py, PyInt>,
 }
 
-/// Makes the first step of a condition; returns its answer, or a `Begun`.
+/// Makes the first step of a condition; returns its answer, or a `Begun`. `place`: what `here` is meanwhile, if it is not
+/// that already.
 #[pyfunction]
-fn ask_once<'py>(place: &Bound<'py, PyAny>, condition: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let py = place.py();
-    let token = gil::call1(set_here(py)?, place)?;
+#[pyo3(signature = (condition, place=None))]
+fn ask_once<'py>(condition: &Bound<'py, PyAny>, place: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    let py = condition.py();
+    let set = place.map(|place| Ok::<_, PyErr>(gil::call1(set_here(py)?, place)?)).transpose()?;
     let made = || {
         let coroutine = gil::call0(condition)?;
         match gil::send(&coroutine)? {
@@ -48,7 +50,9 @@ fn ask_once<'py>(place: &Bound<'py, PyAny>, condition: &Bound<'py, PyAny>) -> Py
         }
     };
     let made: Result<Owned<'_>, Raised> = made();
-    gil::call1(reset_here(py)?, &token)?;
+    if let Some(token) = set {
+        gil::call1(reset_here(py)?, &token)?;
+    }
     Ok(made?.into_bound())
 }
 
@@ -79,19 +83,44 @@ impl<'py> Asks<'py> {
         }))
     }
 
+    /// What `here` is within a condition of a body.
+    fn place(&self, coroutine: &Bound<'py, PyCoroutine>) -> Result<Bound<'py, PyAny>, Raised> {
+        let py = coroutine.py();
+        let place = PyTuple::new(py, [coroutine.as_any(), self.within.as_any()]);
+        Ok(place.map_err(|error| Raised::new(py, error))?.into_any())
+    }
+
     /// Makes the first step of a condition, as if the task of its body did.
-    pub(in crate::aio) fn ask(
+    fn ask(
         &self,
         coroutine: &Bound<'py, PyCoroutine>,
-        task: &Bound<'py, PyAny>,
-        vars: &Bound<'py, PyAny>,
+        (task, vars): &(Bound<'py, PyAny>, Bound<'py, PyAny>),
         condition: &Bound<'py, PyAny>,
     ) -> Result<Owned<'py>, Raised> {
-        let py = task.py();
-        let place = PyTuple::new(py, [coroutine.as_any(), self.within.as_any()]);
-        let place = place.map_err(|error| Raised::new(py, error))?.into_any();
+        let place = self.place(coroutine)?;
+        self.within_task(task, &[vars, self.ask, condition, &place])
+    }
+
+    /// The same at rest. The contextvars say from the first poll on where they are used: nothing else is executed in them
+    /// until the wait is over.
+    pub(in crate::aio) fn ask_at_rest(
+        &self,
+        call: &PyCall,
+        coroutine: &Bound<'py, PyCoroutine>,
+        (task, vars): &(Bound<'py, PyAny>, Bound<'py, PyAny>),
+        condition: &Bound<'py, PyAny>,
+    ) -> Result<Owned<'py>, Raised> {
+        if !std::mem::replace(&mut call.state.lock().is_placed, true) {
+            let py = coroutine.py();
+            let set = set_here(py).map_err(|error| Raised::new(py, error))?;
+            gil::call_args(self.names.run_in_vars.bind(py), &[vars, set, &self.place(coroutine)?])?;
+        }
+        self.within_task(task, &[vars, self.ask, condition])
+    }
+
+    fn within_task(&self, task: &Bound<'py, PyAny>, run: &[&Bound<'py, PyAny>]) -> Result<Owned<'py>, Raised> {
         gil::call_args(self.enter, &[&self.event_loop, task])?;
-        let asked = gil::call_args(self.names.run_in_vars.bind(py), &[vars, self.ask, &place, condition]);
+        let asked = gil::call_args(self.names.run_in_vars.bind(task.py()), run);
         gil::call_args(self.leave, &[&self.event_loop, task])?;
         asked
     }
@@ -130,7 +159,7 @@ impl PyCall {
                 }
                 Progress::Needs(action) => action,
             };
-            let (part, (task, vars)) = match (action, own.coroutine.get().task_and_vars(py)) {
+            let (part, within) = match (action, own.coroutine.get().task_and_vars(py)) {
                 (Action::Sleep(Sleep::Poll(span)), Some(_)) => {
                     Self::rests(slf, span, future)?;
                     return Ok(None);
@@ -144,7 +173,7 @@ impl PyCall {
             };
             own.enters(py)?;
             let condition = own.condition(py, part)?.unwrap_or_else(|| py.None().into_bound(py));
-            let asked = asks.ask(own.coroutine.bind(py), &task, &vars, &condition);
+            let asked = asks.ask(own.coroutine.bind(py), &within, &condition);
             if !own.answered_aside(asks, part, asked)? {
                 return Ok(Some(future));
             }
@@ -198,6 +227,15 @@ impl PyCall {
         };
         let before = coroutine.queue.resting.lock().keep(ticket, resting);
         drop(before);
+        Ok(())
+    }
+
+    /// Its task continues within its contextvars, in which it was asked at rest: they say again where that is.
+    pub(super) fn is_back(&self, py: Python<'_>) -> PyResult<()> {
+        if std::mem::take(&mut self.state.lock().is_placed) {
+            let place = PyTuple::new(py, [self.coroutine.bind(py).as_any(), zero(py)])?;
+            gil::call1(set_here(py)?, place.as_any())?;
+        }
         Ok(())
     }
 

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) waits: bool,
     /// Its ticket, while it rests between two polls.
     pub(super) rests: Option<u64>,
+    /// The contextvars of its body say that a condition is asked in them.
+    pub(super) is_placed: bool,
     /// It is to rest for this span once its task awaits it.
     pub(super) sleeps: Option<Duration>,
     /// What was polled and is to be done by Python.
@@ -145,6 +147,7 @@ impl PyCall {
             future,
             waits: true,
             rests: None,
+            is_placed: false,
             sleeps: None,
             ready: None,
             asking: None,
