@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bide
+import bide.testing
 from processes import Child, eventually, killed, ledger, ran
 
 
@@ -203,7 +204,7 @@ def test_children_combine_with_each_other_and_with_other_waits(runner: bide.Runn
     assert runner.run(outer(body), timeout=30)["body"] == [[None, 2], "poll", [True, 3], told]
 
 
-def test_many_children_are_started_in_one_commit(runner: bide.Runner) -> None:
+def test_many_children_are_started_by_one_call(runner: bide.Runner) -> None:
     def body(handle: bide.TaskHandle) -> int:
         children = handle.start_many(INNER, [{"n": n} for n in range(300)], [f"k{n}" for n in range(300)])
         assert len({child.id for child in children}) == 300
@@ -215,6 +216,23 @@ def test_many_children_are_started_in_one_commit(runner: bide.Runner) -> None:
 
     assert runner.run(outer(body), timeout=30)["body"] == sum(range(1, 301))
     assert len(runner.runs(workflow="inner")) == 301
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3, 4])
+def test_a_crash_between_the_commits_of_many_children_loses_none_and_starts_none_twice(
+    commits: int, tmp_path: Path
+) -> None:
+    def body(handle: bide.TaskHandle) -> int:
+        return len(handle.wait_all(*handle.start_many(INNER, [{"n": n} for n in range(600)])))
+
+    with bide.testing.Runner(tmp_path / "bide.db", auto_advance=True) as runner:
+        runner.crash_after(commits=commits)
+        with pytest.raises(bide.testing.Crashed):
+            runner.run(outer(body), key="one")
+        runner.restart()
+        assert runner.run(outer(body), key="one")["body"] == 600
+        inputs = sorted(run.inputs["n"] for run in runner.runs(workflow="inner", limit=1000))
+        assert inputs == list(range(600))
 
 
 def test_a_key_is_an_identity_within_the_parent_and_no_runs_key(runner: bide.Runner) -> None:

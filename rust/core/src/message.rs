@@ -183,6 +183,8 @@ pub(crate) struct Mailbox {
     read: i64,
     /// How many messages were written since then: each has a higher `seq` than the one before.
     written: i64,
+    /// The store's count of arrivals before the last look that has found all there was, once there was one.
+    pub(crate) arrivals: Option<u64>,
     /// How many looks into the store are under way: one may still find a message that is consumed meanwhile.
     looks: u32,
     /// Control requests that came while nobody executed the run, oldest first.

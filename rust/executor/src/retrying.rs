@@ -216,6 +216,10 @@ impl Store for Retrying {
         self.call(|store| store.messages(run, after))
     }
 
+    fn arrivals(&self) -> Option<u64> {
+        self.inner.arrivals()
+    }
+
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.call(|store| store.mail(after))
     }

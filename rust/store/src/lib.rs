@@ -439,6 +439,13 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Send + Sync + 'static
     /// As [`Store::load`].
     fn messages(&self, run: RunId, after: i64) -> Result<Vec<StoredMessage>, StoreError>;
 
+    /// A number that is another one after a message to any run may have come by other ways than [`Store::write`] of this
+    /// store: a caller that has read a run's messages since it first saw this number need not read them again. `None`
+    /// says nothing. It is cheaper than to read, and waits for nobody.
+    fn arrivals(&self) -> Option<u64> {
+        None
+    }
+
     /// The messages to any run that came after the one with this `seq`, each as its `seq` and its run's row number.
     ///
     /// # Errors

@@ -64,16 +64,23 @@ impl<T> Mutex<T> {
         MutexGuard { lock: self, held: Some(held) }
     }
 
+    /// Locks it if nobody has it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let held = match self.0.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(MutexGuard { lock: self, held: Some(held) })
+    }
+
     /// As [`Mutex::lock`], but gives up at a point in time. Looks every millisecond, so not for where time counts.
     pub fn try_lock_until(&self, until: Instant) -> Option<MutexGuard<'_, T>> {
         loop {
-            match self.0.try_lock() {
-                Ok(held) => return Some(MutexGuard { lock: self, held: Some(held) }),
-                Err(TryLockError::Poisoned(error)) => {
-                    return Some(MutexGuard { lock: self, held: Some(error.into_inner()) });
-                }
-                Err(TryLockError::WouldBlock) if passed(until) => return None,
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+            match self.try_lock() {
+                Some(held) => return Some(held),
+                None if passed(until) => return None,
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
     }

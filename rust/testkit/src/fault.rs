@@ -280,6 +280,10 @@ impl Store for FaultyStore {
         self.call(|store| store.messages(run, after))
     }
 
+    fn arrivals(&self) -> Option<u64> {
+        self.inner.arrivals()
+    }
+
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         if *self.crashed.lock() { Err(dead()) } else { self.inner.mail(after) }
     }

@@ -34,6 +34,16 @@ impl RunState {
         self.mail().end_look();
     }
 
+    /// The store's count of arrivals before the last look that has found all there was.
+    pub fn seen_arrivals(&self) -> Option<u64> {
+        self.run_detail.as_ref()?.mail.as_ref()?.arrivals
+    }
+
+    /// A look that began after the store's count of arrivals was this has ended, and what it found was applied.
+    pub fn see_arrivals(&mut self, arrivals: Option<u64>) {
+        self.mail().arrivals = arrivals;
+    }
+
     /// A message that was sent from this process is not in the store any more: see [`Effect::Consumed`].
     pub fn forget_message(&mut self, number: i64) {
         self.mail().forget(number);

@@ -15,7 +15,7 @@ use crate::threads::body::StartIdentity;
 const KEPT: usize = 16_384;
 
 impl<H: Host> CoroutineBody<H> {
-    /// Begins the start of runs of a workflow as children, all that are not recorded in one commit.
+    /// Begins the start of runs of a workflow as children, those that are not recorded.
     ///
     /// # Errors
     /// See [`CallError`]; too many levels are `Misuse`.

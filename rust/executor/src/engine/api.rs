@@ -93,11 +93,11 @@ impl<H: Host> Engine<H> {
         self.recovery.adopt(run, workflow, by, reason, self.ids.message())
     }
 
-    /// Creates runs as children of another, in one commit with the records of their starts in the journal of the body
+    /// Creates runs as children of another, each in one commit with the record of its start in the journal of the body
     /// that starts them: an [`Event::ChildrenStarted`], one start for each request. Blocks.
     ///
     /// # Errors
-    /// See [`Lost`]; then there is no child.
+    /// See [`Lost`]. Of many some may have been created.
     pub(crate) fn start_children(
         &self,
         parent: &Arc<Run<H>>,

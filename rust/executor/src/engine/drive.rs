@@ -236,10 +236,10 @@ impl<H: Host> Driver<H> {
         self.engine.commit_own(on.map(|on| &*on.0), run, event)
     }
 
-    /// A body creates child runs, in one commit with the records of their starts.
+    /// A body creates child runs, each in one commit with the record of its start.
     ///
     /// # Errors
-    /// See [`Lost`]; then there is no child.
+    /// See [`Lost`]. Of many some may have been created.
     pub fn start_children(
         &self,
         parent: &Arc<Run<H>>,

@@ -190,7 +190,7 @@ impl<H: Host> Ledger<H> {
     }
 
     /// Creates children of a run and has them begin, in one commit with the records of their starts, which are an event
-    /// of their parent's body. The rows are returned in every case. Without `begin` they begin later. Blocks.
+    /// of their parent's body. The rows are returned in every case. Blocks.
     ///
     /// # Errors
     /// As [`Ledger::commit_own`]; no child is created then.
@@ -201,11 +201,9 @@ impl<H: Host> Ledger<H> {
         record: Event,
         rows: &mut Vec<NewRun>,
         children: &[Arc<Run<H>>],
-        begin: bool,
     ) -> Result<Vec<Creation>, Lost> {
         let _underway = self.begin();
-        let begins = if begin { begins(children) } else { Vec::new() };
-        let mut request = Request::start(parent, record, std::mem::take(rows), begins);
+        let mut request = Request::start(parent, record, std::mem::take(rows), begins(children));
         let adopting = engine.adopting();
         self.perform(engine, &mut request);
         let Request { creates, mut outcome, .. } = request;

@@ -37,11 +37,35 @@ impl<H: Host> Children<H> {
         Arc::new(Self { control, path, ids, elsewhere: Mutex::default() })
     }
 
-    /// Creates children and commits the records of their starts, in one commit. Their ids are filled in here. Blocks.
+    /// Creates children and commits the records of their starts: of many some in each commit, so that the first ones
+    /// execute while the others are created. Blocks.
     ///
     /// # Errors
-    /// `Refused` if the parent's attempt or run is over, and then there is no child; `Stopped` if the engine is.
+    /// `Refused` if the parent's attempt or run is over, `Stopped` if the engine is. Some may have been created before.
     pub(crate) fn start(
+        &self,
+        parent: &Arc<Run<H>>,
+        record: Event,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        mut requests: Vec<RunRequest<H>>,
+    ) -> Result<Vec<Arc<Run<H>>>, Lost> {
+        let Event::ChildrenStarted { task, attempt, mut starts } = record else {
+            unreachable!("children are started by the event for it, not by {record:?}")
+        };
+        let mut children = Vec::with_capacity(requests.len());
+        while !starts.is_empty() {
+            let later = (starts.split_off(starts.len().min(BEGIN)), requests.split_off(requests.len().min(BEGIN)));
+            let record = Event::ChildrenStarted { task, attempt, starts };
+            children.append(&mut self.start_together(parent, record, workflow, requests)?);
+            (starts, requests) = later;
+        }
+        // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
+        self.control.settle_late_comers();
+        Ok(children)
+    }
+
+    /// The same in one commit. The ids are filled in here.
+    fn start_together(
         &self,
         parent: &Arc<Run<H>>,
         mut record: Event,
@@ -65,10 +89,9 @@ impl<H: Host> Children<H> {
             rows.push(new.with_inputs(packed(&child.inputs)).with_options(child.options.clone()));
             children.push(child);
         }
-        let begins = children.len() <= BEGIN;
         loop {
             let event = record.clone();
-            let creations = self.path.ledger.start_children(&self.path, parent, event, &mut rows, &children, begins)?;
+            let creations = self.path.ledger.start_children(&self.path, parent, event, &mut rows, &children)?;
             if !creations.iter().any(Creation::prevents_all) {
                 break;
             }
@@ -84,14 +107,6 @@ impl<H: Host> Children<H> {
             }
             children = children.into_iter().zip(&rows).map(|(run, row)| Run::renamed(run, state(row.id))).collect();
         }
-        if !begins {
-            for some in children.chunks(BEGIN) {
-                let begin = |run: &Arc<Run<H>>| QueuedEvent::new(Arc::clone(run), Event::Begin, now);
-                self.path.commit_now(&mut some.iter().map(begin).collect());
-            }
-        }
-        // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
-        self.control.settle_late_comers();
         Ok(children)
     }
 

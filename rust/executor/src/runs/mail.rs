@@ -188,13 +188,18 @@ impl<H: Host> Mail<H> {
         }
     }
 
-    /// Hands a run the messages that others have stored.
+    /// Hands a run the messages that others have stored, if there can be any.
     fn fetch(&self, run: &Arc<Run<H>>) -> Result<(), StoreError> {
+        let arrivals = self.control.store().arrivals();
+        if arrivals.is_some() && arrivals == run.state.lock().seen_arrivals() {
+            return Ok(());
+        }
         let messages = self.read(run)?;
         if !messages.is_empty() && !run.state.lock().find_own(&messages) {
             // A run that is over needs none.
             let _ = self.path.commit_own(None, run, Event::Mail { messages });
         }
+        run.state.lock().see_arrivals(arrivals);
         Ok(())
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Messages {
     by_run: BTreeMap<(RunRowId, i64), StoredMessage>,
     /// The number of the newest message.
     last: i64,
+    /// How many were not written by their run's owner.
+    pub(super) arrivals: u64,
     /// The answers to requests, by run and the request's number.
     answers: BTreeMap<(RunRowId, i64), Result<Value, Failure>>,
 }
@@ -64,6 +66,7 @@ impl Messages {
             return if is_answer { Sent::IdTaken } else { Sent::Duplicate };
         }
         self.insert(run, message.clone(), false);
+        self.arrivals += 1;
         Sent::Stored
     }
 

@@ -439,6 +439,10 @@ impl Store for MemoryStore {
         Ok(self.state.lock().messages.of(run.row(), after))
     }
 
+    fn arrivals(&self) -> Option<u64> {
+        Some(self.state.lock().messages.arrivals)
+    }
+
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         Ok(self.state.lock().messages.since(after))
     }

@@ -144,6 +144,7 @@ impl SqliteStore {
         let transaction = Transaction::begin(connection, &self.identity)?;
         let done = act(connection).map_err(|error| self.identity.error(&error))?;
         transaction.commit()?;
+        writer.count_arrival();
         self.debt.add(4096);
         Ok(done)
     }

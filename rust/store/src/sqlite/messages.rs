@@ -213,6 +213,11 @@ impl SqliteStore {
         Ok(all)
     }
 
+    /// See [`crate::Store::arrivals`].
+    pub(super) fn count_arrivals(&self) -> Option<u64> {
+        self.live().ok()?.writer.try_lock()?.arrivals().ok()
+    }
+
     /// The messages that have come since one, each as its `seq` and its run.
     pub(super) fn read_mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         let reader = self.reader()?;

@@ -364,6 +364,10 @@ impl Store for SqliteStore {
         self.read_messages(run, after)
     }
 
+    fn arrivals(&self) -> Option<u64> {
+        self.count_arrivals()
+    }
+
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.read_mail(after)
     }

@@ -6,13 +6,16 @@
 //! begins as usual. A kept snapshot keeps checkpoints from copying the log beyond it, other processes' too. So
 //! everything but a hot commit releases it first: the poll for changes, which a runner makes all the time, and the
 //! checkpoint itself.
+//!
+//! A kept snapshot also tells whether others have written, for two lock calls: SQLite gives the write lock only to a
+//! snapshot that is still what is committed.
 
 use std::cell::Cell;
 
 use rusqlite::{Connection, ffi};
 
 use super::error::Identity;
-use super::transaction::Transaction;
+use super::transaction::{Transaction, run};
 use crate::StoreError;
 
 /// The number of commits that keep no snapshot after another process has written: they would be of no use while it
@@ -25,11 +28,46 @@ pub(super) struct Writer {
     snapshot: Snapshot,
     /// The connection itself.
     connection: Connection,
+    /// What SQLite's counter of other connections' commits showed when it was last read.
+    data_version: Cell<Option<i64>>,
+    /// See [`Writer::arrivals`].
+    arrivals: Cell<u64>,
 }
 
 impl Writer {
     pub(super) fn new(connection: Connection) -> rusqlite::Result<Self> {
-        Ok(Self { snapshot: Snapshot::of(&connection)?, connection })
+        let (data_version, arrivals) = Default::default();
+        Ok(Self { snapshot: Snapshot::of(&connection)?, connection, data_version, arrivals })
+    }
+
+    /// A number that is another one once another process has written since it was last asked for, or after
+    /// [`Writer::count_arrival`]. It does not wait for other processes.
+    pub(super) fn arrivals(&self) -> rusqlite::Result<u64> {
+        if self.snapshot.kept.get() && run(&self.connection, "BEGIN IMMEDIATE").is_ok() {
+            let looked = if self.snapshot.is_first.replace(false) { self.look() } else { Ok(()) };
+            // It has changed nothing, and keeps the snapshot.
+            run(&self.connection, "COMMIT")?;
+            looked?;
+        } else {
+            self.fresh();
+            self.look()?;
+        }
+        Ok(self.arrivals.get())
+    }
+
+    /// This process has written something that is more than a commit of its runs.
+    pub(super) fn count_arrival(&self) {
+        self.arrivals.set(self.arrivals.get() + 1);
+    }
+
+    /// Counts an arrival if another process has written since the last look.
+    fn look(&self) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare_cached("PRAGMA data_version")?;
+        let version = statement.query_row([], |row| row.get(0))?;
+        if self.data_version.replace(Some(version)) != Some(version) {
+            self.count_arrival();
+        }
+        Ok(())
     }
 
     /// The connection, which reads what is committed now.
@@ -50,6 +88,8 @@ pub(super) struct Snapshot {
     statement: *mut ffi::sqlite3_stmt,
     /// Whether it has rows to read, and so keeps a snapshot.
     kept: Cell<bool>,
+    /// Whether nobody has looked since it was kept if others had written before.
+    is_first: Cell<bool>,
     /// How many more commits keep no snapshot.
     rest: Cell<u32>,
 }
@@ -80,7 +120,8 @@ impl Snapshot {
         if code != ffi::SQLITE_OK {
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
         }
-        Ok(Self { statement, kept: Cell::new(false), rest: Cell::new(0) })
+        let (kept, is_first, rest) = Default::default();
+        Ok(Self { statement, kept, is_first, rest })
     }
 
     /// Within a transaction that is about to be committed: keeps what it reads and will have written.
@@ -94,6 +135,7 @@ impl Snapshot {
         }
         // SAFETY: the statement lives as long as `self`. Not to be kept is no failure.
         self.kept.set(unsafe { ffi::sqlite3_step(self.statement) } == ffi::SQLITE_ROW);
+        self.is_first.set(true);
         if !self.kept.get() {
             self.reset();
         }
@@ -215,6 +257,43 @@ mod tests {
             transaction.commit().unwrap();
         }
         assert_eq!(rows(&other), (0..100).chain(1000..1100).chain(2000..2100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_arrival_is_counted_after_each_commit_of_another_and_after_none_of_its_own() {
+        let scene = Scene::new();
+        let other = scene.other();
+        let arrivals = || scene.writer.arrivals().unwrap();
+        for round in 0..100 {
+            let before = arrivals();
+            let own = round % 4;
+            for row in 0..own {
+                scene.add(row).unwrap();
+                // The poll for changes, which releases the snapshot.
+                if round % 3 == 0 {
+                    scene.writer.fresh();
+                }
+                assert_eq!(arrivals(), before);
+            }
+            other.execute("INSERT INTO a VALUES (?1)", [1000 + round]).unwrap();
+            if round % 5 == 0 {
+                // Its next commit begins after that of the other.
+                scene.add(round).unwrap();
+            }
+            assert_ne!(arrivals(), before, "in round {round}");
+        }
+    }
+
+    #[test]
+    fn arrivals_are_counted_while_another_holds_the_file() {
+        let scene = Scene::new();
+        let other = scene.other();
+        scene.add(1).unwrap();
+        let before = scene.writer.arrivals().unwrap();
+        other.execute_batch("BEGIN IMMEDIATE; INSERT INTO a VALUES (2)").unwrap();
+        assert_eq!(scene.writer.arrivals().unwrap(), before);
+        other.execute_batch("COMMIT").unwrap();
+        assert_ne!(scene.writer.arrivals().unwrap(), before);
     }
 
     #[test]

@@ -75,6 +75,20 @@ pub fn every_message_reads_back_in_the_order_in_which_it_came(store: &dyn Store)
     assert_eq!(ok(store.mail(mail[2].0)), []);
 }
 
+/// A store that counts none says so each time.
+pub fn a_message_from_elsewhere_is_counted_as_an_arrival(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let run = desk.create(START, None);
+    let before = store.arrivals();
+    desk.commit(vec![write(run, message(1, "go"), false)]);
+    assert_eq!(store.arrivals(), before);
+    assert_eq!(ok(store.send(run, &message(2, "go"))), Sent::Stored);
+    let after = store.arrivals();
+    assert_eq!(after == before, before.is_none());
+    desk.commit(vec![write(run, message(3, "go"), false)]);
+    assert_eq!(store.arrivals(), after);
+}
+
 pub fn a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again(store: &dyn Store) {
     let desk = Desk::new(store);
     let run = desk.create(START, None);

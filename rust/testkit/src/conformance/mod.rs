@@ -109,6 +109,7 @@ macro_rules! conformance {
             what_a_run_shows_is_written_with_its_batch_or_not_at_all
             what_a_run_shows_is_deleted_with_it
             every_message_reads_back_in_the_order_in_which_it_came
+            a_message_from_elsewhere_is_counted_as_an_arrival
             a_consumed_message_is_gone_and_its_number_of_arrival_not_given_again
             no_message_gets_the_number_of_arrival_of_one_that_is_gone
             a_message_is_consumed_from_its_place_on

@@ -69,8 +69,8 @@ impl<H: Host> BodyCx<H> {
 }
 
 impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
-    /// Starts runs of a workflow as children: all that are not recorded are one commit, with the records of their
-    /// starts. A re-entered body gets the same children. `awaited`: there is one, and the next call is the wait for it,
+    /// Starts runs of a workflow as children, those that are not recorded: each in one commit with the record of its
+    /// start. A re-entered body gets the same children. `awaited`: there is one, and the next call is the wait for it,
     /// as [`StartRequest::awaited`] says.
     ///
     /// # Errors
