@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import pytest
-from processes import eventually
 
 import bide
+from processes import eventually
 
 name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nothing")
 

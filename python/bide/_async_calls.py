@@ -7,7 +7,7 @@ that means for the run is decided below, as for plain functions.
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from bide import _core
 from bide._callables import is_async
@@ -60,6 +60,12 @@ class Begun:
             return ended.value
 
 
+Refusal: TypeAlias = tuple[str, int, str]
+"""A request that cannot be read: its name, its number, and why it is refused."""
+
+NO_REFUSALS: tuple[Refusal, ...] = ()
+
+
 class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 
@@ -67,8 +73,8 @@ class AsyncCalls(AsyncHandle):
 
     _core: "_core.Coroutine"
     _loop: "BodyLoop"
-    _refusals: list[tuple[str, int, str]] | None
-    """Requests that cannot be read, and are refused once their wait is over: name, number and reason."""
+    _refusals: tuple[Refusal, ...]
+    """Requests that are refused once their wait is over."""
 
     def _within(self) -> int:
         place = here.get()
@@ -100,11 +106,11 @@ class AsyncCalls(AsyncHandle):
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         outcomes = await self._loop.in_thread(call.outcomes) if has_child else call.outcomes()  # may read the store
-        self._refusals = None
+        self._refusals = NO_REFUSALS
         try:
             return finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         finally:
-            for name, number, reason in self._refusals or ():
+            for name, number, reason in self._refusals:
                 await self._send_reply(name, number, None, reason)
 
     async def _start(self, described: tuple[Any, ...], workflow: "Workflow") -> "list[ChildRun]":
@@ -126,7 +132,7 @@ class AsyncCalls(AsyncHandle):
 
     def _reply(self, name: str, number: int, _answer: bytes | None, reason: str) -> None:
         """Refuse a request that cannot be read, once its wait is over."""
-        self._refusals = [*(self._refusals or ()), (name, number, reason)]
+        self._refusals = (*self._refusals, (name, number, reason))
 
     async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
         await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from bide import _core
-from bide._async_calls import AsyncCalls
+from bide._async_calls import NO_REFUSALS, AsyncCalls
 from bide._errors import DefinitionError, not_picklable
 from bide._here import STEP
 from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, from_poll
@@ -54,7 +54,7 @@ class AsyncTaskHandle(AsyncCalls):
     @classmethod
     def _of(cls, core: "_core.Coroutine", loop: "BodyLoop") -> "AsyncTaskHandle":
         self = cls.__new__(cls)
-        self._core, self._loop, self._refusals = core, loop, None
+        self._core, self._loop, self._refusals = core, loop, NO_REFUSALS
         return self
 
     # --- waits -----------------------------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ class BodyLoop:
         self._asides: set[asyncio.Task[None]] = set()
         self._threads = LoopThreads(loop)
         self._has_ended = self._cancel_all = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: tuple[float, asyncio.TimerHandle] | None = None
+        """When the loop has a turn for the next condition that is due, by its own time."""
         self.future = loop.create_future
 
     def start(self) -> None:
@@ -105,10 +106,11 @@ class BodyLoop:
         """Have a turn when the next condition is due."""
         due = self.loop.time() + delay
         if self._timer is not None:
-            if self._timer.when() <= due:
+            before, timer = self._timer
+            if before <= due:
                 return
-            self._timer.cancel()
-        self._timer = self.loop.call_at(due, self._timed)
+            timer.cancel()
+        self._timer = due, self.loop.call_at(due, self._timed)
 
     def _timed(self) -> None:
         self._timer = None
@@ -154,7 +156,7 @@ class BodyLoop:
         self._has_ended = True
         self._core.set_bodies(None)
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer[1].cancel()
         self.loop.remove_reader(self._reads)
         if self.own:
             self.loop.stop()

@@ -11,9 +11,9 @@ use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use super::body::CoroutineBody;
-use super::polls::Polls;
+use super::body::{CoroutineBody, OpenCall};
 use super::rest::RestBook;
+use super::resting::Resting;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::{Group, QueuedEvent};
@@ -31,7 +31,7 @@ pub struct Coroutines<H: Host> {
     /// The loop, to be woken when there is something to take, or the runner closes.
     event_loop: Arc<dyn EventLoop>,
     /// Waits whose conditions the loop asks itself.
-    pub(super) polls: Arc<Polls<H>>,
+    pub(super) resting: Arc<Resting<(Arc<CoroutineBody<H>>, Arc<OpenCall>)>>,
     /// Where results gather until the loop's next turn.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
@@ -160,10 +160,11 @@ impl<H: Host> Coroutines<H> {
             closing: false,
         };
         let event_loop: Arc<dyn EventLoop> = Arc::new(event_loop);
+        let woken = Arc::clone(&event_loop);
         Self {
             state: Mutex::new(state),
             engine: OnceLock::new(),
-            polls: Polls::new(Arc::clone(&event_loop)),
+            resting: Resting::new(move || woken.wake()),
             event_loop,
             group: Group::new(),
             emptied: Condvar::new(),

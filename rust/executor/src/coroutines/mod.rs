@@ -11,11 +11,12 @@ mod dispatch;
 mod gates;
 mod polls;
 mod rest;
+mod resting;
 mod show;
 mod work;
 
 pub use body::{CoroutineBody, OpenCall};
 pub use dispatch::{Coroutines, EventLoop, Start};
 pub use gates::GateWatch;
-pub use polls::place_of;
+pub use resting::place_of;
 pub use work::{Beginning, Begun};

@@ -9,6 +9,7 @@ mod driver;
 mod gate;
 mod imports;
 mod pending;
+mod poll;
 mod queue;
 mod rest;
 mod turn;

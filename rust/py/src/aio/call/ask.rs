@@ -223,7 +223,7 @@ impl PyCall {
             call: keep(slf.clone().into_any()),
             future,
             condition: keep(condition),
-            coroutine: own.coroutine.clone_ref(py),
+            coroutine: keep(own.coroutine.bind(py).clone().into_any()),
         };
         let before = coroutine.queue.resting.lock().keep(ticket, resting);
         drop(before);
