@@ -315,12 +315,10 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     /// Carries out a sleep that the host has got, and what follows.
-    pub fn sleeps(self: Arc<Self>, call: Arc<OpenCall>, sleep: Sleep) -> impl Future<Output = Action> + Send + use<H> {
-        async move {
-            let fed = self.sleep(&call, sleep).await;
-            let action = self.advance(&call, fed);
-            self.carry_out(&call, action).await
-        }
+    pub async fn sleeps(self: Arc<Self>, call: Arc<OpenCall>, sleep: Sleep) -> Action {
+        let fed = self.sleep(&call, sleep).await;
+        let action = self.advance(&call, fed);
+        self.carry_out(&call, action).await
     }
 
     pub(super) fn advance(&self, call: &OpenCall, fed: Fed) -> Action {

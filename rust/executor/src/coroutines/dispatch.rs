@@ -31,7 +31,7 @@ pub struct Coroutines<H: Host> {
     /// The loop, to be woken when there is something to take, or the runner closes.
     event_loop: Arc<dyn EventLoop>,
     /// Waits whose conditions the loop asks itself.
-    pub(super) resting: Arc<Resting<(Arc<CoroutineBody<H>>, Arc<OpenCall>)>>,
+    pub(super) resting: Arc<Resting<BodysCall<H>>>,
     /// Where results gather until the loop's next turn.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
@@ -43,6 +43,9 @@ pub struct Coroutines<H: Host> {
     /// Bodies that may have to be interrupted, until the loop is told.
     interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
 }
+
+/// A call of a body.
+type BodysCall<H> = (Arc<CoroutineBody<H>>, Arc<OpenCall>);
 
 struct State<H: Host> {
     /// Decides which bodies execute; resumed ones wait on a channel.

@@ -153,7 +153,7 @@ impl PyLoopQueue {
                     Some(asks) if holds => self.ask_resting(py, asks, ticket)?,
                     _ => self.wake_resting(py, asks, ticket)?,
                 });
-                if due_now.len() % 16 == 0 && is_over() {
+                if due_now.len().is_multiple_of(16) && is_over() {
                     break;
                 }
             }
