@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 import bide
+from processes import eventually
 
 name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nothing")
 
@@ -158,3 +159,84 @@ def test_bodies_execute_on_a_loop_with_eager_tasks(store: str) -> None:
         return item
 
     assert asyncio.run(main())["element[1999]"] == 1999
+
+
+def resting(runner: bide.Runner, condition: Callable[[], Awaitable[object]], seconds: float) -> bide.RunHandle:
+    """Submit a run of a coroutine that waits for a condition, and return it once that rests between two polls."""
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> Any:
+        before = bide.current(bide.AsyncTaskHandle)
+        found = await handle.defer_until(condition, seconds * 1000)
+        assert before is handle is bide.current(bide.AsyncTaskHandle)
+        await handle.step(len, "four", name="after")
+        return found
+
+    run = runner.submit(bide.Workflow("w", [work]))
+    eventually(lambda: any(wait.polls for wait in runner.waiting()), "it was asked")
+    return run
+
+
+@pytest.mark.parametrize("by", ["poll_now", "satisfy", "cancel", "close"])
+def test_what_comes_from_outside_ends_the_rest_between_two_polls(store: str, by: str) -> None:
+    holds = False
+
+    async def condition() -> bool:
+        return holds
+
+    with bide.Runner(store) as runner:
+        run = resting(runner, condition, 3600)
+        holds = True
+        if by == "poll_now":
+            runner.poll_now(run, "work")
+            assert run.result(timeout=30)["work"] is True
+        elif by == "satisfy":
+            runner.satisfy(run, "work", "by hand")
+            assert run.result(timeout=30)["work"] == "by hand"
+        elif by == "cancel":
+            run.cancel()
+            with pytest.raises(bide.RunFailed, match="cancelled"):
+                run.result(timeout=30)
+
+
+def test_who_looks_sees_the_polls_of_a_wait_at_rest_and_its_last_error(store: str) -> None:
+    raises = holds = False
+
+    async def condition() -> bool:
+        if raises:
+            msg = "not there"
+            raise OSError(msg)
+        return holds
+
+    with bide.Runner(store) as runner:
+        run = resting(runner, condition, 0.01)
+
+        def seen() -> bide.OpenWait:
+            (wait,) = runner.waiting()
+            return wait
+
+        polls = seen().polls or 0
+        eventually(lambda: (seen().polls or 0) > polls + 2 and seen().next_poll is not None, "polls are counted")
+        raises = True
+        eventually(lambda: "not there" in str(seen().error), "the error is seen")
+        raises = False
+        eventually(lambda: seen().error is None and (seen().polls or 0) > polls + 4, "it is taken back")
+        holds = True
+        assert run.result(timeout=30)["work"] is True
+
+
+def test_a_condition_at_rest_is_asked_until_the_deadline_of_its_wait(store: str) -> None:
+    asked = 0
+
+    async def condition() -> object:
+        nonlocal asked
+        asked += 1
+        return []
+
+    @bide.task
+    async def work(handle: bide.AsyncTaskHandle) -> None:
+        await handle.defer_until(condition, 20, timeout=0.1)
+
+    with bide.Runner(store) as runner, pytest.raises(bide.RunFailed, match="until its deadline passed"):
+        runner.run(bide.Workflow("w", [work]), timeout=30)
+    assert 4 <= asked <= 7

@@ -7,7 +7,7 @@ that means for the run is decided below, as for plain functions.
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from bide import _core
@@ -66,16 +66,10 @@ class Begun:
             return ended.value
 
 
-def ask_once(place: "tuple[_core.Coroutine, int]", condition: Callable[[], Coroutine[Any, Any, Any]]) -> Any:  # noqa: ANN401
-    """Make the first step of a condition; return its answer, or a `Begun`. Called by the extension."""
-    token = here.set(place)
-    try:
-        coroutine = condition()
-        return Begun(coroutine, coroutine.send(None))
-    except StopIteration as answered:
-        return answered.value
-    finally:
-        here.reset(token)
+Refusal: TypeAlias = tuple[str, int, str]
+"""A request that cannot be read: its name, its number, and why it is refused."""
+
+NO_REFUSALS: tuple[Refusal, ...] = ()
 
 
 class AsyncCalls(AsyncHandle):
@@ -85,8 +79,8 @@ class AsyncCalls(AsyncHandle):
 
     _core: "_core.Coroutine"
     _loop: "BodyLoop"
-    _refusals: list[tuple[str, int, str]]
-    """Requests that cannot be read, and are refused once their wait is over: name, number and reason."""
+    _refusals: tuple[Refusal, ...]
+    """Requests that are refused once their wait is over."""
 
     def _within(self) -> int:
         place = here.get()
@@ -120,7 +114,7 @@ class AsyncCalls(AsyncHandle):
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         outcomes = await self._loop.in_thread(call.outcomes) if has_child else call.outcomes()  # may read the store
-        self._refusals = []
+        self._refusals = NO_REFUSALS
         try:
             return finish(outcomes, self)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         finally:
@@ -159,7 +153,7 @@ class AsyncCalls(AsyncHandle):
 
     def _reply(self, name: str, number: int, _answer: bytes | None, reason: str) -> None:
         """Refuse a request that cannot be read, once its wait is over."""
-        self._refusals.append((name, number, reason))
+        self._refusals = (*self._refusals, (name, number, reason))
 
     async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
         await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))

@@ -4,12 +4,12 @@ How its calls are carried out is in `_async_calls.py`.
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from bide import _core
-from bide._async_calls import AsyncCalls
+from bide._async_calls import NO_REFUSALS, AsyncCalls
 from bide._errors import DefinitionError, not_picklable
 from bide._here import STEP
 from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, from_poll
@@ -54,7 +54,7 @@ class AsyncTaskHandle(AsyncCalls):
     @classmethod
     def _of(cls, core: "_core.Coroutine", loop: "BodyLoop") -> "AsyncTaskHandle":
         self = cls.__new__(cls)
-        self._core, self._loop, self._refusals = core, loop, []
+        self._core, self._loop, self._refusals = core, loop, NO_REFUSALS
         return self
 
     # --- waits -----------------------------------------------------------------------------------------------------
@@ -85,7 +85,8 @@ class AsyncTaskHandle(AsyncCalls):
         on_error: OnError = ...,
         name: str | None = None,
     ) -> T: ...
-    async def defer_until(
+    # Plain, so that the frame of what it returns is the only one of the many that wait at once.
+    def defer_until(
         self,
         condition: Callable[[], Any],
         poll_interval_ms: float = 1000,
@@ -96,7 +97,7 @@ class AsyncTaskHandle(AsyncCalls):
         jitter: float = 0.0,
         on_error: OnError = DEFAULT_ON_ERROR,
         name: str | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Wait until `condition()` is truthy, without holding a slot, and return its value.
 
         The condition is a plain function or an `async def`. See `TaskHandle.defer_until`.
@@ -111,15 +112,15 @@ class AsyncTaskHandle(AsyncCalls):
             on_error=on_error,
             name=name,
         )
-        return await self._wait(until, None, "handle.defer_until")
+        return self._wait(until, None, "handle.defer_until")
 
     @overload
     async def wait(self, wait: "Request[S, T]", /, timeout: _Limit = None) -> "AsyncReceived[S, T]": ...
     @overload
     async def wait(self, wait: WaitBase[T], /, timeout: _Limit = None) -> T: ...
-    async def wait(self, wait: WaitBase[Any], /, timeout: Duration | None = None) -> Any:
+    def wait(self, wait: WaitBase[Any], /, timeout: Duration | None = None) -> Coroutine[Any, Any, Any]:
         """Wait without holding a slot, and return the value of the wait. See `TaskHandle.wait`."""
-        return await self._wait(wait, timeout, "handle.wait")
+        return self._wait(wait, timeout, "handle.wait")
 
     @overload
     async def wait_for(self, name: str, *, timeout: _Limit = None) -> Any: ...

@@ -184,7 +184,8 @@ def plan(wait: object, timeout: Duration | None, what: str, *, unique: bool = Fa
     checked = check_wait(wait, what)
     limit = optional_seconds(timeout, f"{what}: timeout", zero=True)
     parts: list[Part] = []
-    finish = partial(_value, _add(checked, None, parts), 0)
+    added = _add(checked, None, parts)
+    finish = partial(_value, added, 0) if isinstance(added, WaitBase) else added
     if not unique and any(part.kind in _COMPUTED for part in parts):
         raise only_for_gates(next(leaf for leaf in leaves(checked) if computes(leaf)))
     if limit is not None:
@@ -272,11 +273,17 @@ def _leaf_value(wait: WaitBase[Any], at: int) -> _Finish:
     if isinstance(wait, Request):
         received = wait._received
         return lambda outcomes, handle: received(_raised(outcomes[at]), handle)
-    return _decoded(wait.codec.decode if isinstance(wait, Signal) else _PLAIN.decode, at)
+    if isinstance(wait, Signal):
+        return _decoded(wait.codec.decode, at)
+    return _decoded(_PLAIN.decode, at) if at else _LONE
 
 
 def _decoded(decode: Callable[[Any], Any], at: int) -> _Finish:
     return lambda outcomes, _handle: decode(_raised(outcomes[at]))
+
+
+_LONE = _decoded(_PLAIN.decode, 0)
+"""Of a condition alone, of which many may wait at once."""
 
 
 def _raised(outcome: Outcome) -> Any:  # noqa: ANN401 - what the wait's decoder takes

@@ -815,6 +815,9 @@ class LoopQueue:
     def turn(self) -> list[Future[None]]:
         """Begin a turn of the loop, and return the futures to complete."""
 
+    def next_poll(self) -> float | None:
+        """Return in how many seconds the next condition is due that the loop asks itself."""
+
     def needs_drivers(self) -> int:
         """Return how many more drivers are to execute what is ready."""
 

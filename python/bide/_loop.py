@@ -55,6 +55,8 @@ class BodyLoop:
         self._asides: set[asyncio.Task[None]] = set()
         self._threads = LoopThreads(loop)
         self._has_ended = self._cancel_all = False
+        self._timer: tuple[float, asyncio.TimerHandle] | None = None
+        """When the loop has a turn for the next condition that is due, by its own time."""
         self.future = loop.create_future
 
     def start(self) -> None:
@@ -94,9 +96,26 @@ class BodyLoop:
             self._suspend()
         for task in core.interrupted():
             self.interrupt(task)
+        if (delay := core.next_poll()) is not None and not self._has_ended:
+            self._set_timer(delay)
         if self.tested and core.asked != self._asked:
             self._asked = core.asked
             self._answer(self._asked, HOPS)
+
+    def _set_timer(self, delay: float) -> None:
+        """Have a turn when the next condition is due."""
+        due = self.loop.time() + delay
+        if self._timer is not None:
+            before, timer = self._timer
+            if before <= due:
+                return
+            timer.cancel()
+        self._timer = due, self.loop.call_at(due, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        if not self._has_ended:
+            self._turn()
 
     def _answer(self, question: int, hops: int) -> None:
         """Answer the runner of a test: what is ready on the loop has had its turn, and what became ready by that."""
@@ -136,6 +155,8 @@ class BodyLoop:
             return
         self._has_ended = True
         self._core.set_bodies(None)
+        if self._timer is not None:
+            self._timer[1].cancel()
         self.loop.remove_reader(self._reads)
         if self.own:
             self.loop.stop()

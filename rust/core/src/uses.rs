@@ -15,10 +15,44 @@ use crate::journal::{Journal, Recall, comparable};
 #[derive(Clone, Debug, Default)]
 pub struct Uses {
     /// How often each name was used.
-    counts: HashMap<Arc<str>, u32>,
+    counts: Counts,
     /// Built when a step first differs from the record of its number. As long as every use has the record of its own
     /// number, the used records are the first `count` ones.
     unused: Option<Box<Unused>>,
+    /// There was no record when the body was entered: all that come are used ones.
+    is_new: bool,
+}
+
+/// How often each name was used. Many bodies wait at once that have used one.
+#[derive(Clone, Debug, Default)]
+struct Counts {
+    /// The name that was used first.
+    first: Option<(Arc<str>, u32)>,
+    /// The others.
+    #[expect(clippy::box_collection, reason = "most bodies that wait have none")]
+    others: Option<Box<HashMap<Arc<str>, u32>>>,
+}
+
+impl Counts {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn get(&self, name: &str) -> u32 {
+        match (&self.first, &self.others) {
+            (Some((first, count)), _) if **first == *name => *count,
+            (_, Some(others)) => others.get(name).copied().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn get_mut(&mut self, name: &Arc<str>) -> &mut u32 {
+        let (first, count) = self.first.get_or_insert_with(|| (Arc::clone(name), 0));
+        if first == name {
+            return count;
+        }
+        self.others.get_or_insert_default().entry(Arc::clone(name)).or_insert(0)
+    }
 }
 
 /// The steps in a journal that the body has not used yet, by name and comparable proof: their numbers.
@@ -26,7 +60,7 @@ type Unused = HashMap<Arc<str>, HashMap<Box<[u8]>, BTreeSet<u32>>>;
 
 impl Uses {
     fn next(&mut self, name: &Arc<str>) -> EntryKey {
-        let count = self.counts.entry(Arc::clone(name)).or_insert(0);
+        let count = self.counts.get_mut(name);
         *count += 1;
         EntryKey { name: Arc::clone(name), n: *count }
     }
@@ -34,14 +68,13 @@ impl Uses {
     /// How often the body has used a name.
     #[must_use]
     pub fn count(&self, name: &str) -> u32 {
-        self.counts.get(name).copied().unwrap_or(0)
+        self.counts.get(name)
     }
 
     /// Takes the last use of a name back, because its wait was left open: the next use has the same number.
     pub fn take_back(&mut self, key: &EntryKey) {
-        if let Some(count) = self.counts.get_mut(&key.name)
-            && *count == key.n
-        {
+        if self.count(&key.name) == key.n {
+            let count = self.counts.get_mut(&key.name);
             *count = count.saturating_sub(1);
         }
     }
@@ -49,6 +82,7 @@ impl Uses {
     /// Whether no use so far has had this record. Call it before the use that may have it is counted.
     fn is_unused(&self, entry: &Entry) -> bool {
         match &self.unused {
+            None if self.is_new => false,
             None => entry.key.n > self.count(&entry.key.name),
             Some(unused) => unused
                 .get(&entry.key.name)
@@ -67,11 +101,14 @@ impl Uses {
 
     /// The records of steps that are not used yet.
     fn unused(&mut self, journal: &Journal) -> &Unused {
-        let counts = &self.counts;
+        let (counts, is_new) = (&self.counts, self.is_new);
         self.unused.get_or_insert_with(|| {
             let mut unused = Unused::new();
+            if is_new {
+                return Box::new(unused);
+            }
             for entry in journal.entries().filter(|entry| entry.kind() == EntryKind::Step && !entry.key.is_keyed()) {
-                if entry.key.n > counts.get(&entry.key.name).copied().unwrap_or(0) {
+                if entry.key.n > counts.get(&entry.key.name) {
                     let name = unused.entry(Arc::clone(&entry.key.name)).or_default();
                     name.entry(comparable(entry.proof()).into()).or_default().insert(entry.key.n);
                 }
@@ -86,8 +123,7 @@ impl Journal {
     #[must_use]
     pub fn recall_next(&self, uses: &mut Uses, name: &Arc<str>, lookup: &Lookup) -> (EntryKey, Recall) {
         if uses.counts.is_empty() && self.is_empty() {
-            // All records that come from here on are used ones.
-            uses.unused = Some(Box::default());
+            uses.is_new = true;
         }
         match lookup {
             Lookup::Step(arguments) => self.recall_step(uses, name, arguments),
@@ -105,7 +141,7 @@ impl Journal {
             let key = uses.next(name);
             // A step of the same name may have been given this number out of turn.
             let is_used_step = |entry: &Entry| entry.kind() == EntryKind::Step && !uses.is_unused(entry);
-            if uses.unused.is_none() || !self.get(&key).is_some_and(is_used_step) {
+            if (uses.unused.is_none() && !uses.is_new) || !self.get(&key).is_some_and(is_used_step) {
                 let recall = self.recall(&key, wait);
                 return (key, recall);
             }

@@ -9,7 +9,7 @@ use bide_core::run::ElementOutcomes;
 use bide_core::{Failure, GateSpec, LimitSpec, TaskRef, Time, Value};
 use smallvec::SmallVec;
 
-use crate::runs::polls::GatePolls;
+use crate::runs::polls::{GatePolls, RestingPolls};
 use crate::runs::run::{RegisteredWorkflow, Run};
 
 /// A language or style in which bodies are written.
@@ -107,6 +107,11 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
 
     /// The gates that wait for their next poll, of those that are wanted: for those who look.
     fn polls(&self, _is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
+        Vec::new()
+    }
+
+    /// The waits of coroutines that wait for their next poll, of the runs that are wanted: for those who look.
+    fn resting(&self, _is_wanted: &dyn Fn(&Run<H>) -> bool) -> Vec<RestingPolls> {
         Vec::new()
     }
 

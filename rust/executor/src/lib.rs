@@ -43,7 +43,7 @@ pub use bide_sched::counts::{Counts, counts};
 pub use bide_store as store;
 pub use clock::{Clock, SystemClock};
 pub use control::Observer;
-pub use coroutines::{Beginning, Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start};
+pub use coroutines::{Beginning, Begun, CoroutineBody, Coroutines, EventLoop, GateWatch, OpenCall, Start, place_of};
 pub use due::{AlarmKind, Due};
 #[cfg(feature = "testing")]
 pub use engine::drive;
@@ -59,7 +59,7 @@ pub use runs::explain::{Explained, Owner};
 pub use runs::follow::{Bell, Followed};
 pub use runs::fork::ForkRequest;
 pub use runs::mail::Letter;
-pub use runs::polls::{GatePolls, Polls};
+pub use runs::polls::{GatePolls, Polls, RestingPolls};
 pub use runs::recover::NotRegistered;
 pub use runs::requests::{Outlook, PendingRequest};
 pub use runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest, View};

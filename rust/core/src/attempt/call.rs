@@ -355,6 +355,15 @@ impl Call {
         }
     }
 
+    /// Its condition was asked between two sleeps and does not hold yet: after how long it is asked again. `None`: that
+    /// has to be fed to the call as an answer, because it may end the wait, or take back what was said of an error.
+    pub fn not_yet(&mut self, clocks: &dyn Clocks) -> Option<Duration> {
+        match &mut self.kind {
+            Kind::Condition(polling) if matches!(self.state, State::Sleeping) => polling.not_yet(clocks),
+            _ => None,
+        }
+    }
+
     /// The deadline of its open entry has changed.
     pub fn set_deadline(&mut self, deadline: Option<Time>) {
         if let Kind::Condition(polling) = &mut self.kind {

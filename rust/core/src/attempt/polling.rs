@@ -119,6 +119,17 @@ impl Polling {
         late.then(|| Err(timed_out()))
     }
 
+    /// As [`Polling::judge`] and [`Polling::next`] for a poll that has answered no, if that changes nothing else: else
+    /// `None`, and nothing was done.
+    pub fn not_yet(&mut self, clocks: &dyn Clocks) -> Option<Duration> {
+        if self.error.is_some() || self.deadline.is_some_and(|deadline| clocks.wall() >= deadline) {
+            return None;
+        }
+        self.answered = clocks.steady();
+        self.poll.ok();
+        Some(self.next(clocks))
+    }
+
     /// How long to sleep until the next poll: the interval counts from the last answer.
     pub fn next(&mut self, clocks: &dyn Clocks) -> Duration {
         // Only the span matters, unless there is a deadline.

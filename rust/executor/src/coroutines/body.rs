@@ -2,22 +2,24 @@
 //!
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
+mod call;
 mod sleep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::{
-    Action, Attempt, Call, CallError, Caller, Fed, Request, Standing, Within, now_value, read_now,
+    Action, Attempt, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
 };
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
 use bide_sync::Mutex;
+pub use call::OpenCall;
 use tokio::sync::oneshot;
 
 use super::dispatch::{Coroutines, Counted, Slot};
-use super::rest::{BegunBody, UnderWay};
+use super::rest::BegunBody;
 use crate::engine::Engine;
 use crate::engine::show::publish;
 use crate::host::Host;
@@ -31,7 +33,7 @@ pub struct CoroutineBody<H: Host> {
     /// The engine that executes it.
     engine: Arc<Engine<H>>,
     /// Its dispatcher.
-    coroutines: Arc<Coroutines<H>>,
+    pub(super) coroutines: Arc<Coroutines<H>>,
     /// Its run.
     run: Arc<Run<H>>,
     /// Its task.
@@ -75,28 +77,6 @@ pub(super) enum Held<H: Host> {
     ),
     /// It is deferred, or has ended.
     None,
-}
-
-/// A call of a handle, in progress.
-pub struct OpenCall {
-    /// The call. Not locked across an await.
-    call: Mutex<Box<Call>>,
-    /// A commit of the call is under way.
-    committing: AtomicBool,
-    /// With a clock that is moved by hand: counts it until it has ended or is abandoned.
-    under_way: Mutex<Option<UnderWay>>,
-}
-
-impl OpenCall {
-    /// Whether a commit of the call is under way.
-    #[must_use]
-    pub fn is_committing(&self) -> bool {
-        self.committing.load(Ordering::Relaxed)
-    }
-
-    fn key(&self) -> EntryKey {
-        self.call.lock().key().clone()
-    }
 }
 
 impl<H: Host> CoroutineBody<H> {
@@ -279,8 +259,8 @@ impl<H: Host> CoroutineBody<H> {
         let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
         let call = self.attempt.lock().begin(name, request, standing)?;
         let begun = self.begun.lock();
-        let under_way = Mutex::new(begun.as_ref().map(|body| body.book().call(body.whose())));
-        Ok(Arc::new(OpenCall { call: Mutex::new(call), committing: AtomicBool::new(false), under_way }))
+        let under_way = begun.as_ref().map(|body| body.book().call(body.whose()));
+        Ok(Arc::new(OpenCall::new(call, under_way)))
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
@@ -334,7 +314,14 @@ impl<H: Host> CoroutineBody<H> {
         async move { self.carry_out(&call, action).await }
     }
 
-    fn advance(&self, call: &OpenCall, fed: Fed) -> Action {
+    /// Carries out a sleep that the host has got, and what follows.
+    pub async fn sleeps(self: Arc<Self>, call: Arc<OpenCall>, sleep: Sleep) -> Action {
+        let fed = self.sleep(&call, sleep).await;
+        let action = self.advance(&call, fed);
+        self.carry_out(&call, action).await
+    }
+
+    pub(super) fn advance(&self, call: &OpenCall, fed: Fed) -> Action {
         let asked = matches!(fed, Fed::Asked(_));
         let mut call = call.call.lock();
         let action = self.attempt.lock().advance(&mut call, fed, &*self.engine);
@@ -378,6 +365,7 @@ impl<H: Host> CoroutineBody<H> {
                     }
                 }
                 Action::Release => self.release(),
+                Action::Sleep(Sleep::Poll(_)) if call.hosted.load(Ordering::Relaxed) => return action,
                 Action::Sleep(sleep) => self.sleep(call, sleep).await,
                 Action::CommitAndAcquire(event) => {
                     let commit = match self.commit_for(call, *event).await {

@@ -11,8 +11,9 @@ use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-use super::body::CoroutineBody;
+use super::body::{CoroutineBody, OpenCall};
 use super::rest::RestBook;
+use super::resting::Resting;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::{Group, QueuedEvent};
@@ -28,7 +29,9 @@ pub struct Coroutines<H: Host> {
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
     /// The loop, to be woken when there is something to take, or the runner closes.
-    event_loop: Box<dyn EventLoop>,
+    event_loop: Arc<dyn EventLoop>,
+    /// Waits whose conditions the loop asks itself.
+    pub(super) resting: Arc<Resting<BodysCall<H>>>,
     /// Where results gather until the loop's next turn.
     pub(super) group: Arc<Group<H>>,
     /// Notified when the last body has ended.
@@ -40,6 +43,9 @@ pub struct Coroutines<H: Host> {
     /// Bodies that may have to be interrupted, until the loop is told.
     interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
 }
+
+/// A call of a body.
+type BodysCall<H> = (Arc<CoroutineBody<H>>, Arc<OpenCall>);
 
 struct State<H: Host> {
     /// Decides which bodies execute; resumed ones wait on a channel.
@@ -156,10 +162,13 @@ impl<H: Host> Coroutines<H> {
             bodies: 0,
             closing: false,
         };
+        let event_loop: Arc<dyn EventLoop> = Arc::new(event_loop);
+        let woken = Arc::clone(&event_loop);
         Self {
             state: Mutex::new(state),
             engine: OnceLock::new(),
-            event_loop: Box::new(event_loop),
+            resting: Resting::new(move || woken.wake()),
+            event_loop,
             group: Group::new(),
             emptied: Condvar::new(),
             book: OnceLock::new(),
@@ -427,6 +436,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             (std::mem::take(&mut state.ready), std::mem::take(&mut state.startable))
         };
         drop(remaining);
+        self.forget_resting();
         self.wake();
     }
 

@@ -9,11 +9,14 @@ mod body;
 mod children;
 mod dispatch;
 mod gates;
+mod polls;
 mod rest;
+mod resting;
 mod show;
 mod work;
 
 pub use body::{CoroutineBody, OpenCall};
 pub use dispatch::{Coroutines, EventLoop, Start};
 pub use gates::GateWatch;
+pub use resting::place_of;
 pub use work::{Beginning, Begun};

@@ -367,7 +367,8 @@ impl<H: Host> Engine<H> {
 impl<H: Host> Engine<H> {
     /// See [`crate::control::Control::lease_holds`].
     #[inline]
-    pub(crate) fn lease_holds(&self) -> bool {
+    #[must_use]
+    pub fn lease_holds(&self) -> bool {
         self.control.lease_holds()
     }
 

@@ -12,7 +12,7 @@ use bide_store::{OpenWait, StoreError, WaitPosition};
 
 use crate::clock::Clock;
 use crate::host::{Dispatch, Gate, Host};
-use crate::runs::polls::{GatePolls, NotedPolls, Place, Polls};
+use crate::runs::polls::{GatePolls, NotedPolls, Place, Polls, RestingPolls};
 use crate::runs::run::Run;
 use crate::runs::watch::Watch;
 
@@ -32,6 +32,11 @@ impl<H: Host> Run<H> {
         }
     }
 
+    /// Whether anything is noted of the polls of a task.
+    pub(crate) fn has_noted_polls(&self, task: TaskRef) -> bool {
+        self.rare.lock().as_ref().is_some_and(|rare| rare.polls.contains_key(&task))
+    }
+
     /// Notes polls, of which the next is due after `span`, unless a report says when. Returns what is to be committed for
     /// those who look from elsewhere: errors that have changed.
     pub(crate) fn note_polls(
@@ -44,7 +49,9 @@ impl<H: Host> Run<H> {
         let (now, mut events) = (clock.steady(), Vec::new());
         let mut rare = self.rare.lock();
         reports(&mut |PollReport { key, polls, due, error }| {
-            let noted = rare.get_or_insert_default().polls.entry(task).or_default();
+            let noted = rare.get_or_insert_default().polls.entry(task);
+            // Most have one, and thousands may wait.
+            let noted = noted.or_insert_with(|| Vec::with_capacity(1));
             let polls = Polls { count: polls, next: Some(wall(clock, due.unwrap_or(now + span))), error };
             let at = noted.iter().position(|known| known.key == key).unwrap_or(noted.len());
             if at == noted.len() {
@@ -85,9 +92,20 @@ impl<H: Host> Run<H> {
         noted[at].event(task, attempt, now)
     }
 
-    /// Adds what is known of the polls of this run, beside what its gates' queue has.
-    fn add_polls(&self, gates: &[GatePolls], clock: &dyn Clock, polls: &mut HashMap<Place, Polls>) {
+    /// Adds what is known of the polls of this run, beside what its gates' queue and the coroutines' have.
+    fn add_polls(
+        &self,
+        gates: &[GatePolls],
+        resting: impl Iterator<Item = RestingPolls>,
+        clock: &dyn Clock,
+        polls: &mut HashMap<Place, Polls>,
+    ) {
         let ids = &self.workflow.ids;
+        for RestingPolls { task, key, count, due, .. } in resting {
+            let Some(id) = ids.get(task.ix as usize) else { continue };
+            let known = Polls { count, next: due.map(|due| wall(clock, due)), error: None };
+            polls.insert((*id, task.map, key), known);
+        }
         for gate in gates.iter().filter(|gate| gate.run == self.id.row()) {
             let spec = self.workflow.graph.spec(gate.task.ix).gate.as_ref().and_then(|spec| spec.part(gate.part));
             let (Some(spec), Some(id)) = (spec, ids.get(gate.task.ix as usize)) else { continue };
@@ -120,8 +138,9 @@ impl<H: Host> Watch<H> {
     /// The polls of a run that is executed here.
     pub(super) fn polls_of(&self, run: &Run<H>) -> HashMap<Place, Polls> {
         let gates = self.control.dispatch.polls(&|gate: &Gate<H>| gate.run.id == run.id);
+        let resting = self.control.dispatch.resting(&|other| other.id == run.id).into_iter();
         let mut polls = HashMap::new();
-        run.add_polls(&gates, &*self.control.clock, &mut polls);
+        run.add_polls(&gates, resting, &*self.control.clock, &mut polls);
         polls
     }
 
@@ -145,11 +164,16 @@ impl<H: Host> Watch<H> {
         for gate in gates {
             by_run.entry(gate.run).or_default().push(gate);
         }
+        let mut resting: HashMap<RunRowId, Vec<RestingPolls>> = HashMap::new();
+        for polls in self.control.dispatch.resting(&|run| live.contains_key(&run.id)) {
+            resting.entry(polls.run).or_default().push(polls);
+        }
         let mut known = HashMap::with_capacity(live.len());
         for (id, run) in &live {
             let mut polls = HashMap::new();
             let gates = by_run.get(&id.row()).map_or(&[][..], Vec::as_slice);
-            run.add_polls(gates, &*self.control.clock, &mut polls);
+            let resting = resting.remove(&id.row()).unwrap_or_default().into_iter();
+            run.add_polls(gates, resting, &*self.control.clock, &mut polls);
             known.insert(*id, polls);
         }
         let mut polls =

@@ -80,3 +80,17 @@ pub struct GatePolls {
     /// When the next one is due, by the steady clock.
     pub due: Duration,
 }
+
+/// A wait of a coroutine between two polls.
+pub struct RestingPolls {
+    /// The row number of its run.
+    pub run: RunRowId,
+    /// The task of its body.
+    pub task: TaskRef,
+    /// The key of its entry.
+    pub key: EntryKey,
+    /// How many polls there were.
+    pub count: u32,
+    /// When the next one is due, by the steady clock; none while it is asked.
+    pub due: Option<Duration>,
+}

@@ -96,6 +96,11 @@ impl Settled {
         self.state.lock().settlement.clone()
     }
 
+    /// Whether it was reported. Takes no lock.
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
     /// A caller gets it, or is going to wait for it from the beginning.
     pub fn observe(&self) {
         self.observed.store(true, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ledger::Group;
 use crate::log::Level;
-use crate::runs::polls::GatePolls;
+use crate::runs::polls::{GatePolls, RestingPolls};
 use crate::runs::run::Run;
 use crate::services::timers::Alarm;
 use crate::threads::gates::Gates;
@@ -159,6 +159,10 @@ impl<H: Host> Dispatch<H> for Pool<H> {
 
     fn polls(&self, is_wanted: &dyn Fn(&Gate<H>) -> bool) -> Vec<GatePolls> {
         self.gates.polls(is_wanted)
+    }
+
+    fn resting(&self, is_wanted: &dyn Fn(&Run<H>) -> bool) -> Vec<RestingPolls> {
+        self.coroutines.as_ref().map_or_else(Vec::new, |coroutines| coroutines.resting_of(is_wanted))
     }
 
     fn close(&self) {

@@ -51,15 +51,29 @@ impl PyCall {
                 let body = own.body()?;
                 children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
             }
-            let asked = conditions.into_iter().map(|planned| {
+            // Many wait at once: no room that is not used.
+            let mut asked = Vec::with_capacity(conditions.len());
+            for planned in conditions {
                 let PlannedCondition { part, until: Until { condition, name, is_async, .. }, proof } = planned;
-                let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                let name = match &requests[part].name {
+                    shared if name.as_ref().is_some_and(|name| **name == **shared) => Arc::clone(shared),
+                    shared => {
+                        let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                        if **shared == *name { Arc::clone(shared) } else { name.into() }
+                    }
+                };
                 let condition = Kept::new(condition.unbind());
-                Ok(Asked { part, condition, is_async, name, proof, last: None })
-            });
-            let what = What::Wait(asked.collect::<PyResult<_>>()?, children);
+                asked.push(Asked { part, condition, is_async, name, proof, last: None });
+            }
+            let rests = requests.len() == 1 && asked.first().is_some_and(|asked| asked.is_async);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
-            Self::begin(coroutine, &name, Request::of_parts(requests), within, what)
+            let what = What::Wait(asked, children);
+            let call = Self::begin(coroutine, &name, Request::of_parts(requests), within, what)?;
+            // With a clock that is moved by hand each wait has a timer of its own.
+            if rests && !call.body()?.engine().clock().is_manual() {
+                call.call.give_polls_to_host();
+            }
+            Ok(call)
         })
     }
 
@@ -165,6 +179,7 @@ impl PyCall {
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             let py = slf.py();
+            slf.get().is_back(py)?;
             match slf.get().advance(py)? {
                 PENDING => {
                     let future = slf.get().waits(slf)?;
@@ -296,7 +311,7 @@ impl PyCall {
                 let requests = which.iter().filter_map(|at| starts.requests[*at].take()).collect();
                 (which, event, Arc::clone(&starts.workflow), requests)
             };
-            let (ids, fed) = gil::detached(py, || body.create_children(event, &workflow, requests));
+            let (ids, fed) = gil::detached(py, || body.create_children(*event, &workflow, requests));
             if let What::Start(starts) = &mut self.state.lock().what {
                 starts.created.extend(which.into_iter().zip(ids));
             }
@@ -307,12 +322,17 @@ impl PyCall {
     /// Leaves it as it is.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
+            self.is_back(py)?;
             self.leaves(py)?;
-            let (future, asking) = {
+            let (future, asking, rests) = {
                 let mut state = self.state.lock();
-                (state.future.take(), state.asking.take())
+                state.sleeps = None;
+                (state.future.take(), state.asking.take(), state.rests.take())
             };
             drop((future, asking));
+            if let Some(ticket) = rests {
+                self.leave_rest(ticket)?;
+            }
             self.body()?.abandon(&self.call);
             Ok(())
         })
@@ -340,7 +360,7 @@ impl PyCall {
             let mut raised = {
                 let mut state = self.state.lock();
                 let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
-                asked.iter_mut().filter_map(|asked| Some((asked.part, asked.last.take()?))).collect::<Vec<_>>()
+                asked.iter_mut().filter_map(|asked| Some((asked.part, *asked.last.take()?))).collect::<Vec<_>>()
             };
             // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
             // first.

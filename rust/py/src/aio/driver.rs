@@ -156,10 +156,13 @@ impl PyDriver {
 
     /// Executes the one body that it waited for.
     fn execute<'py>(&self, py: Python<'py>, begun: Begun<Python3>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.first(py, names(py)?, begun, true)? {
+        let task = current_task(py)?;
+        self.begins_within(Some(&task));
+        let first = self.first(py, names(py)?, begun, true);
+        self.begins_within(None);
+        match first? {
             First::Ended(pending) => self.ends(py, pending),
             First::Awaits(suspended, awaited) => {
-                let task = current_task(py)?;
                 let body = suspended.body.bind(py).clone();
                 self.keep(py, suspended, &task)?;
                 // Asked for before it was known by its task.
@@ -181,6 +184,7 @@ impl PyDriver {
         let names = names(py)?;
         let task = current_task(py)?;
         let cancelling = gil::getattr(&task, pyo3::intern!(py, "cancelling"))?;
+        self.begins_within(Some(&task));
         let since = engine.clock().machine();
         loop {
             if engine.clock().machine().saturating_sub(since) > BUDGET {
@@ -266,8 +270,16 @@ impl PyDriver {
         Ok(())
     }
 
+    /// Bodies make their first step within this task from here on.
+    fn begins_within(&self, task: Option<&Bound<'_, PyAny>>) {
+        let task = task.map(|task| Kept::new(task.clone().unbind()));
+        let before = std::mem::replace(&mut *self.owner.get().queue.first.lock(), task);
+        drop(before);
+    }
+
     /// It executes nothing more of what is ready.
     fn leave(&self, py: Python<'_>, left: Left) -> PyResult<()> {
+        self.begins_within(None);
         let owner = self.owner.get();
         owner.driving.fetch_sub(1, Ordering::Relaxed);
         let wanted = owner.wanted.load(Ordering::Relaxed);

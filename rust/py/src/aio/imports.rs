@@ -25,6 +25,14 @@ pub(super) fn set_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     set.map(|set| set.bind(py))
 }
 
+/// `bide._here.here.reset`.
+pub(super) fn reset_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static RESET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let reset = RESET
+        .get_or_try_init(py, || Ok::<_, PyErr>(py.import("bide._here")?.getattr("here")?.getattr("reset")?.unbind()));
+    reset.map(|reset| reset.bind(py))
+}
+
 /// What a body executes within, as `bide/_here.py` numbers it: itself.
 pub(super) fn zero(py: Python<'_>) -> &Bound<'_, PyAny> {
     static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

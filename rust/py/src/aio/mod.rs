@@ -9,7 +9,9 @@ mod driver;
 mod gate;
 mod imports;
 mod pending;
+mod poll;
 mod queue;
+mod rest;
 mod turn;
 
 pub(crate) use call::PyCall;

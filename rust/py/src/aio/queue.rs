@@ -13,6 +13,7 @@ use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
+use super::rest::AllResting;
 use crate::errors;
 use crate::gil::Kept;
 use crate::notify::Notifier;
@@ -21,6 +22,10 @@ use crate::notify::Notifier;
 pub(crate) struct LoopQueue {
     /// Futures that can be polled again.
     woken: Mutex<Vec<Arc<Sleeper>>>,
+    /// Waits between two polls. Never locked while Python code runs.
+    pub(super) resting: Mutex<AllResting>,
+    /// The task within which a driver begins bodies now.
+    pub(super) first: Mutex<Option<Kept>>,
     /// A byte is on its way.
     signalled: AtomicBool,
     /// How many turns the loop has had, and bodies it has begun.
@@ -80,6 +85,8 @@ impl LoopQueue {
     pub(crate) fn new(notifier: &Arc<Notifier>) -> Arc<Self> {
         Arc::new(Self {
             woken: Mutex::default(),
+            resting: Mutex::default(),
+            first: Mutex::default(),
             signalled: AtomicBool::new(false),
             turns: AtomicU64::new(0),
             asked: AtomicU64::new(0),
@@ -118,6 +125,8 @@ impl LoopQueue {
     /// The `BodyLoop` is there, or not any more.
     pub(super) fn set_bodies(&self, bodies: Option<Py<PyAny>>) {
         let wanted = self.wanted.lock().take();
+        let resting = if bodies.is_none() { std::mem::take(&mut *self.resting.lock()) } else { AllResting::default() };
+        drop(resting);
         let before = std::mem::replace(&mut *self.bodies.lock(), bodies.map(Kept::new));
         drop((wanted, before));
     }

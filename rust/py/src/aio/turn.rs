@@ -31,6 +31,8 @@ pub(crate) struct PyLoopQueue {
     pub(super) starts: Mutex<VecDeque<Start<Python3>>>,
     /// What was woken and did not have its turn yet.
     woken: Mutex<VecDeque<Arc<Sleeper>>>,
+    /// Waits that are due and were not asked yet.
+    due: Mutex<VecDeque<u64>>,
     /// How many drivers execute what is ready, or are about to.
     pub(super) driving: AtomicUsize,
     /// How many there are to be: one, unless each is kept by its first body, as when many bodies wait at once.
@@ -52,6 +54,7 @@ impl PyLoopQueue {
             engine,
             starts: Mutex::default(),
             woken: Mutex::default(),
+            due: Mutex::default(),
             driving: AtomicUsize::new(0),
             wanted: AtomicUsize::new(1),
             yielded: AtomicUsize::new(0),
@@ -105,41 +108,69 @@ impl PyLoopQueue {
         self.queue.fileno(py)
     }
 
-    /// Begins a turn: commits what has gathered, and returns the `asyncio` futures to complete.
+    /// Begins a turn: commits what has gathered, asks the conditions that are due, and returns the `asyncio` futures to
+    /// complete.
     fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         panics::method(|| {
             self.home.check("Runner")?;
             let mut woken = std::mem::take(&mut *self.woken.lock());
             woken.extend(self.queue.take());
             self.commit_gathered(py);
-            let bodies = self.body_loop(py);
-            let mut asks = None;
+            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
+            let (rung, due) = (coroutines.take_rung(), coroutines.take_due(self.engine.clock().steady()));
+            let mut due_now = std::mem::take(&mut *self.due.lock());
+            due_now.extend(due);
+            if woken.is_empty() && rung.is_empty() && due_now.is_empty() {
+                return Ok(Vec::new());
+            }
+            let asks = self.body_loop(py).map_or(Ok(None), |bodies| Asks::here(&bodies))?;
+            let asks = asks.as_ref();
             let mut futures = Vec::new();
+            let mut complete = |future: Option<Kept>| {
+                futures.extend(future.map(|future| future.into_owned(py).into_bound().unbind()));
+            };
+            for ticket in rung {
+                complete(self.wake_resting(py, asks, ticket)?);
+            }
             let since = self.engine.clock().machine();
+            let is_over = || self.engine.clock().machine().saturating_sub(since) > BUDGET;
             while let Some(sleeper) = woken.pop_front() {
                 let Some(Parked { future, call }) = sleeper.parked() else { continue };
-                let future = match call {
-                    None => Some(future),
-                    Some(call) => {
-                        if asks.is_none() {
-                            asks = Some(bodies.as_ref().map_or(Ok(None), Asks::here)?);
-                        }
-                        match &asks {
-                            Some(Some(asks)) => PyCall::wakes(&call, py, asks, future)?,
-                            _ => Some(future),
-                        }
-                    }
-                };
-                futures.extend(future.map(|future| future.into_owned(py).into_bound().unbind()));
-                if self.engine.clock().machine().saturating_sub(since) > BUDGET && !woken.is_empty() {
-                    // The loop has a turn before the next ones.
-                    self.woken.lock().extend(woken);
-                    self.queue.wake();
+                let call = call.as_ref().and_then(|call| call.bind(py).cast::<PyCall>().ok());
+                complete(match (call, asks) {
+                    (Some(call), Some(asks)) => PyCall::wakes(call, asks, future)?,
+                    _ => Some(future),
+                });
+                if is_over() {
                     break;
                 }
             }
+            let holds = self.engine.lease_holds();
+            while woken.is_empty()
+                && let Some(ticket) = due_now.pop_front()
+            {
+                complete(match asks {
+                    Some(asks) if holds => self.ask_resting(py, asks, ticket)?,
+                    _ => self.wake_resting(py, asks, ticket)?,
+                });
+                if due_now.len().is_multiple_of(16) && is_over() {
+                    break;
+                }
+            }
+            if !woken.is_empty() || !due_now.is_empty() {
+                // The loop has a turn before the next ones.
+                self.woken.lock().extend(woken);
+                self.due.lock().extend(due_now);
+                self.queue.wake();
+            }
             Ok(futures)
         })
+    }
+
+    /// In how many seconds the next condition is due.
+    fn next_poll(&self) -> Option<f64> {
+        let due = self.engine.dispatch().coroutines()?.next_due()?;
+        Some(due.saturating_sub(self.engine.clock().steady()).as_secs_f64())
     }
 
     /// How many more drivers are to execute what is ready.

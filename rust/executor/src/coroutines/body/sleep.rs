@@ -1,6 +1,7 @@
 //! The sleep of a call: until its next poll, until a time, or until what it waits for has come.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::attempt::{Fed, Sleep};
 use bide_sched::Alarm;
@@ -29,24 +30,42 @@ impl<H: Host> CoroutineBody<H> {
         loop {
             self.run.set_alarm(self.task, &key, Arc::clone(&alarm), 0);
             sleeping.ring.rung().await;
-            if self.run.has_deadline() && self.run.is_over() {
-                return Fed::Stopped;
-            }
-            let (closed, deadline) = {
-                let state = self.run.state.lock();
-                (state.closed_entry(self.task, &key).is_some(), state.deadline(self.task, &key))
-            };
-            match sleep {
-                Sleep::Closed | Sleep::PollOrClosed(_) => return Fed::Woken,
-                _ if closed => return Fed::Closed,
+            match (sleep, self.after_ring(call, sleep)) {
                 // Somebody has rung for what is no reason to wake.
-                Sleep::Until(due) if self.engine.now() < due => sleeping.ring.continue_sleep(),
-                Sleep::Until(_) => return Fed::Woken,
-                Sleep::Poll(_) => {
-                    call.call.lock().set_deadline(deadline);
-                    return Fed::Woken;
-                }
+                (Sleep::Until(due), Fed::Woken) if self.engine.now() < due => sleeping.ring.continue_sleep(),
+                (_, fed) => return fed,
             }
         }
+    }
+
+    /// A call that sleeps was rung: what to feed it.
+    pub(in crate::coroutines) fn after_ring(&self, call: &OpenCall, sleep: Sleep) -> Fed {
+        if self.run.has_deadline() && self.run.is_over() {
+            return Fed::Stopped;
+        }
+        let mut call = call.call.lock();
+        let (closed, deadline) = {
+            let state = self.run.state.lock();
+            (state.closed_entry(self.task, call.key()).is_some(), state.deadline(self.task, call.key()))
+        };
+        match sleep {
+            Sleep::Closed | Sleep::PollOrClosed(_) => {}
+            _ if closed => return Fed::Closed,
+            Sleep::Until(_) => {}
+            Sleep::Poll(_) => call.set_deadline(deadline),
+        }
+        Fed::Woken
+    }
+
+    /// A call rests until its next poll: notes that, if anything was or is to be said about its polls.
+    pub(in crate::coroutines) fn note_rest(&self, call: &OpenCall, span: Duration) {
+        let (body, sleep) = ((self.task, self.attempt()), Sleep::Poll(span));
+        let call = call.call.lock();
+        if call.last_error().is_none() && !self.run.has_noted_polls(self.task) {
+            return;
+        }
+        let noted = self.run.note_sleep(body, &call, sleep, &**self.engine.clock());
+        drop(call);
+        noted.into_iter().for_each(|event| self.enqueue(event, None));
     }
 }

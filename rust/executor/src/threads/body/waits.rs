@@ -62,6 +62,9 @@ pub(super) struct Waiting<H: Host> {
     /// The slot, until the thread is about to sleep: who gets it would otherwise wait for what this thread still holds,
     /// such as the interpreter.
     leaving: Option<Permit<H>>,
+    /// The slot that the thread has taken in the same absence in which it slept, if it has, or that there is none: the
+    /// next thing that the call asks for.
+    acquired: Option<Acquired<H>>,
     /// The poll that has not ended yet: the thread that polls next is woken when this one is detached.
     poll: Option<PollNo>,
     /// The result of the wait.
@@ -70,9 +73,12 @@ pub(super) struct Waiting<H: Host> {
 
 impl<H: Host> Waiting<H> {
     pub(super) fn new(call: Box<Call>, fed: Fed) -> Self {
-        Self { call, fed, parked: false, leaving: None, poll: None, done: None }
+        Self { call, fed, parked: false, leaving: None, acquired: None, poll: None, done: None }
     }
 }
+
+/// The slot that a body has waited for: none if the pool closes. `None`: it may not have one, and stays parked.
+type Acquired<H> = Option<Option<Permit<H>>>;
 
 /// The outcome of a combination, and of each of its parts.
 pub(super) type Combined = (Result<Value, CallError>, Vec<Option<Result<Value, Failure>>>);
@@ -206,13 +212,40 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         loop {
             let woken = at.wait(|| {
                 let needs_spare = leaving.take().is_some_and(|permit| workers.release(permit));
-                (!needs_spare).then(|| self.sleep_detached(&waiting.call, sleep, waiting.poll))
+                (!needs_spare).then(|| {
+                    let woken = self.sleep_detached(&waiting.call, sleep, waiting.poll);
+                    let acquired = self.acquires_at_once(&waiting.call, sleep, woken).then(|| self.acquire());
+                    (woken, acquired)
+                })
             });
             match woken {
-                Some(woken) => return woken,
+                Some((woken, acquired)) => {
+                    waiting.acquired = acquired;
+                    return woken;
+                }
                 None => workers.keep_spare(&self.engine),
             }
         }
+    }
+
+    /// Whether a call takes a slot now that it is woken, before anything else: then it waits for that where it has slept.
+    /// Of thousands that are woken at once, only those that have a slot attach.
+    fn acquires_at_once(&self, call: &Call, sleep: Sleep, woken: Woken) -> bool {
+        let is_lone = || call.part_keys().is_empty();
+        woken == Woken::Rung
+            && !matches!(sleep, Sleep::Poll(_))
+            && is_lone()
+            && !self.run.is_over()
+            && self.is_over(call)
+    }
+
+    /// Waits for a slot.
+    fn acquire(&self) -> Acquired<H> {
+        // While its run is paused it gets no slot: it is entered again afterwards.
+        let held = self.run.state.lock().is_held();
+        let may =
+            !held && self.engine.limiter().resume(&self.run, self.task).is_none_or(|due| due.blocking_recv().is_ok());
+        may.then(|| self.engine.dispatch().workers.resume(&self.parker, self.run.priority()))
     }
 
     fn sleep_detached(&self, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
@@ -305,6 +338,10 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Action::CommitAndAcquire(event) => self.commit_and_acquire(at, waiting, Some(*event)),
             Action::Acquire => self.commit_and_acquire(at, waiting, None),
             Action::Done(result) => {
+                if let Some(permit) = waiting.acquired.take() {
+                    waiting.parked = permit.is_none();
+                    *self.permit.lock() = permit.flatten();
+                }
                 if waiting.parked {
                     let workers = &self.engine.dispatch().workers;
                     workers.end_poll(waiting.poll);
@@ -350,15 +387,14 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     fn commit_and_acquire(&self, at: &mut dyn Attached, waiting: &mut Waiting<H>, event: Option<Event>) -> Fed {
         let workers = &self.engine.dispatch().workers;
         // Both at once: in between there is nothing to attach for.
-        let (outcome, permit) = at.wait(|| {
-            workers.end_poll(waiting.poll);
-            let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
-            // While its run is paused it gets no slot: it is entered again afterwards.
-            let held = self.run.state.lock().is_held();
-            let may = !held
-                && self.engine.limiter().resume(&self.run, self.task).is_none_or(|due| due.blocking_recv().is_ok());
-            (outcome, may.then(|| workers.resume(&self.parker, self.run.priority())))
-        });
+        let (outcome, permit) = match waiting.acquired.take() {
+            Some(permit) => (Ok(()), permit),
+            None => at.wait(|| {
+                workers.end_poll(waiting.poll);
+                let outcome = event.map_or(Ok(()), |event| self.engine.commit_own(None, &self.run, event));
+                (outcome, self.acquire())
+            }),
+        };
         waiting.poll = None;
         waiting.parked = permit.is_none();
         let permit = permit.flatten();

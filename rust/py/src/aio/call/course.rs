@@ -1,7 +1,7 @@
 //! The course of a call: what the engine asks for is done here, or by Python.
 
 use bide_core::FailureKind;
-use bide_core::attempt::{Action, Fed};
+use bide_core::attempt::{Action, Fed, Sleep};
 use bide_executor::CallError;
 use pyo3::prelude::*;
 
@@ -14,10 +14,16 @@ impl PyCall {
     /// Continues. Returns what Python has to do.
     pub(super) fn advance(&self, py: Python<'_>) -> PyResult<i32> {
         loop {
-            if self.state.lock().asking.is_some() {
-                return Ok(ASKING);
+            {
+                let state = self.state.lock();
+                if state.asking.is_some() {
+                    return Ok(ASKING);
+                }
+                if state.sleeps.is_some() {
+                    return Ok(PENDING);
+                }
             }
-            let action = match self.poll() {
+            let action = match self.poll()? {
                 Progress::Over => return Ok(DONE),
                 Progress::Waits => return Ok(PENDING),
                 Progress::Needs(action) => action,
@@ -31,6 +37,11 @@ impl PyCall {
                     self.enters(py)?;
                     return Ok(i32::try_from(part).unwrap_or(i32::MAX));
                 }
+                Action::Sleep(Sleep::Poll(span)) if self.asks_aside(py)? => {
+                    self.state.lock().sleeps = Some(span);
+                    return Ok(PENDING);
+                }
+                Action::Sleep(Sleep::Poll(span)) => self.sleep(span)?,
                 Action::Prove => self.feed(py, Fed::Proved(self.is_unchanged(py, 0)))?,
                 Action::ProvePart(part) => self.feed(py, Fed::Proved(self.is_unchanged(py, part)))?,
                 Action::Execute => {
@@ -44,7 +55,7 @@ impl PyCall {
                     return Ok(EXECUTE);
                 }
                 Action::StartChildren { which, event } => {
-                    self.state.lock().creates = Some((which, *event));
+                    self.state.lock().creates = Some((which, event));
                     return Ok(CREATE);
                 }
                 Action::Done(result) => {
@@ -67,6 +78,11 @@ impl PyCall {
         };
         let Some(bodies) = future else { return Err(super::super::coroutine::suspended(py)) };
         let future = gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "future"))?)?.into_bound();
+        let sleeps = self.state.lock().sleeps.take();
+        if let Some(span) = sleeps {
+            Self::rests(slf, span, Kept::new(future.clone().unbind()))?;
+            return Ok(future);
+        }
         let call = self.asks_aside(py)?.then(|| Kept::new(slf.clone().into_any().unbind()));
         if let Some(own) = &self.state.lock().future {
             own.park(Parked { future: Kept::new(future.clone().unbind()), call });

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::attempt::{Action, Fed, Request, Within};
+use bide_core::attempt::{Action, Fed, Request, Sleep, Within};
 use bide_core::event::Retry;
 use bide_core::{Event, Failure, RunId, Value};
 use bide_executor::{CallError, CoroutineBody, OpenCall, Polled, RegisteredWorkflow, RunRequest};
@@ -37,12 +38,18 @@ pub(super) struct State {
     pub(super) future: Option<Future<Action>>,
     /// The future is polled.
     pub(super) waits: bool,
+    /// Its ticket, while it rests between two polls.
+    pub(super) rests: Option<u64>,
+    /// The contextvars of its body say that a condition is asked in them.
+    pub(super) is_placed: bool,
+    /// It is to rest for this span once its task awaits it.
+    pub(super) sleeps: Option<Duration>,
     /// What was polled and is to be done by Python.
     pub(super) ready: Option<Action>,
     /// A condition that was begun aside.
     pub(super) asking: Option<Asking>,
     /// What is to be created for it.
-    pub(super) creates: Option<(Vec<usize>, Event)>,
+    pub(super) creates: Option<(Vec<usize>, Box<Event>)>,
     /// Its result.
     pub(super) result: Option<Result<Value, CallError>>,
     /// Code of the user's executes for it.
@@ -87,11 +94,11 @@ pub(super) struct Asked {
     pub(super) condition: Kept,
     /// It is a coroutine function.
     pub(super) is_async: bool,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     /// What proved it the same before it was asked.
     pub(super) proof: Option<Arc<[u8]>>,
     /// What it raised when it was asked last.
-    pub(super) last: Option<(Failure, Raised)>,
+    pub(super) last: Option<Box<(Failure, Raised)>>,
 }
 
 /// What a step is recorded by.
@@ -139,6 +146,9 @@ impl PyCall {
         let state = State {
             future,
             waits: true,
+            rests: None,
+            is_placed: false,
+            sleeps: None,
             ready: None,
             asking: None,
             creates: None,
@@ -156,41 +166,60 @@ impl PyCall {
     /// The user's code for it has returned.
     pub(super) fn feed(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
         self.leaves(py)?;
-        let driven = Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed);
+        self.drive(fed)
+    }
+
+    pub(super) fn drive(&self, fed: Fed) -> PyResult<()> {
+        self.renew(Arc::clone(self.body()?).drive(Arc::clone(&self.call), fed));
+        Ok(())
+    }
+
+    /// It sleeps until its next poll by a timer of its own.
+    pub(super) fn sleep(&self, span: Duration) -> PyResult<()> {
+        self.renew(Arc::clone(self.body()?).sleeps(Arc::clone(&self.call), Sleep::Poll(span)));
+        Ok(())
+    }
+
+    fn renew(&self, driven: impl std::future::Future<Output = Action> + Send + 'static) {
         let state = &mut *self.state.lock();
         state.waits = true;
         match &mut state.future {
             Some(future) => future.renew(driven),
             None => state.future = Some(Future::new(&self.coroutine.get().queue, driven)),
         }
-        Ok(())
     }
 
     /// Polls its future.
-    pub(super) fn poll(&self) -> Progress {
+    pub(super) fn poll(&self) -> PyResult<Progress> {
+        let rests = self.state.lock().rests.take();
+        if let Some(ticket) = rests {
+            // Its task continues while it rests.
+            self.leave_rest(ticket)?;
+            self.wake_from_rest()?;
+        }
         let mut state = self.state.lock();
         if let Some(action) = state.ready.take() {
-            return Progress::Needs(action);
+            return Ok(Progress::Needs(action));
         }
         if !state.waits {
-            return Progress::Over;
+            return Ok(Progress::Over);
         }
-        match state.future.as_mut().map(Future::poll) {
+        Ok(match state.future.as_mut().map(Future::poll) {
             None => Progress::Over,
             Some(None) => Progress::Waits,
             Some(Some(action)) => {
                 state.waits = false;
                 Progress::Needs(action)
             }
-        }
+        })
     }
 
-    pub(super) fn enters(&self, py: Python<'_>) -> PyResult<()> {
+    pub(in crate::aio) fn enters(&self, py: Python<'_>) -> PyResult<()> {
         self.state.lock().executing = true;
         Ok(self.coroutine.get().make_read_only(py, true)?)
     }
 
-    pub(super) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
+    pub(in crate::aio) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
         let executed = std::mem::replace(&mut self.state.lock().executing, false);
         if executed { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
     }
@@ -215,7 +244,9 @@ impl PyCall {
             let mut state = self.state.lock();
             let What::Wait(asked, _) = &mut state.what else { return Ok(()) };
             let last = match (&polled, raised) {
-                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => Some((failure.clone(), raised)),
+                (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => {
+                    Some(Box::new((failure.clone(), raised)))
+                }
                 _ => None,
             };
             asked.iter_mut().find(|asked| asked.part == part).map(|asked| std::mem::replace(&mut asked.last, last))
@@ -224,10 +255,11 @@ impl PyCall {
         self.feed(py, Fed::Asked(polled))
     }
 
-    pub(super) fn name_of(&self, part: usize) -> String {
+    pub(super) fn name_of(&self, part: usize) -> Arc<str> {
         let state = self.state.lock();
-        let What::Wait(asked, _) = &state.what else { return String::new() };
-        asked.iter().find(|asked| asked.part == part).map(|asked| asked.name.clone()).unwrap_or_default()
+        let What::Wait(asked, _) = &state.what else { return "".into() };
+        let asked = asked.iter().find(|asked| asked.part == part);
+        asked.map_or_else(|| "".into(), |asked| Arc::clone(&asked.name))
     }
 
     pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {

@@ -1,0 +1,135 @@
+//! Waits between two polls that the host makes itself: found by a ticket, which is also what their alarm rings with.
+//!
+//! They are due at common times, a few milliseconds apart, so that many are asked in one turn of the loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bide_sched::Alarm;
+use bide_sync::Mutex;
+
+/// A poll may come later than asked for by this share of its interval.
+const LATE: u32 = 256;
+
+/// The waits between two polls; `T` is what is kept of each.
+pub(super) struct Resting<T> {
+    pub(super) state: Mutex<State<T>>,
+    /// Wakes the loop: a wait was rung.
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+pub(super) struct State<T> {
+    /// By the index in a ticket.
+    pub(super) places: Vec<Place<T>>,
+    /// Places without a wait.
+    free: Vec<u32>,
+    /// Tickets, by when they are due by the steady clock.
+    pub(super) due: BTreeMap<Duration, Vec<u64>>,
+    /// Those that were rung.
+    pub(super) rung: Vec<u64>,
+}
+
+pub(super) struct Place<T> {
+    /// How many waits have been here before: tells their tickets apart.
+    pub(super) generation: u32,
+    /// The wait.
+    pub(super) wait: Option<Wait<T>>,
+}
+
+/// A wait between two polls.
+pub(super) struct Wait<T> {
+    pub(super) kept: T,
+    /// When it is due. `None`: it is asked now.
+    pub(super) due: Option<Duration>,
+}
+
+/// The place of a wait, from its ticket.
+#[must_use]
+pub fn place_of(ticket: u64) -> usize {
+    (ticket & u64::from(u32::MAX)) as usize
+}
+
+/// The first common time at or after this one, for a poll whose interval is `span`.
+pub(super) fn common(due: Duration, span: Duration) -> Duration {
+    let step = (span / LATE).as_nanos().checked_ilog2().map_or(1, |log| 1 << log);
+    Duration::from_nanos(u64::try_from(due.as_nanos().next_multiple_of(step)).unwrap_or(u64::MAX))
+}
+
+impl<T> State<T> {
+    pub(super) fn get(&mut self, ticket: u64) -> Option<&mut Wait<T>> {
+        let place = self.places.get_mut(place_of(ticket))?;
+        place.wait.as_mut().filter(|_| u64::from(place.generation) == ticket >> 32)
+    }
+
+    /// Adds a wait that is not due yet. Returns its ticket.
+    pub(super) fn add(&mut self, kept: T) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: 0, wait: None });
+            (self.places.len() - 1) as u32
+        });
+        let place = &mut self.places[index as usize];
+        place.wait = Some(Wait { kept, due: None });
+        u64::from(place.generation) << 32 | u64::from(index)
+    }
+
+    pub(super) fn remove(&mut self, ticket: u64) -> Option<Wait<T>> {
+        self.get(ticket)?;
+        let place = &mut self.places[place_of(ticket)];
+        place.generation = place.generation.wrapping_add(1);
+        let removed = place.wait.take();
+        self.free.push(place_of(ticket) as u32);
+        if let Some(due) = removed.as_ref().and_then(|wait| wait.due)
+            && let Some(tickets) = self.due.get_mut(&due)
+        {
+            if let Some(at) = tickets.iter().position(|other| *other == ticket) {
+                tickets.swap_remove(at);
+            }
+            if tickets.is_empty() {
+                self.due.remove(&due);
+            }
+        }
+        removed
+    }
+
+    /// Sets when a wait is due. True: before all others.
+    pub(super) fn set_due(&mut self, ticket: u64, due: Duration) -> bool {
+        let Some(wait) = self.get(ticket) else { return false };
+        wait.due = Some(due);
+        let first = self.due.first_key_value().is_none_or(|(first, _)| due < *first);
+        self.due.entry(due).or_default().push(ticket);
+        first
+    }
+}
+
+impl<T> Resting<T> {
+    pub(super) fn new(wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        let state = State { places: Vec::new(), free: Vec::new(), due: BTreeMap::new(), rung: Vec::new() };
+        Arc::new(Self { state: Mutex::new(state), wake: Box::new(wake) })
+    }
+}
+
+impl<T: Send> Alarm for Resting<T> {
+    fn ring(self: Arc<Self>, ticket: u64) {
+        self.state.lock().rung.push(ticket);
+        (self.wake)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_is_never_early_and_late_by_a_256th_of_its_interval_at_most() {
+        for span in [1, 999, 1_000_000, 20_000_000, 1_000_000_000, 3_600_000_000_000].map(Duration::from_nanos) {
+            for begun in [0, 1, 12_345_678_901, u64::MAX / 2].map(Duration::from_nanos) {
+                let due = begun + span;
+                let at = common(due, span);
+                assert!(at >= due && at - due <= span / LATE, "{span:?} from {begun:?}: {at:?}");
+            }
+        }
+        let near = [1_000_000_001, 1_001_000_000].map(|due| common(Duration::from_nanos(due), Duration::from_secs(1)));
+        assert_eq!(near[0], near[1], "asked in one turn");
+    }
+}

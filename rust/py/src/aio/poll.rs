@@ -1,0 +1,63 @@
+//! Asks waits between two polls, in a turn of the loop and outside of the task that waits. One that answers no at once
+//! costs no step of the task; whatever else it does is left to its call.
+
+use pyo3::prelude::*;
+
+use super::call::{Asks, PyCall};
+use super::coroutine::PyCoroutine;
+use super::rest::Resting;
+use super::turn::PyLoopQueue;
+use crate::gil::Kept;
+
+impl PyLoopQueue {
+    /// Asks a wait that is due. Returns its future if its task is to continue.
+    pub(super) fn ask_resting(&self, py: Python<'_>, asks: &Asks<'_>, ticket: u64) -> PyResult<Option<Kept>> {
+        let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(None) };
+        let (call, condition, coroutine) = {
+            let all = self.queue.resting.lock();
+            let Some(Resting { call, condition, coroutine, .. }) = all.get(ticket) else { return Ok(None) };
+            (call.bind(py).clone(), condition.bind(py).clone(), coroutine.bind(py).clone())
+        };
+        let (Ok(call), Ok(coroutine)) = (call.cast::<PyCall>(), coroutine.cast::<PyCoroutine>()) else {
+            return Ok(None);
+        };
+        let within = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
+        let Some(within) = within else { return self.wake_resting(py, Some(asks), ticket) };
+        let has_context = coroutine.get().has_context();
+        if has_context {
+            call.get().enters(py)?;
+        }
+        let asked = asks.ask_at_rest(call.get(), coroutine, &within, &condition);
+        if has_context {
+            call.get().leaves(py)?;
+        }
+        // Most answer this.
+        let is_no = |value: &Bound<'_, PyAny>| value.is_none() || value.is(&*pyo3::types::PyBool::new(py, false));
+        if asked.as_ref().is_ok_and(|value| is_no(value)) && coroutines.rests_on(ticket) {
+            return Ok(None);
+        }
+        let Some(Resting { future, .. }) = self.leaves(call, ticket)? else { return Ok(None) };
+        call.get().asked_at_rest()?;
+        PyCall::answered_at_rest(call, asks, asked, future)
+    }
+
+    /// Continues a wait that was rung, or that may not be asked at rest. Returns its future if its task is to continue.
+    pub(super) fn wake_resting(&self, py: Python<'_>, asks: Option<&Asks<'_>>, ticket: u64) -> PyResult<Option<Kept>> {
+        let call = self.queue.resting.lock().get(ticket).map(|resting| resting.call.bind(py).clone());
+        let Some(Ok(call)) = call.as_ref().map(|call| call.cast::<PyCall>()) else { return Ok(None) };
+        let Some(Resting { future, .. }) = self.leaves(call, ticket)? else { return Ok(None) };
+        call.get().wake_from_rest()?;
+        match asks {
+            Some(asks) => PyCall::wakes(call, asks, future),
+            None => Ok(Some(future)),
+        }
+    }
+
+    fn leaves(&self, call: &Bound<'_, PyCall>, ticket: u64) -> PyResult<Option<Resting>> {
+        let resting = self.queue.resting.lock().take(ticket);
+        if resting.is_some() {
+            call.get().leave_rest(ticket)?;
+        }
+        Ok(resting)
+    }
+}
