@@ -308,3 +308,20 @@ def test_a_coroutine_that_is_ended_from_outside_releases_its_slot(store: str, pl
         assert left.wait(20)
         assert runner.run(bide.Workflow("other", [other]), timeout=20)["other"] == "executed"
     assert did == []
+
+
+def test_the_condition_of_a_gate_is_polled_by_hand(runner: bide.Runner) -> None:
+    there: list[str] = []
+
+    async def is_there() -> bool:
+        return bool(there)
+
+    @bide.task(gate=bide.until(is_there, every=3600))
+    async def gated() -> str:
+        return "open"
+
+    run = runner.submit(bide.Workflow("gated", [gated]))
+    eventually(lambda: bool(runner.waiting() and runner.waiting()[0].polls), "it was polled")
+    there.append("here")
+    runner.poll_now(run, "gated")
+    assert run.result(timeout=5)["gated"] == "open"

@@ -7,6 +7,7 @@ the same store, where it is committed then.
 
 import contextlib
 import itertools
+import signal
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ import pytest
 
 import bide
 from bide import _core
-from processes import PATIENCE, eventually
+from processes import PATIENCE, Child, eventually, ledger, ran
 
 SPAN = 0.004
 """Seconds that bodies sleep."""
@@ -362,3 +363,32 @@ def test_a_paused_run_that_goes_on_is_seen(lines: list[str], wrong: str) -> None
     stays_paused(["enter b", *lines[:-1]], {"a"}, {"b"})
     with pytest.raises(AssertionError, match=wrong):
         stays_paused(lines, {"a"}, {"b"})
+
+
+EARLY = """
+@bide.task
+def work(handle: bide.TaskHandle) -> None:
+    handle.step(lambda: note("reserve"), name="reserve")
+    if "again" not in words:
+        runner.cancel("k", by="ana")
+        die()
+    try:
+        handle.wait_for("go")
+    except bide.Cancelled:
+        handle.step(lambda: note("release"), name="release")
+        raise
+
+workflow = bide.Workflow("w", [work])
+with bide.Runner(db, workflows=[workflow]) as runner:
+    try:
+        runner.run(workflow, key="k", timeout=20)
+    except bide.RunFailed as error:
+        say(error.result.status)
+"""
+
+
+def test_a_body_that_has_recorded_something_cleans_up_after_a_crash(file: Path) -> None:
+    with Child(EARLY, file) as child:
+        child.join(code=-signal.SIGKILL)
+    assert ran(EARLY, file, "again") == ["Cancelled"]
+    assert ledger(file) == ["reserve", "release"]

@@ -472,8 +472,17 @@ impl Journal {
     /// How many waits and steps the body has recorded since its last checkpoint.
     #[must_use]
     pub fn recorded(&self) -> usize {
+        self.recorded_entries().count()
+    }
+
+    /// How many of them were opened at a time or later.
+    pub(crate) fn recorded_since(&self, time: Time) -> usize {
+        self.recorded_entries().filter(|entry| entry.opened_at >= time).count()
+    }
+
+    fn recorded_entries(&self) -> impl Iterator<Item = &Entry> {
         let since = self.checkpoint_seq();
-        self.entries.values().filter(|entry| entry.key.n > 0 && entry.seq > since).count()
+        self.entries.values().filter(move |entry| entry.key.n > 0 && entry.seq > since)
     }
 
     /// Whether an entry is older than the last checkpoint, which has left it.

@@ -281,8 +281,15 @@ impl RunState {
             self.end_if_done(task.ix, out);
             return;
         }
+        let is_cancelled = self.cancel().is_some();
         let state = self.task_mut(task);
         let detail = state.detail.as_deref();
+        // The row of a body is written some time after its first records, and one that has any is to clean up.
+        let has_begun = !state.has_row && detail.is_some_and(|detail| detail.journal.recorded() > 0);
+        if is_cancelled && has_begun && !state.status.is_ended() {
+            state.status = TaskStatus::Running;
+            state.attempts = state.attempts.max(1);
+        }
         match state.status {
             TaskStatus::Running => {
                 state.reenter = true;

@@ -54,7 +54,7 @@
 
 mod again;
 mod children;
-mod combine;
+pub(crate) mod combine;
 mod control;
 mod ends;
 mod fork;
@@ -554,6 +554,11 @@ impl RunState {
     #[must_use]
     pub fn recorded_calls(&self, task: TaskRef) -> usize {
         self.known_detail(task).map_or(0, |detail| detail.journal.recorded())
+    }
+
+    /// How many of them it has recorded since a time.
+    pub(crate) fn recorded_calls_since(&self, task: TaskRef, time: Time) -> usize {
+        self.known_detail(task).map_or(0, |detail| detail.journal.recorded_since(time))
     }
 
     /// Whether a record of a body is older than its last checkpoint: see [`RunState::recorded_calls`].

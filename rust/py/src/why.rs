@@ -103,7 +103,7 @@ pub(crate) fn explain<'py>(py: Python<'py>, engine: &Arc<PyEngine>, run: RunId) 
         run.key.as_deref().map(str::to_owned),
         run.status.as_str(),
         run.parent.map(|id| id.to_string()),
-        run.blocked_by.as_ref().map(|reason| (reason.to_string(), reason.is_requested())),
+        run.blocked_by.as_ref().map(|reason| (reason.told(), reason.is_requested())),
         owner,
         found.not_here.as_ref().map(ToString::to_string),
         tasks,

@@ -169,6 +169,12 @@ impl Attempt {
         !self.ended && self.unread(run) > 0
     }
 
+    /// The same of what was recorded before its run was cancelled: what comes after is its clean-up.
+    pub fn is_replaying_until_cancelled(&mut self, run: &RunState) -> bool {
+        let later = run.cancel().map_or(0, |cancel| run.recorded_calls_since(self.task, cancel.at));
+        !self.ended && self.unread(run) > later
+    }
+
     fn unread(&mut self, run: &RunState) -> usize {
         *self.unread.get_or_insert_with(|| run.recorded_calls(self.task))
     }

@@ -13,6 +13,7 @@ use crate::event::{Event, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::TaskRef;
 use crate::journal::Recall;
+use crate::run::RunState;
 use crate::time::Time;
 use crate::value::Value;
 
@@ -155,6 +156,15 @@ impl Call {
         match &self.kind {
             Kind::Combined(combined) => combined.keys().cloned().collect(),
             Kind::Starts(starts) => starts.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What each part of a combination has come to, in their order, as far as it is committed; nothing for another call.
+    #[must_use]
+    pub fn outcomes(&self, run: &RunState) -> Vec<Option<Result<Value, Failure>>> {
+        match &self.kind {
+            Kind::Combined(combined) => combined.outcomes(run),
             _ => Vec::new(),
         }
     }

@@ -37,6 +37,8 @@ use crate::event::{Event, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
+use crate::run::RunState;
+use crate::run::combine::number_of_winner;
 use crate::value::Value;
 
 /// A combination, in progress.
@@ -144,6 +146,19 @@ impl Combined {
     /// The keys of all entries, once they were looked up.
     pub(super) fn keys(&self) -> impl Iterator<Item = &EntryKey> {
         self.parts.iter().map(|entry| &entry.key)
+    }
+
+    /// See [`Call::outcomes`](super::Call::outcomes). The first of several is told by its number among the members that
+    /// there are now: the code that recorded it may have named them in another order.
+    pub(super) fn outcomes(&self, run: &RunState) -> Vec<Option<Result<Value, Failure>>> {
+        let outcome = |entry: &Entry| {
+            let outcome = run.closed_entry(self.task, &entry.key)?;
+            let Part::Any(members) = &entry.part else { return Some(outcome) };
+            let winner = run.winner(self.task, &entry.key).map(|(winner, _)| winner);
+            let now = winner.and_then(|winner| members.iter().position(|member| self.parts[*member].key == winner));
+            Some(outcome.map(|recorded| now.map_or(recorded, number_of_winner)))
+        };
+        self.parts.iter().map(outcome).collect()
     }
 
     pub(super) const fn is_over(&self) -> bool {

@@ -14,6 +14,11 @@ use crate::value::Value;
 
 use super::{Out, RunState, TaskDetail};
 
+/// The value of a combination that one member decides.
+pub(crate) fn number_of_winner(winner: usize) -> Value {
+    Value::tagged(b'i', winner.to_string().as_bytes())
+}
+
 /// The open combinations of a task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Combinations {
@@ -242,7 +247,7 @@ impl RunState {
         let open = detail.combinations().open.get_mut(key)?;
         *open = open.saturating_sub(1);
         match failure {
-            None if is_any => Some(Ok(Value::tagged(b'i', winner?.to_string().as_bytes()))),
+            None if is_any => Some(Ok(number_of_winner(winner?))),
             Some(failure) if !is_any => Some(Err(failure)),
             _ if *open > 0 => None,
             None => Some(Ok(Value::NONE)),

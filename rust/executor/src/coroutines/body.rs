@@ -168,11 +168,15 @@ impl<H: Host> CoroutineBody<H> {
     /// once; a body that only reads its journal gets it at its first call that is not a replay.
     #[must_use]
     pub fn take_interrupt(&self) -> bool {
-        if self.has_ended() || self.is_lost() || self.is_replaying() || self.suspending() {
+        if self.has_ended() || self.is_lost() || self.suspending() {
             return false;
         }
-        let attempt = self.attempt();
+        let mut attempt = self.attempt.lock();
         let mut state = self.run.state.lock();
+        if attempt.is_replaying_until_cancelled(&state) {
+            return false;
+        }
+        let attempt = attempt.number();
         state.take_interrupt(self.task, attempt) || state.is_fenced(self.task, attempt)
     }
 
@@ -237,7 +241,7 @@ impl<H: Host> CoroutineBody<H> {
     #[must_use]
     pub fn outcomes(&self, call: &OpenCall) -> Vec<Option<Result<Value, Failure>>> {
         let state = self.run.state.lock();
-        call.call.lock().part_keys().iter().map(|key| state.closed_entry(self.task, key)).collect()
+        call.call.lock().outcomes(&state)
     }
 
     /// The keys of the parts of a call, and the child runs that are recorded under them.

@@ -12,6 +12,7 @@ use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::body::{CoroutineBody, OpenCall};
+use super::gates::SleepingGates;
 use super::rest::RestBook;
 use super::resting::Resting;
 use crate::engine::Engine;
@@ -42,6 +43,8 @@ pub struct Coroutines<H: Host> {
     lost: AtomicBool,
     /// Bodies that may have to be interrupted, until the loop is told.
     interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
+    /// Gates between two polls.
+    pub(super) sleeping_gates: SleepingGates,
 }
 
 /// A call of a body.
@@ -174,6 +177,7 @@ impl<H: Host> Coroutines<H> {
             book: OnceLock::new(),
             lost: AtomicBool::new(false),
             interrupted: Mutex::default(),
+            sleeping_gates: SleepingGates::default(),
         }
     }
 
@@ -425,6 +429,10 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
         self.state.lock().gates.push(gate);
         self.event_loop.want();
         self.wake();
+    }
+
+    fn poll_now(&self, run: &Arc<Run<H>>, task: TaskRef) {
+        self.sleeping_gates.ring(run.id.row(), task);
     }
 
     fn close(&self) {

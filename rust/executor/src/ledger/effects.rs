@@ -201,7 +201,14 @@ impl<H: Host> CommitPath<H> {
             return;
         };
         let next = match what {
-            What::Retried(at) => format!("it is tried again in {:?}", at.since(self.control.clock.now())),
+            What::Retried(at) => {
+                let span = at.since(self.control.clock.now());
+                if span.is_zero() {
+                    "it is tried again now".to_owned()
+                } else {
+                    format!("it is tried again in {span:.1?}")
+                }
+            }
             What::TaskEnded(TaskStatus::Failed) => "it is not tried again".to_owned(),
             _ => return,
         };

@@ -149,6 +149,9 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         if let Some(engine) = self.engine() {
             self.gates.poll_now(&engine, run, task);
         }
+        if let Some(coroutines) = &self.coroutines {
+            coroutines.poll_now(run, task);
+        }
     }
 
     fn interrupt(&self, run: &Run<H>, task: TaskRef) {

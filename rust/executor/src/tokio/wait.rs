@@ -275,11 +275,7 @@ impl BodyState {
                 action => unreachable!("{action:?} of a wait"),
             };
         };
-        let keys = call.part_keys();
-        let ends: Vec<_> = {
-            let state = self.run.state.lock();
-            keys.iter().map(|key| state.closed_entry(self.task, key)).collect()
-        };
+        let ends = call.outcomes(&self.run.state.lock());
         let ends = match waited {
             Ok(value) if ends.is_empty() => vec![Some(Ok(value))],
             Ok(_) => ends,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::{Action, Call, CallError, Fed, PartRequest, Polled, Request, Sleep};
-use bide_core::{EntryKey, Event, Failure, Time, Value};
+use bide_core::{Event, Failure, Time, Value};
 use bide_sched::{PollNo, Woken};
 
 use super::{BodyCx, Condition};
@@ -120,9 +120,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             Ok(waiting) => waiting,
             Err(error) => return (Err(error), Vec::new()),
         };
-        let mut keys = Vec::new();
-        let waited = self.wait_keeping(at, waiting, check, &mut keys);
-        if keys.is_empty() {
+        let mut outcomes = Vec::new();
+        let waited = self.wait_keeping(at, waiting, check, &mut outcomes);
+        if outcomes.is_empty() {
             let whole = match &waited {
                 Ok(value) => Some(Ok(value.clone())),
                 Err(CallError::Failed(failure)) => Some(Err(failure.clone())),
@@ -130,8 +130,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
             };
             return (waited, vec![whole]);
         }
-        let state = self.run.state.lock();
-        (waited, keys.iter().map(|key| state.closed_entry(self.task, key)).collect())
+        (waited, outcomes)
     }
 
     /// Waits until a point in time.
@@ -180,7 +179,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         at: &mut dyn Attached,
         mut waiting: Box<Waiting<H>>,
         check: &mut dyn Check,
-        keys: &mut Vec<EntryKey>,
+        outcomes: &mut Vec<Option<Result<Value, Failure>>>,
     ) -> Result<Value, CallError> {
         let mut has_slept = false;
         loop {
@@ -199,7 +198,7 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
                     self.wakes(&mut waiting, sleep, woken);
                 }
                 Next::Done => {
-                    *keys = waiting.call.part_keys();
+                    *outcomes = waiting.call.outcomes(&self.run.state.lock());
                     return waiting.done.take().unwrap_or(Err(CallError::Suspended));
                 }
             }
