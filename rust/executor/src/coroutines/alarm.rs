@@ -1,8 +1,12 @@
 //! How a future sleeps: what rings it, and its timer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bide_core::TaskRef;
+use bide_core::record::RunRowId;
 use bide_sched::Alarm;
+use bide_sync::Mutex;
 use tokio::sync::Notify;
 
 use super::rest::Asleep;
@@ -64,6 +68,47 @@ impl<H: Host> Drop for Sleeping<'_, H> {
         self.ring.wake();
         if let Some(key) = self.timer.take() {
             self.engine.timers().cancel(key);
+        }
+    }
+}
+
+/// Gates between two polls, to be polled at once if somebody asks for it: by the run and the task. A task has several
+/// if its gate is a combination.
+#[derive(Default)]
+pub(super) struct SleepingGates(Mutex<HashMap<Whose, Vec<Arc<Ring>>>>);
+
+/// A run and one of its tasks.
+type Whose = (RunRowId, TaskRef);
+
+/// A sleeping gate, found until this is dropped.
+pub(super) struct Found<'a> {
+    gates: &'a SleepingGates,
+    key: Whose,
+    ring: Arc<Ring>,
+}
+
+impl SleepingGates {
+    pub(super) fn add(&self, run: RunRowId, task: TaskRef, ring: &Arc<Ring>) -> Found<'_> {
+        let (key, ring) = ((run, task), Arc::clone(ring));
+        self.0.lock().entry(key).or_default().push(Arc::clone(&ring));
+        Found { gates: self, key, ring }
+    }
+
+    /// Ends the sleeps of a task's gate.
+    pub(super) fn ring(&self, run: RunRowId, task: TaskRef) {
+        let rings = self.0.lock().get(&(run, task)).cloned().unwrap_or_default();
+        rings.into_iter().for_each(|ring| ring.ring(0));
+    }
+}
+
+impl Drop for Found<'_> {
+    fn drop(&mut self) {
+        let mut gates = self.gates.0.lock();
+        if let Some(rings) = gates.get_mut(&self.key) {
+            rings.retain(|ring| !Arc::ptr_eq(ring, &self.ring));
+            if rings.is_empty() {
+                gates.remove(&self.key);
+            }
         }
     }
 }

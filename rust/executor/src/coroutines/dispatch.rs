@@ -11,8 +11,8 @@ use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
+use super::alarm::SleepingGates;
 use super::body::{CoroutineBody, OpenCall};
-use super::gates::SleepingGates;
 use super::rest::RestBook;
 use super::resting::Resting;
 use crate::engine::Engine;

@@ -1,14 +1,12 @@
 //! An open gate whose condition is a coroutine: the host polls it on the loop.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::Polled;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
-use bide_core::record::RunRowId;
-use bide_core::{Event, Failure, GateSpec, TaskRef};
+use bide_core::{Event, Failure, GateSpec};
 use bide_sched::Alarm;
 use bide_sync::Mutex;
 
@@ -105,43 +103,5 @@ impl<H: Host> GateWatch<H> {
         let gates = &self.coroutines.sleeping_gates;
         let _found = gates.add(self.gate.run.id.row(), self.gate.task, &sleeping.ring);
         sleeping.ring.rung().await;
-    }
-}
-
-/// Gates between two polls, to be polled at once if somebody asks for it: by the run and the task. A task has several
-/// if its gate is a combination.
-#[derive(Default)]
-pub(super) struct SleepingGates(Mutex<HashMap<(RunRowId, TaskRef), Vec<Arc<Ring>>>>);
-
-/// A sleeping gate, found until this is dropped.
-struct Found<'a> {
-    gates: &'a SleepingGates,
-    key: (RunRowId, TaskRef),
-    ring: Arc<Ring>,
-}
-
-impl SleepingGates {
-    fn add(&self, run: RunRowId, task: TaskRef, ring: &Arc<Ring>) -> Found<'_> {
-        let (key, ring) = ((run, task), Arc::clone(ring));
-        self.0.lock().entry(key).or_default().push(Arc::clone(&ring));
-        Found { gates: self, key, ring }
-    }
-
-    /// Ends the sleeps of a task's gate.
-    pub(super) fn ring(&self, run: RunRowId, task: TaskRef) {
-        let rings = self.0.lock().get(&(run, task)).cloned().unwrap_or_default();
-        rings.into_iter().for_each(|ring| ring.ring(0));
-    }
-}
-
-impl Drop for Found<'_> {
-    fn drop(&mut self) {
-        let mut gates = self.gates.0.lock();
-        if let Some(rings) = gates.get_mut(&self.key) {
-            rings.retain(|ring| !Arc::ptr_eq(ring, &self.ring));
-            if rings.is_empty() {
-                gates.remove(&self.key);
-            }
-        }
     }
 }
