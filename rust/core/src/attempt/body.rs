@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use super::combined::gone;
 use super::{Action, Call, CallError, Clocks, Fed, RecalledPart, Request, used_up};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::Refused;
@@ -348,7 +349,18 @@ impl Attempt {
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
-        parts.collect::<Result<_, _>>().map_or_else(Fed::Refused, Fed::RecalledParts)
+        let mut parts: Vec<RecalledPart> = match parts.collect() {
+            Ok(parts) => parts,
+            Err(refused) => return Fed::Refused(refused),
+        };
+        if unread > 0
+            && call.is_combined()
+            && let keys = parts.iter().map(|part| part.key.clone()).collect::<Vec<_>>()
+            && let Some((decided, message)) = run.left_out(task, &keys, |key| self.uses.count(&key.name) >= key.n)
+        {
+            parts[0].recall = Recall::Mismatch(gone(&decided.name, &message.name));
+        }
+        Fed::RecalledParts(parts)
     }
 
     /// Leaves a call as it is: a step that was interrupted is not recorded, and a wait stays open.

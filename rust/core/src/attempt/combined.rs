@@ -85,6 +85,11 @@ enum State {
     End,
 }
 
+/// Why a combination must not be asked for with other members.
+pub(super) fn gone(name: &str, winner: &str) -> String {
+    format!("'{name}' was recorded as decided by the message '{winner}', for which it does not wait any more")
+}
+
 /// An entry as its journal has it.
 #[derive(Debug)]
 pub struct RecalledPart {
@@ -290,11 +295,8 @@ impl Combined {
                 Some((winner, consumed)) => match members.iter().find(|member| self.parts[**member].key == *winner) {
                     Some(member) => matches!(over[*member], Some(Ok(_))),
                     None if *consumed => {
-                        let (name, winner) = (&part.key.name, &winner.name);
-                        return self.pause(format!(
-                            "task '{task}': '{name}' was recorded as decided by the message '{winner}', for which it \
-                             does not wait any more"
-                        ));
+                        let why = gone(&part.key.name, &winner.name);
+                        return self.pause(format!("task '{task}': {why}"));
                     }
                     None => false,
                 },

@@ -212,6 +212,31 @@ impl RunState {
         Some((member.clone(), journal.has_consumed(member)))
     }
 
+    /// The combination of which that of these parts, which has no record, is another form: one that the body has not come
+    /// to yet was decided by a message that is not among the parts, and has lost one of them. Returns it with the message.
+    pub(crate) fn left_out(
+        &self,
+        task: TaskRef,
+        parts: &[EntryKey],
+        is_used: impl Fn(&EntryKey) -> bool,
+    ) -> Option<(EntryKey, EntryKey)> {
+        let journal = &self.known_detail(task)?.journal;
+        if parts.first().is_none_or(|first| journal.get(first).is_some()) {
+            return None;
+        }
+        let is_part = |key: &EntryKey| parts.contains(key);
+        let has_lost = |member: &EntryKey| {
+            let lost = journal.get(member).filter(|entry| entry.state == EntryState::Lost);
+            lost.is_some_and(|entry| matches!(entry.operation, Operation::Message(_))) && is_part(member)
+        };
+        let decided = journal.entries().filter(|entry| matches!(entry.operation, Operation::Any { .. }));
+        decided.filter(|entry| !is_used(&entry.key)).find_map(|entry| {
+            let (winner, consumed) = self.winner(task, &entry.key)?;
+            let is_other_form = consumed && !is_part(&winner) && entry.operation.members().iter().any(has_lost);
+            is_other_form.then(|| (entry.key.clone(), winner))
+        })
+    }
+
     /// An entry was closed: decides the combinations that it belongs to. Returns the outermost of them, open or not.
     pub(super) fn decide(&mut self, task: TaskRef, key: &EntryKey, out: &mut Out<'_>) -> Option<EntryKey> {
         if !self.known_detail(task)?.journal.has_combinations() {
