@@ -247,7 +247,8 @@ members = {"a": bide.signal("a"), "b": bide.signal("b"), "c": bide.signal("c"), 
 
 @bide.task
 def waits(handle: bide.TaskHandle) -> str:
-    came = handle.wait(bide.any_of(*[members[one] for one in words[0].split("-")], name=None if "unnamed" in words else "decision"))
+    name = None if "unnamed" in words else "decision"
+    came = handle.wait(bide.any_of(*[members[one] for one in words[0].split("-")], name=name))
     if "stay" in words:
         say("came", came)
         stay()
@@ -274,7 +275,7 @@ def test_after_a_crash_other_members_change_nothing_if_the_one_that_came_is_amon
     assert ran(CHANGED, file, members) == [expected]
 
 
-@pytest.mark.parametrize(("how", "name"), [("named", "decision"), ("unnamed", "any(a, b, late)")])
+@pytest.mark.parametrize(("how", "name"), [("named", "decision"), ("unnamed", "any(a, b, after)")])
 def test_after_a_crash_a_combination_without_the_signal_that_it_has_consumed_is_a_mismatch(
     file: Path, how: str, name: str
 ) -> None:
@@ -373,7 +374,7 @@ def inner(n: int, handle: bide.TaskHandle) -> int:
 inner_workflow = bide.Workflow("inner", [inner])
 
 @bide.task
-def waits(handle: bide.TaskHandle) -> list[int]:
+def waits(handle: bide.TaskHandle) -> None:
     # As the order of a set may change from one process to the next.
     order = [*range(8), *map(int, words[0])]
     children = [handle.start(inner_workflow, {"n": n}, key=str(n)) for n in order]

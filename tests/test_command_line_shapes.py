@@ -190,7 +190,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     ("words", "completed"),
     [
         ("bide ca", ["cancel"]),
-        ("bide pause", ["pause", "pause-schedule"]),
+        ("bide pause", ["pause", "pause-schedule", "pause-watch"]),
         ("bide runs bide.db --stat", ["--status"]),
         ("bide runs bide.db --status F", ["failed"]),
         ("bide watch bide.db order-7 -o y", ["yaml"]),

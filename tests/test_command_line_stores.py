@@ -17,6 +17,7 @@ WORDS: dict[str, list[str]] = {
     **{name: [RUN] for name in ("show", "why", "events", "history", "watch", "follow", "export")},
     **{name: [RUN] for name in ("cancel", "pause", "resume", "retry", "delete")},
     **{name: ["yearly"] for name in ("pause-schedule", "resume-schedule", "trigger", "unschedule")},
+    **{name: ["inbox"] for name in ("pause-watch", "resume-watch", "unwatch")},
     "signal": [RUN, "approved", "--text", "bo"],
     "resolve": ["TOKEN", "--value", "7"],
     "reject": ["TOKEN", "no"],

@@ -6,7 +6,6 @@ A watch is a row of the store. Which runner calls its source, and when, the exec
 
 import contextvars
 import inspect
-import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
@@ -17,7 +16,6 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import seconds
 from bide._errors import BideError, DefinitionError
-from bide._fingerprint import name_of
 from bide._in_thread import twin
 from bide._signature import MISSING, Names, read
 from bide._text import check_text
@@ -184,6 +182,8 @@ class Source:
         if not callable(source):
             msg = f"{where}: source must be a function that takes the cursor, not {source!r}"
             raise DefinitionError(msg)
+        from bide._fingerprint import name_of  # noqa: PLC0415 - it imports much, and few programs watch
+
         self.shown = name_of(source)
         self.source = source
         self._name, self._compiled = name, compiled
@@ -283,6 +283,8 @@ def _cursor_codec(where: str, shown: str, source: "Callable[[Any], Any]") -> Cod
 def _failure(error: Exception) -> str:
     """Return what is shown of an exception of a source: what it is, and where it was raised."""
     kind, text = type(error).__qualname__, str(error)
+    import traceback  # noqa: PLC0415 - only once a source has failed
+
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if frame.filename != __file__]
     if isinstance(error, BideError):

@@ -325,6 +325,7 @@ impl Attempt {
 
     fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {
         let mut unread = self.unread(run);
+        let is_replaying = unread > 0;
         let opened = self.opened.take();
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
@@ -344,8 +345,12 @@ impl Attempt {
                 Err(refused) => Fed::Refused(refused),
             };
         };
+        let mut messages = Vec::new();
         let parts = lookups.map(|(name, lookup)| {
             let (key, recall) = look(name, &lookup)?;
+            if matches!(lookup, Lookup::Message(_)) {
+                messages.push(key.clone());
+            }
             let winner = run.winner(task, &key);
             Ok(RecalledPart { key, recall, winner })
         });
@@ -353,10 +358,10 @@ impl Attempt {
             Ok(parts) => parts,
             Err(refused) => return Fed::Refused(refused),
         };
-        if unread > 0
+        if is_replaying
             && call.is_combined()
-            && let keys = parts.iter().map(|part| part.key.clone()).collect::<Vec<_>>()
-            && let Some((decided, message)) = run.left_out(task, &keys, |key| self.uses.count(&key.name) >= key.n)
+            && run.closed_entry(task, &parts[0].key).is_none()
+            && let Some((decided, message)) = run.left_out(task, &messages, |key| self.uses.count(&key.name) >= key.n)
         {
             parts[0].recall = Recall::Mismatch(gone(&decided.name, &message.name));
         }

@@ -212,27 +212,23 @@ impl RunState {
         Some((member.clone(), journal.has_consumed(member)))
     }
 
-    /// The combination of which that of these parts, which has no record, is another form: one that the body has not come
-    /// to yet was decided by a message that is not among the parts, and has lost one of them. Returns it with the message.
+    /// A combination that the body has not come to yet, that was decided by a message, and that has lost one of these
+    /// messages without that one: the body waits for other members now. Returns it with the message.
     pub(crate) fn left_out(
         &self,
         task: TaskRef,
-        parts: &[EntryKey],
+        messages: &[EntryKey],
         is_used: impl Fn(&EntryKey) -> bool,
     ) -> Option<(EntryKey, EntryKey)> {
         let journal = &self.known_detail(task)?.journal;
-        if parts.first().is_none_or(|first| journal.get(first).is_some()) {
-            return None;
-        }
-        let is_part = |key: &EntryKey| parts.contains(key);
         let has_lost = |member: &EntryKey| {
-            let lost = journal.get(member).filter(|entry| entry.state == EntryState::Lost);
-            lost.is_some_and(|entry| matches!(entry.operation, Operation::Message(_))) && is_part(member)
+            messages.contains(member) && journal.get(member).is_none_or(|entry| entry.state == EntryState::Lost)
         };
         let decided = journal.entries().filter(|entry| matches!(entry.operation, Operation::Any { .. }));
         decided.filter(|entry| !is_used(&entry.key)).find_map(|entry| {
             let (winner, consumed) = self.winner(task, &entry.key)?;
-            let is_other_form = consumed && !is_part(&winner) && entry.operation.members().iter().any(has_lost);
+            let is_other_form =
+                consumed && !messages.contains(&winner) && entry.operation.members().iter().any(has_lost);
             is_other_form.then(|| (entry.key.clone(), winner))
         })
     }
