@@ -169,7 +169,7 @@ pub struct Run<H: Host> {
     pub(crate) live_output: LiveOutput,
     /// It was recovered from the store: an earlier process may have died of its bodies.
     pub(crate) recovered: bool,
-    /// What few runs have.
+    /// What few runs have. Locked before the state, never while that is locked.
     pub(crate) rare: Mutex<Option<Box<Rare<H>>>>,
 }
 
@@ -379,7 +379,8 @@ impl<H: Host> Run<H> {
     pub fn snapshot(&self) -> StoredRun {
         let state = self.state.lock();
         let graph = &self.workflow.graph;
-        StoredRun {
+        let rows: Vec<_> = state.rows().collect();
+        let stored = StoredRun {
             run: RunRow {
                 key: self.key.clone(),
                 status: state.status(),
@@ -394,12 +395,14 @@ impl<H: Host> Run<H> {
                 ..RunRow::new(self.id, Arc::clone(graph.workflow()), graph.version().into(), self.created_at)
             },
             tasks: Arc::clone(&self.workflow.recorded),
-            rows: state.rows().map(|(task, row)| self.noted(row, task)).collect(),
+            rows: Vec::new(),
             entries: Vec::new(),
             messages: Vec::new(),
             progress: self.progress(),
             children: Vec::new(),
-        }
+        };
+        drop(state);
+        StoredRun { rows: rows.into_iter().map(|(task, row)| self.noted(row, task)).collect(), ..stored }
     }
 
     /// How far its tasks have come.

@@ -44,6 +44,7 @@ const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT run, task, map, EXISTS", "as many as attempts in flight, once for a runner"),
     ("UPDATE limit_share SET runner = NULL", "as many as attempts in flight, once for a runner"),
     ("SELECT name, executing, in_flight, rate_count, rate_span, key FROM limit_spec ORDER", "all of the few limits"),
+    ("SELECT t.name, t.revision, t.removed, w.name, t.workflow, t.every", "all of the few watches"),
     ("SELECT DISTINCT lock FROM runner", "as many as processes"),
     ("SELECT id, lock, expires, boot FROM runner", "as many as processes"),
     ("SELECT r.uuid, w.name FROM workflow w CROSS JOIN", "the few workflows; a look into an index for each"),
