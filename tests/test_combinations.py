@@ -244,6 +244,7 @@ def test_a_combination_survives_kills_and_is_decided_once(file: Path) -> None:
 
 CHANGED = """
 members = {"a": bide.signal("a"), "b": bide.signal("b"), "c": bide.signal("c"), "late": bide.after(3600)}
+members["both"] = bide.all_of(members["a"], bide.after(0))
 
 @bide.task
 def waits(handle: bide.TaskHandle) -> str:
@@ -288,6 +289,11 @@ def test_after_a_crash_a_combination_without_the_signal_that_it_has_consumed_is_
     with bide.Client(file) as client:
         client.resume("run")
     assert ran(CHANGED, file, "a-b-late", how) == ["(Fired(value=7), None, None)"]
+
+
+def test_after_a_crash_a_combination_with_one_more_member_keeps_the_nested_one_that_came(file: Path) -> None:
+    killed(CHANGED, file, "both-b", "unnamed", "stay", at="came (Fired(value=(7, None)), None)")
+    assert ran(CHANGED, file, "both-b-c", "unnamed") == ["(Fired(value=(7, None)), None, None)"]
 
 
 REOPENED = """

@@ -361,7 +361,8 @@ impl Attempt {
         if is_replaying
             && call.is_combined()
             && run.closed_entry(task, &parts[0].key).is_none()
-            && let Some((decided, message)) = run.left_out(task, &messages, |key| self.uses.count(&key.name) >= key.n)
+            && let Some((decided, message)) =
+                run.left_out(task, &parts, &messages, |key| self.uses.count(&key.name) >= key.n)
         {
             parts[0].recall = Recall::Mismatch(gone(&decided.name, &message.name));
         }

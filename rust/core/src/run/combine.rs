@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::attempt::RecalledPart;
 use crate::entry::{Entry, EntryKey, EntryState, Operation};
 use crate::event::Wait;
 use crate::failure::{Failure, FailureKind};
@@ -213,10 +214,11 @@ impl RunState {
     }
 
     /// A combination that the body has not come to yet, that was decided by a message, and that has lost one of these
-    /// messages without that one: the body waits for other members now. Returns it with the message.
+    /// messages, if that one is not among the parts: the body waits for other members now. Returns it with the message.
     pub(crate) fn left_out(
         &self,
         task: TaskRef,
+        parts: &[RecalledPart],
         messages: &[EntryKey],
         is_used: impl Fn(&EntryKey) -> bool,
     ) -> Option<(EntryKey, EntryKey)> {
@@ -227,8 +229,8 @@ impl RunState {
         let decided = journal.entries().filter(|entry| matches!(entry.operation, Operation::Any { .. }));
         decided.filter(|entry| !is_used(&entry.key)).find_map(|entry| {
             let (winner, consumed) = self.winner(task, &entry.key)?;
-            let is_other_form =
-                consumed && !messages.contains(&winner) && entry.operation.members().iter().any(has_lost);
+            let is_there = parts.iter().any(|part| part.key == winner);
+            let is_other_form = consumed && !is_there && entry.operation.members().iter().any(has_lost);
             is_other_form.then(|| (entry.key.clone(), winner))
         })
     }
