@@ -51,6 +51,22 @@ def test_open_waits_and_runs_are_those_of_now_and_durations_those_of_the_past(st
     assert (found["bide.commit.duration"]["sum"] > 0) == (store != ":memory:")
 
 
+def test_polls_of_coroutines_that_rest_between_them_are_counted(runner: bide.Runner) -> None:
+    asked: list[int] = []
+
+    async def is_there() -> bool:
+        asked.append(1)
+        return len(asked) > 5
+
+    @bide.task
+    async def waits(handle: bide.AsyncTaskHandle) -> None:
+        await handle.defer_until(is_there, 1)
+
+    before = runner.metrics()["bide.wait.polls"]
+    runner.run(bide.Workflow("w", [waits]))
+    assert runner.metrics()["bide.wait.polls"] - before == len(asked)
+
+
 def test_durations_and_lateness_are_in_seconds() -> None:
     with bide.testing.Runner(auto_advance=True) as runner:
         ready = iter([False, False, True])

@@ -125,6 +125,7 @@ impl Polling {
         if self.error.is_some() || self.deadline.is_some_and(|deadline| clocks.wall() >= deadline) {
             return None;
         }
+        clocks.polled();
         self.answered = clocks.steady();
         self.poll.ok();
         Some(self.next(clocks))
