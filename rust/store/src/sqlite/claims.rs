@@ -167,7 +167,7 @@ impl SqliteStore {
             for line in &call.lines {
                 let mut changed = Changed::new(connection);
                 let (answered, frees) = claim(connection, &mut changed, lease.runner, line, now)?;
-                changed.written()?;
+                more |= changed.written()?;
                 answers.push(answered);
                 more |= frees;
             }

@@ -143,8 +143,9 @@ impl SqliteStore {
         let connection = writer.fresh();
         let transaction = Transaction::begin(connection, &self.identity)?;
         let done = act(connection).map_err(|error| self.identity.error(&error))?;
-        transaction.commit()?;
+        // Before: a commit of unknown outcome may be there.
         writer.count_arrival();
+        transaction.commit()?;
         self.debt.add(4096);
         Ok(done)
     }
