@@ -240,8 +240,9 @@ impl<H: Host> CoroutineBody<H> {
     /// The outcome of each part of a combination; none for a lone wait.
     #[must_use]
     pub fn outcomes(&self, call: &OpenCall) -> Vec<Option<Result<Value, Failure>>> {
-        let state = self.run.state.lock();
-        call.call.lock().outcomes(&state)
+        // In the order of all who need both.
+        let call = call.call.lock();
+        call.outcomes(&self.run.state.lock())
     }
 
     /// The keys of the parts of a call, and the child runs that are recorded under them.

@@ -140,7 +140,8 @@ impl<H: Host> State<H> {
         own.on_their_way = was.saturating_sub(1);
         let mut wakes = own.moves(latest, to);
         wakes |= !own.line.is_empty() && was >= ON_THEIR_WAY / 2 && own.on_their_way < ON_THEIR_WAY / 2;
-        if wakes {
+        // Of one that was not entered in time the line keeps what it has learned, until it is told.
+        if wakes || to.is_none() {
             self.touch(line);
         } else {
             self.forget_unused(line);

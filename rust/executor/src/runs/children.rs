@@ -59,8 +59,6 @@ impl<H: Host> Children<H> {
             children.append(&mut self.start_together(parent, record, workflow, requests)?);
             (starts, requests) = later;
         }
-        // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
-        self.control.settle_late_comers();
         Ok(children)
     }
 
@@ -107,6 +105,8 @@ impl<H: Host> Children<H> {
             }
             children = children.into_iter().zip(&rows).map(|(run, row)| Run::renamed(run, state(row.id))).collect();
         }
+        // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
+        self.control.settle_late_comers();
         Ok(children)
     }
 
