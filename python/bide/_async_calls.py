@@ -32,7 +32,7 @@ _DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
 """What `await call` asks for; any other number is that of a condition to ask."""
 
 
-_LEFT: "WeakKeyDictionary[AsyncCalls, dict[tuple[object, ...], ChildRun]]" = WeakKeyDictionary()
+_LEFT: "WeakKeyDictionary[AsyncCalls, dict[tuple[object, ...], list[ChildRun]]]" = WeakKeyDictionary()
 """The child runs that a body was about to wait for when it cancelled that, by what it has run."""
 
 
@@ -139,11 +139,11 @@ class AsyncCalls(AsyncHandle):
 
         # As with every wait, the next use continues the one that was left: it does not start another child.
         what, left = (workflow.name, *described[1][0][1:]), _LEFT.get(self, {})
-        child = left.pop(what, None) or (await self._start(described, workflow))[0]
+        child = waiting.pop(0) if (waiting := left.get(what)) else (await self._start(described, workflow))[0]
         try:
             result: RunResult = await self._wait(child, limit, "handle.run")
         except CancelledError:
-            _LEFT.setdefault(self, left)[what] = child
+            _LEFT.setdefault(self, left).setdefault(what, []).append(child)
             raise
         return result
 

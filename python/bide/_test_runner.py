@@ -246,8 +246,10 @@ class Runner(ProgramRunner):
         self._workflows.clear()
         for workflow in known:
             self.register(workflow)
+        kept = {one.name for one in self.watches()}
         for name, (workflow, source, every) in list(self._sources.items()):
-            self.watch(name, workflow, source.source, every=every)
+            if name in kept:
+                self.watch(name, workflow, source.source, every=every)
 
     # --- leaving ---------------------------------------------------------------------------------------------------
 

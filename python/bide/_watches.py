@@ -282,13 +282,13 @@ def _cursor_codec(where: str, shown: str, source: "Callable[[Any], Any]") -> Cod
 
 def _failure(error: Exception) -> str:
     """Return what is shown of an exception of a source: what it is, and where it was raised."""
-    kind, text = type(error).__qualname__, str(error)
     import traceback  # noqa: PLC0415 - only once a source has failed
 
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if frame.filename != __file__]
+    kind, text = type(error).__qualname__, str(error)
     if isinstance(error, BideError):
         return text
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if frame.filename != __file__]
     place = f" ({inside[-1].filename}, line {inside[-1].lineno})" if inside else ""
     return f"{kind}: {text}{place}" if text else f"{kind}{place}"
 

@@ -392,7 +392,11 @@ def _task(
         held_by = HeldBy.Dependency
     elif held_back is not None and of_run is None:
         held_by = HeldBy.Limit
-    elif retry_at is not None and status is TaskStatus.Pending and (of_run is None or retry_at > datetime.now(UTC)):
+    elif (
+        retry_at is not None
+        and status is TaskStatus.Pending
+        and (of_run is None or retry_at > (now or datetime.now(UTC)))
+    ):
         held_by = HeldBy.Retry
     elif status is TaskStatus.Running and sub_status != "Deferred" and of_run is not HeldBy.NoRunner:
         held_by = executes
