@@ -115,6 +115,7 @@ def served_once(file: Path) -> None:
     keys = Counter(run.key or "" for run in runs)
     assert set(keys.values()) == {1}, keys
     moments = sorted(key.removeprefix("ticks@") for key in keys if key.startswith("ticks@"))
+    assert moments, "no tick has started a run"
     spans = {after - before for before, after in itertools.pairwise(map(datetime.fromisoformat, moments))}
     assert spans <= {timedelta(seconds=0.1)}, spans
     items = {int(key.removeprefix("items@")) for key in keys if key.startswith("items@")}

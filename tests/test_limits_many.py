@@ -57,4 +57,3 @@ def test_values_of_a_key_that_were_used_once_take_no_memory(store: str) -> None:
             customers(turn * count)
         assert (resident() - before) / (4 * count) < 500
         eventually(lambda: runner.limits()[0].uses == (), "nothing of the limit is used")
-        assert not runner.limits()[0].uses

@@ -32,7 +32,7 @@ impl Host for Idle {
     }
 }
 
-/// The world that sources look at: it has one more item with each second, the last two of which are always returned.
+/// The world that sources look at. A test adds items; the last two that were seen are returned again.
 #[derive(Default)]
 struct World {
     /// The items that there are.
@@ -193,6 +193,8 @@ fn a_runner_that_lost_a_watch_while_its_source_was_called_starts_nothing_with_wh
     let other = Arc::new(bide_sync::Mutex::new(start(2)));
     let first = start(1);
     let (runner, inner, taken) = (first.0.lease().runner, Arc::clone(&store), Arc::clone(&other));
+    let called = Arc::new(AtomicU64::new(0));
+    let calls = Arc::clone(&called);
     first
         .watch(
             "workflow",
@@ -200,11 +202,13 @@ fn a_runner_that_lost_a_watch_while_its_source_was_called_starts_nothing_with_wh
                 // Meanwhile its lease runs out, and another runner calls its source.
                 inner.process_died(runner);
                 assert!(taken.lock().turn());
+                calls.fetch_add(1, Ordering::SeqCst);
                 SourceAnswer::Items(vec![("stale".into(), Arc::from(&b""[..]))], Value::tagged(b'i', b"99"))
             }),
         )
         .unwrap();
     let _ = first.0.source_turn("inbox");
+    assert_eq!(called.load(Ordering::SeqCst), 1);
     assert!(other.lock().turn());
     assert_eq!(keys(&*store), world.keys());
     assert_eq!(other.lock().only().watch.cursor, Value::tagged(b'i', b"3"));
@@ -247,7 +251,12 @@ fn a_source_that_fails_is_called_less_often_and_a_paused_one_not_at_all() {
 #[test]
 fn a_poll_that_finds_nothing_writes_nothing() {
     let (inner, clock) = (MemoryStore::new(), VirtualClock::new());
-    let source: WatchSource = Box::new(|_| SourceAnswer::Items(Vec::new(), Value::NONE));
+    let calls = Arc::new(AtomicU64::new(0));
+    let called = Arc::clone(&calls);
+    let source: WatchSource = Box::new(move |_| {
+        called.fetch_add(1, Ordering::SeqCst);
+        SourceAnswer::Items(Vec::new(), Value::NONE)
+    });
     let process = Process::start(Arc::clone(&inner) as Arc<dyn Store>, &clock, 1, source).unwrap();
     let _ = process.0.source_turn("inbox");
     let revision = || inner.watch("inbox").unwrap().unwrap().revision;
@@ -256,7 +265,7 @@ fn a_poll_that_finds_nothing_writes_nothing() {
         clock.advance(EVERY);
         let _ = process.0.source_turn("inbox");
     }
-    assert_eq!(revision(), before);
+    assert_eq!((revision(), calls.load(Ordering::SeqCst)), (before, 101));
 }
 
 #[test]

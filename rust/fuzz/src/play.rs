@@ -127,29 +127,13 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             }
             let key = EntryKey { name: "it".into(), n: 4 };
             let wait = Wait { key: key.clone(), operation: Operation::Condition { proof: None }, timeout: None };
-            events.push(Event::Closed {
-                task,
-                attempt,
-                key,
-                result: Ok(Value::NONE),
-                proved: true,
-                polls: 0,
-                retry: None,
-            });
+            events.push(closed(task, attempt, key));
             events.push(Event::Opened { task, attempt, waits: vec![wait] });
             events.push(Event::Started { task, attempt });
         }
         Effect::Gate { task, attempt, .. } => {
             let Some(key) = graph.spec(task.ix).gate.as_ref().map(GateSpec::key) else { return };
-            events.push(Event::Closed {
-                task,
-                attempt,
-                key,
-                result: Ok(Value::NONE),
-                proved: true,
-                polls: 0,
-                retry: None,
-            });
+            events.push(closed(task, attempt, key));
         }
         Effect::Timer { event, .. } => events.push(*event),
         Effect::Grace { task, attempt, .. } => {
@@ -174,4 +158,9 @@ fn ended(task: TaskRef, attempt: u32) -> Event {
         Outcome::Completed { output: Value::NONE, changes: None }
     };
     Event::Ended { task, attempt, outcome }
+}
+
+/// A wait that is over.
+fn closed(task: TaskRef, attempt: u32, key: EntryKey) -> Event {
+    Event::Closed { task, attempt, key, result: Ok(Value::NONE), proved: true, polls: 0, retry: None }
 }
