@@ -189,6 +189,61 @@ def test_a_blocked_loop_is_reported_with_the_culprits_stack(store: str, lines: L
     assert "over 100 ms" in line
 
 
+@pytest.mark.parametrize("where", ["deferred body", "gate"])
+def test_a_later_poll_that_blocks_the_loop_is_reported(store: str, lines: Lines, where: str) -> None:
+    polls = 0
+
+    async def condition() -> bool:
+        nonlocal polls
+        polls += 1
+        if polls < 3:
+            return False
+        await asyncio.sleep(0)
+        return the_culprit()
+
+    def the_culprit() -> bool:
+        assert lines.filled.wait(30)
+        return True
+
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        await handle.defer_until(condition, 10)
+
+    gated = bide.task(lambda: None, name="gated", gate=bide.until(condition, every=0.01))
+    with bide.Runner(store) as runner:
+        runner.run(bide.Workflow("w", [body if where == "deferred body" else gated]))
+    [line] = [record.getMessage() for record in lines.records]
+    assert "in the_culprit" in line
+    assert "over 100 ms" in line
+
+
+@pytest.mark.parametrize(("how", "said"), [("stopped", "does not run"), ("closed", "was closed before its runner")])
+def test_a_loop_that_stands_while_bodies_execute_is_told_from_a_blocked_one(
+    store: str, lines: Lines, how: str, said: str
+) -> None:
+    @bide.task
+    async def body(handle: bide.AsyncTaskHandle) -> None:
+        entered.set()
+        await asyncio.sleep(3600)
+
+    loop = asyncio.new_event_loop()
+    entered = asyncio.Event()
+    runner = bide.Runner(store)
+    loop.run_until_complete(runner.__aenter__())
+    loop.run_until_complete(runner.submit_async(bide.Workflow("w", [body])))
+    loop.run_until_complete(entered.wait())
+    if how == "closed":
+        loop.close()
+    assert lines.filled.wait(30)
+    [line] = [record.getMessage() for record in lines.records]
+    assert said in line
+    if how == "stopped":
+        loop.run_until_complete(runner.close_async(0))
+        loop.close()
+    else:
+        runner.close(0)
+
+
 async def test_a_caller_that_blocks_the_loop_of_a_body_is_reported(store: str, lines: Lines) -> None:
     def the_culprit() -> None:
         assert lines.filled.wait(30)

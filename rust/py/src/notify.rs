@@ -9,6 +9,7 @@ use bide_sync::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::aio::LoopQueue;
 use crate::gil::{self, Kept};
 use crate::observe::{Observed, ObservedCommit};
 
@@ -16,8 +17,8 @@ use crate::observe::{Observed, ObservedCommit};
 enum Message {
     /// A line for the log.
     Log(Level, String),
-    /// A warning about a thread that blocks, to be followed by its stack.
-    Blocked(u64, String),
+    /// The event loop has no turns, which this thread executes.
+    Stands(u64, Arc<LoopQueue>),
     /// A callback, called without arguments.
     Call(Kept),
     /// An event, for who observes.
@@ -52,9 +53,9 @@ impl Notifier {
         self.push(Message::Log(level, line.to_owned()));
     }
 
-    /// Warns of a thread that blocks, as `threading.get_ident` names it, with its stack.
-    pub(crate) fn blocked(&self, thread: u64, line: &str) {
-        self.push(Message::Blocked(thread, line.to_owned()));
+    /// Warns that an event loop has no turns, whose thread `threading.get_ident` names so.
+    pub(crate) fn stands(&self, thread: u64, queue: &Arc<LoopQueue>) {
+        self.push(Message::Stands(thread, Arc::clone(queue)));
     }
 
     pub(crate) fn call(&self, callback: Kept) {
@@ -93,7 +94,7 @@ impl Notifier {
                 // An error in a logging handler or a callback has no caller to go to.
                 let _ = match message {
                     Message::Log(level, line) => log(py, level, &line),
-                    Message::Blocked(thread, line) => blocked(py, thread, &line),
+                    Message::Stands(thread, queue) => stands(py, thread, &queue),
                     Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
                     Message::Observed(event) => event.deliver(py),
                     Message::Committed(commit) => commit.deliver(py),
@@ -131,12 +132,27 @@ fn log(py: Python<'_>, level: Level, line: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// Warns of a thread that blocks, unless it has gone on.
-fn blocked(py: Python<'_>, thread: u64, line: &str) -> PyResult<()> {
+/// Says why the event loop has no turns: it was closed or stopped, or something blocks its thread, whose stack is shown.
+fn stands(py: Python<'_>, thread: u64, queue: &LoopQueue) -> PyResult<()> {
+    if let Some(bodies) = queue.body_loop(py) {
+        let event_loop = bodies.getattr("loop")?;
+        if event_loop.call_method0("is_closed")?.is_truthy()? {
+            let line = "the event loop that executes async bodies was closed before its runner: their runs continue once a \
+                        runner opens the store again; close the runner first, as async with bide.Runner(...) does";
+            return log(py, Level::Warning, line);
+        }
+        if !event_loop.call_method0("is_running")?.is_truthy()? {
+            let line = "the event loop that executes async bodies does not run: they continue once it does; keep it \
+                        running until the runner is closed, as async with bide.Runner(...) does";
+            return log(py, Level::Warning, line);
+        }
+    }
     let frames = gil::call0(&py.import("sys")?.getattr("_current_frames")?)?;
     let Ok(frame) = frames.get_item(thread) else { return Ok(()) };
     let stack = gil::call1(&py.import("traceback")?.getattr("format_stack")?, &frame)?;
     let stack: Vec<String> = stack.extract()?;
+    let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it continues \
+                meanwhile; give what blocks it to a thread, as in await handle.step(function) with a plain function";
     log(py, Level::Warning, &format!("{line}. It is at:\n{}", stack.concat().trim_end()))
 }
 

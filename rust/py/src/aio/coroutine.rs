@@ -88,11 +88,6 @@ impl PyCoroutine {
         self.task.lock().as_ref().map(|(task, vars)| (task.bind(py).clone(), vars.bind(py).clone()))
     }
 
-    /// Whether it takes a `bide.Context`.
-    pub(super) fn has_context(&self) -> bool {
-        self.context.get().is_some()
-    }
-
     /// Within a step or a condition the context cannot be changed. Several steps may execute at once.
     pub(super) fn make_read_only(&self, py: Python<'_>, yes: bool) -> Result<(), Raised> {
         let Some(context) = self.context.get() else { return Ok(()) };

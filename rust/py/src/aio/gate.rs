@@ -11,7 +11,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::pending::PyPending;
-use super::queue::LoopQueue;
+use super::queue::{Executing, LoopQueue};
 use crate::call::Arguments;
 use crate::context::{context_of, read_only};
 use crate::errors::{self, names};
@@ -28,6 +28,8 @@ pub(crate) struct PyGateWatch {
     queue: Arc<LoopQueue>,
     /// Whether it is to be polled, as it was last found out.
     may_poll: Arc<Mutex<bool>>,
+    /// While its condition executes.
+    asking: Mutex<Option<Executing>>,
 }
 
 impl PyGateWatch {
@@ -38,10 +40,12 @@ impl PyGateWatch {
         gate: Gate<Python3>,
     ) -> Self {
         let watch = Arc::new(GateWatch::new(engine, coroutines, gate));
-        Self { watch, queue: Arc::clone(queue), may_poll: Arc::default() }
+        Self { watch, queue: Arc::clone(queue), may_poll: Arc::default(), asking: Mutex::default() }
     }
 
     fn judge(&self, py: Python<'_>, polled: Polled, covered: Option<bool>) -> Option<PyPending> {
+        let asked = self.asking.lock().take();
+        drop(asked);
         let gate = self.watch.gate();
         let retries = |failure: &Failure| covered.unwrap_or_else(|| worker::gate_retries(py, gate, failure));
         let span = self.watch.judge(polled, retries)?;
@@ -87,6 +91,7 @@ impl PyGateWatch {
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             failpoint::hit(Failpoint::Gate);
+            *self.asking.lock() = Some(self.queue.executes());
             let gate = self.watch.gate();
             let body = &gate.run.workflow.bodies[gate.task.ix as usize];
             let Some(target) = body.gate(gate.part) else { return Ok(py.None().into_bound(py)) };

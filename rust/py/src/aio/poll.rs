@@ -23,17 +23,12 @@ impl PyLoopQueue {
         };
         let within = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
         let Some(within) = within else { return self.wake_resting(py, Some(asks), ticket) };
-        let has_context = coroutine.get().has_context();
-        if has_context {
-            call.get().enters(py)?;
-        }
+        call.get().enters(py)?;
         let asked = asks.ask_at_rest(call.get(), coroutine, &within, &condition);
-        if has_context {
-            call.get().leaves(py)?;
-        }
         // Most answer this.
         let is_no = |value: &Bound<'_, PyAny>| value.is_none() || value.is(&*pyo3::types::PyBool::new(py, false));
         if asked.as_ref().is_ok_and(|value| is_no(value)) && coroutines.rests_on(ticket) {
+            call.get().leaves(py)?;
             return Ok(None);
         }
         let Some(Resting { future, .. }) = self.leaves(call, ticket)? else { return Ok(None) };

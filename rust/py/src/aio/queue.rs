@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub(crate) struct LoopQueue {
     pub(super) answered: AtomicU64,
     /// The loop's thread, as `threading.get_ident` names it; 0 before its first turn.
     thread: AtomicU64,
+    /// How many conditions and steps it executes.
+    executing: AtomicUsize,
     /// Whether the loop is blocked, as far as is known.
     watched: Mutex<Watched>,
     /// Reports that it is.
@@ -62,6 +64,15 @@ const BLOCKED: Duration = Duration::from_millis(100);
 
 /// That it is blocked is reported no more often.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// A condition or a step that the loop executes, as long as this exists.
+pub(super) struct Executing(Arc<LoopQueue>);
+
+impl Drop for Executing {
+    fn drop(&mut self) {
+        self.0.executing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Where a future waits for its turn.
 pub(crate) struct Sleeper {
@@ -92,6 +103,7 @@ impl LoopQueue {
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             thread: AtomicU64::new(0),
+            executing: AtomicUsize::new(0),
             watched: Mutex::default(),
             notifier: Arc::clone(notifier),
             bodies: Mutex::default(),
@@ -131,6 +143,11 @@ impl LoopQueue {
         drop((wanted, before));
     }
 
+    /// The `BodyLoop`, while it executes bodies.
+    pub(crate) fn body_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.bodies.lock().as_ref().map(|bodies| bodies.bind(py).clone())
+    }
+
     /// Wakes the loop, unless that is under way. Does not block.
     pub(crate) fn wake(&self) {
         if !self.signalled.swap(true, Ordering::AcqRel) {
@@ -139,6 +156,12 @@ impl LoopQueue {
                 let _ = (&*writer).write(&[0]);
             }
         }
+    }
+
+    /// A condition or a step begins: the loop is to have turns until it ends.
+    pub(super) fn executes(self: &Arc<Self>) -> Executing {
+        self.executing.fetch_add(1, Ordering::Relaxed);
+        Executing(Arc::clone(self))
     }
 
     /// The loop goes on: it is not blocked.
@@ -181,6 +204,7 @@ impl EventLoop for Loop {
     /// While it is to have turns, each look asks for one and sees whether there was one since.
     fn look(&self, now: Duration, executing: bool) {
         let queue = &self.0;
+        let executing = executing || queue.executing.load(Ordering::Relaxed) > 0;
         let (turn, thread) = (queue.turns.load(Ordering::Relaxed), queue.thread.load(Ordering::Relaxed));
         let mut watched = queue.watched.lock();
         if turn != watched.turn || thread == 0 || !(executing || queue.signalled.load(Ordering::Relaxed)) {
@@ -189,10 +213,7 @@ impl EventLoop for Loop {
             && watched.reported.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY)
         {
             watched.reported = Some(now);
-            let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it \
-                        continues meanwhile; give what blocks it to a thread, as in await handle.step(function) with a \
-                        plain function";
-            queue.notifier.blocked(thread, line);
+            queue.notifier.stands(thread, queue);
         }
         drop(watched);
         if executing {

@@ -65,7 +65,7 @@ impl PyLoopQueue {
 
     /// The `BodyLoop`, while it executes bodies.
     pub(super) fn body_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.queue.bodies.lock().as_ref().map(|bodies| bodies.bind(py).clone())
+        self.queue.body_loop(py)
     }
 
     /// A body has suspended: this task is its own from here on.

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use super::super::coroutine::PyCoroutine;
 use super::super::pending::Future;
+use super::super::queue::Executing;
 use crate::body::{PyRetry, covers};
 use crate::errors::{self};
 use crate::gil::{Kept, Raised};
@@ -53,7 +54,7 @@ pub(super) struct State {
     /// Its result.
     pub(super) result: Option<Result<Value, CallError>>,
     /// Code of the user's executes for it.
-    pub(super) executing: bool,
+    pub(super) executing: Option<Executing>,
     /// What it does.
     pub(super) what: What,
 }
@@ -153,7 +154,7 @@ impl PyCall {
             asking: None,
             creates: None,
             result: None,
-            executing: false,
+            executing: None,
             what,
         };
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
@@ -215,13 +216,14 @@ impl PyCall {
     }
 
     pub(in crate::aio) fn enters(&self, py: Python<'_>) -> PyResult<()> {
-        self.state.lock().executing = true;
-        Ok(self.coroutine.get().make_read_only(py, true)?)
+        let coroutine = self.coroutine.get();
+        self.state.lock().executing = Some(coroutine.queue.executes());
+        Ok(coroutine.make_read_only(py, true)?)
     }
 
     pub(in crate::aio) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
-        let executed = std::mem::replace(&mut self.state.lock().executing, false);
-        if executed { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
+        let executed = self.state.lock().executing.take();
+        if executed.is_some() { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
     }
 
     /// Whether the proof of a condition is what it was before it was asked.
