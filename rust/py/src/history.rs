@@ -1,5 +1,6 @@
 //! The history of a run, told from its rows: what has happened to it and its tasks, and what was asked of it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::record::StoredRun;
@@ -48,8 +49,9 @@ pub(crate) fn history<'py>(py: Python<'py>, engine: &PyEngine, run: RunId) -> Py
 }
 
 fn happened(stored: &StoredRun) -> Vec<Happened> {
+    let names: HashMap<TaskId, &str> = stored.tasks.iter().map(|task| (task.id, &*task.name)).collect();
     let name = |task: TaskId, map: i32| {
-        let known = stored.tasks.iter().find(|known| known.id == task).map_or("?", |known| &*known.name);
+        let known = names.get(&task).copied().unwrap_or("?");
         if map == NO_MAP { known.to_owned() } else { format!("{known}[{map}]") }
     };
     let mut all = vec![Happened::new(stored.run.created_at, "created")];
