@@ -20,7 +20,7 @@ fn main() -> ExitCode {
                     if failed.load(Ordering::Relaxed) {
                         return;
                     }
-                    if let Err(report) = sim::check_seed(seed) {
+                    if let Err(report) = sim::check_seed(seed).and_then(|_| sim::check_ticks(seed)) {
                         failed.store(true, Ordering::Relaxed);
                         eprintln!("\n{report}");
                     }

@@ -94,6 +94,28 @@ fn every_guarantee_holds_in_every_world() {
     assert!(missing.is_empty(), "none of the worlds has in it: {missing:?}");
 }
 
+/// Each of these happens in some world of schedules.
+const RARE_TICKS: [&str; 5] = [
+    "a paused schedule",
+    "a run that a user has triggered",
+    "a run that the next one cancels",
+    "a schedule of which each tick starts a run",
+    "ticks that start no run",
+];
+
+#[test]
+fn every_tick_is_decided_once_in_every_world_of_schedules() {
+    let mut met = BTreeSet::new();
+    for seed in 0..SEEDS / 4 {
+        match sim::check_ticks(seed) {
+            Ok(more) => met.extend(more),
+            Err(report) => panic!("{report}"),
+        }
+    }
+    let missing: Vec<&str> = RARE_TICKS.into_iter().filter(|rare| !met.contains(rare)).collect();
+    assert!(missing.is_empty(), "none of the worlds has in it: {missing:?}");
+}
+
 #[test]
 fn a_failing_case_is_made_small() {
     // The event to detect: a runner closes while a body sleeps.

@@ -13,6 +13,7 @@ mod plan;
 mod process;
 mod rng;
 mod scripted;
+mod ticks;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,7 @@ pub use plan::{
 };
 pub use rng::Rng;
 pub use scripted::Simulated;
+pub use ticks::check_ticks;
 pub use world::{Outcome, RunEnd, TaskEnd, play};
 
 /// Plays a case with and without its disasters.
