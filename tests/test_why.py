@@ -1,5 +1,6 @@
 """`runner.why` says of each unfinished task what holds it; `runner.waiting` lists all open waits."""
 
+import asyncio
 import re
 import threading
 import time
@@ -432,6 +433,54 @@ def test_a_body_that_finds_no_place_to_park_waits_for_a_slot(store: str) -> None
         for _ in range(2):
             handle.signal(APPROVAL, "yes")
         handle.result(timeout=30)
+
+
+Two = tuple[bide.Workflow, bide.Workflow]
+
+
+def one_waits_and_one_holds_its_slot(entered: threading.Event, gate: threading.Event) -> Two:
+    @bide.task
+    def waits(handle: bide.TaskHandle) -> int:
+        return handle.wait_for("go on", int)
+
+    @bide.task
+    def holds() -> None:
+        entered.set()
+        gate.wait(30)
+
+    return bide.Workflow("waits", [waits]), bide.Workflow("holds", [holds])
+
+
+def the_same_by_async_def(entered: threading.Event, gate: threading.Event) -> Two:
+    @bide.task
+    async def waits(handle: bide.AsyncTaskHandle) -> int:
+        return await handle.wait_for("go on", int)
+
+    @bide.task
+    async def holds(handle: bide.AsyncTaskHandle) -> None:
+        entered.set()
+        await asyncio.to_thread(gate.wait, 30)
+
+    return bide.Workflow("waits", [waits]), bide.Workflow("holds", [holds])
+
+
+@pytest.mark.parametrize("workflows", [one_waits_and_one_holds_its_slot, the_same_by_async_def])
+def test_a_body_whose_wait_is_over_waits_for_a_slot(
+    store: str, gate: threading.Event, workflows: Callable[[threading.Event, threading.Event], Two]
+) -> None:
+    entered = threading.Event()
+    waiting, holding = workflows(entered, gate)
+    with bide.Runner(store, slots=1, async_slots=1) as runner:
+        run = runner.submit(waiting)
+        until_waiting(runner, 1)
+        other = runner.submit(holding)
+        assert entered.wait(30)
+        runner.signal(run, "go on", 7)
+        eventually(lambda: by_name(runner.why(run))["waits"].held_by is HeldBy.Slot, "it waits for a slot")
+        assert "task 'waits' waits for a slot" in str(runner.why(run))
+        assert by_name(runner.why(other))["holds"].held_by is HeldBy.Nothing
+        gate.set()
+        assert run.result()["waits"] == 7
 
 
 def test_a_step_between_two_tries_says_what_it_has_raised(runner: bide.Runner) -> None:

@@ -28,6 +28,7 @@ use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::runs::suspects::{Suspects, Turn};
 use crate::runs::unobserved::Unobserved;
+use crate::slot_queue::SlotQueue;
 
 /// What an engine is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) requests: Requests,
     /// What limits hold back.
     pub(crate) limits: Limiter<H>,
+    /// The bodies that wait for a slot to continue.
+    pub(crate) slot_queue: SlotQueue,
     /// Counts what it does.
     pub(crate) meter: Meter,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
@@ -120,6 +123,7 @@ impl<H: Host> Control<H> {
             crash: Crash::default(),
             requests: Requests::default(),
             limits: Limiter::default(),
+            slot_queue: SlotQueue::default(),
             meter: Meter::new(&clock),
             clock,
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),

@@ -27,6 +27,7 @@ mod rest;
 mod retrying;
 mod runs;
 mod services;
+mod slot_queue;
 mod test_clock;
 mod threads;
 mod tokio;

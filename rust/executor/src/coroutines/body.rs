@@ -463,10 +463,13 @@ impl<H: Host> CoroutineBody<H> {
         let resumed = self.coroutines.resume(self.run.priority());
         let slot = match resumed {
             Ok(slot) => slot,
-            Err(due) => match due.await {
-                Ok(slot) => slot,
-                Err(_) => return false,
-            },
+            Err(due) => {
+                let _waits = self.engine.slot_queue().enter(self.run.id.row(), self.task);
+                match due.await {
+                    Ok(slot) => slot,
+                    Err(_) => return false,
+                }
+            }
         };
         *self.slot.lock() = Held::Slot(slot);
         if let Some(limit) = &self.limit {

@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::host::Host;
 use crate::limits::Limiter;
 use crate::services::limits::LimitService;
+use crate::slot_queue::SlotQueue;
 
 impl<H: Host> Engine<H> {
     /// All limits of the store, by name. Blocks.
@@ -23,6 +24,11 @@ impl<H: Host> Engine<H> {
     #[inline]
     pub(crate) fn limiter(&self) -> &Limiter<H> {
         &self.control.limits
+    }
+
+    /// The bodies that wait for a slot to continue.
+    pub(crate) fn slot_queue(&self) -> &SlotQueue {
+        &self.control.slot_queue
     }
 
     /// Starts the service of limits with the first one.

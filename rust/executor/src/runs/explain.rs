@@ -1,10 +1,10 @@
 //! What holds a run: its rows with the open waits, who has it, and how its conditions were polled. The host makes words
 //! of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{Message, RunId, TaskId, TaskRef, Time};
+use bide_core::{Message, RunId, SubStatus, TaskId, TaskRef, Time};
 use bide_store::{RunnerInfo, StoreError};
 
 use crate::host::Host;
@@ -73,7 +73,13 @@ impl<H: Host> Watch<H> {
     pub(crate) fn explain(&self, id: RunId) -> Result<Option<Explained>, StoreError> {
         let store = self.control.store();
         let (stored, owner, not_here, polls) = if let Some(run) = self.control.runs.get(id) {
-            let stored = self.committed_as(&run, Run::snapshot_with_waits)?.into_open();
+            let mut stored = self.committed_as(&run, Run::snapshot_with_waits)?.into_open();
+            // A body whose wait is over and that has no slot yet executes no more than before.
+            let place = |task: TaskRef| (run.workflow.ids[task.ix as usize], task.map);
+            let queued: HashSet<(TaskId, i32)> = self.control.slot_queue.of(id.row()).into_iter().map(place).collect();
+            for row in stored.rows.iter_mut().filter(|row| queued.contains(&(row.task, row.map))) {
+                row.sub_status = row.sub_status.map(|_| SubStatus::Deferred);
+            }
             (stored, Owner::Here, None, self.polls_of(&run))
         } else {
             let Some(stored) = store.load_open(id)? else { return Ok(None) };

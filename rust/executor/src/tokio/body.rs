@@ -332,7 +332,7 @@ impl BodyState {
             // While its run is paused it gets no slot: it is entered again afterwards.
             return Fed::Acquired { commit, slot: false };
         }
-        let slot = self.engine().dispatch().resume(self.engine(), self.run.priority()).await;
+        let slot = self.engine().dispatch().resume(self.engine(), &self.run, self.task).await;
         let acquired = slot.is_some();
         if let Some(slot) = slot {
             self.lane.keep_slot(self.turn, slot);

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
+use bide_core::TaskRef;
 use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -16,6 +17,7 @@ use super::closures::Closures;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Ready};
 use crate::ledger::Group;
+use crate::runs::run::Run;
 
 /// Starts a lane with a slot and its first body.
 type StartLane = fn(&Arc<Engine<Closures>>, Slot, Ready<Closures>);
@@ -219,18 +221,24 @@ impl OnTokio {
     }
 
     /// Waits for a slot to resume a deferred body. `None` if the runner closes first.
-    pub(super) async fn resume(&self, engine: &Arc<Engine<Closures>>, priority: i32) -> Option<Slot> {
+    pub(super) async fn resume(
+        &self,
+        engine: &Arc<Engine<Closures>>,
+        run: &Run<Closures>,
+        task: TaskRef,
+    ) -> Option<Slot> {
         let receiver = {
             let mut state = self.state.lock();
             if state.closing {
                 return None;
             }
             let (sender, receiver) = oneshot::channel();
-            if let Some((no, _)) = state.slots.resume_ranked(sender, priority) {
+            if let Some((no, _)) = state.slots.resume_ranked(sender, run.priority()) {
                 return Some(Slot::new(no, engine));
             }
             receiver
         };
+        let _waits = engine.slot_queue().enter(run.id.row(), task);
         receiver.await.ok()
     }
 

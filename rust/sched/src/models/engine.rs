@@ -194,7 +194,7 @@ impl Engine {
             self.pool.unpark_without_slot();
             return None;
         }
-        let permit = self.pool.resume(parker, 0)?;
+        let permit = self.pool.resume(parker, 0, || ())?;
         self.activate();
         Some(permit)
     }

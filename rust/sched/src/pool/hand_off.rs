@@ -138,8 +138,14 @@ impl<E: Upcalls> Shared<E> {
         }
     }
 
-    /// A deferred body waits for a slot. `None` if the pool closes first. Blocks.
-    pub(super) fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
+    /// A deferred body waits for a slot; what `waits` returns is kept as long as it does. `None` if the pool closes first.
+    /// Blocks.
+    pub(super) fn resume<W>(
+        &self,
+        parker: &Arc<Parker<E>>,
+        priority: i32,
+        waits: impl FnOnce() -> W,
+    ) -> Option<Permit<E>> {
         let at_once = {
             let mut state = self.state.lock();
             let at_once = state.slots.resume_ranked(Arc::clone(parker), priority);
@@ -148,7 +154,10 @@ impl<E: Upcalls> Shared<E> {
         };
         let slot = match at_once {
             Some((slot, _)) => Some(slot),
-            None => parker.await_slot(),
+            None => {
+                let _waits = waits();
+                parker.await_slot()
+            }
         };
         let mut state = self.state.lock();
         state.threads += 1;

@@ -54,11 +54,11 @@ impl<E: Upcalls> Pool<E> {
         self.shared.end_poll(poll);
     }
 
-    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. `None` if the pool
-    /// closes first. Blocks.
+    /// The wait of a body is over: waits for a slot, which bodies with a higher priority get first. If none is free, what
+    /// `waits` returns is kept until there is one. `None` if the pool closes first. Blocks.
     #[must_use]
-    pub fn resume(&self, parker: &Arc<Parker<E>>, priority: i32) -> Option<Permit<E>> {
-        self.shared.resume(parker, priority)
+    pub fn resume<W>(&self, parker: &Arc<Parker<E>>, priority: i32, waits: impl FnOnce() -> W) -> Option<Permit<E>> {
+        self.shared.resume(parker, priority, waits)
     }
 
     /// A body that is suspended while it is parked unwinds, without a slot.

@@ -244,7 +244,8 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         let held = self.run.state.lock().is_held();
         let may =
             !held && self.engine.limiter().resume(&self.run, self.task).is_none_or(|due| due.blocking_recv().is_ok());
-        may.then(|| self.engine.dispatch().workers.resume(&self.parker, self.run.priority()))
+        let waits = || self.engine.slot_queue().enter(self.run.id.row(), self.task);
+        may.then(|| self.engine.dispatch().workers.resume(&self.parker, self.run.priority(), waits))
     }
 
     fn sleep_detached(&self, call: &Call, sleep: Sleep, last: Option<PollNo>) -> Woken {
