@@ -21,6 +21,8 @@ mod lease_time;
 mod limits;
 mod look;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod schedules;
 pub mod sqlite;
 mod watches;
