@@ -143,6 +143,22 @@ impl Server {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// The URL of a pooler before it, in the mode `transaction` or `session`. `None`, and a line that says so, if there
+    /// is no pgbouncer here.
+    ///
+    /// # Panics
+    /// If the pooler does not start.
+    #[must_use]
+    pub fn pooler(&self, mode: &str) -> Option<String> {
+        let output = control("pooler", &[self.folder.as_os_str(), mode.as_ref()]);
+        if output.status.code() == Some(3) {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     /// A connection for what a test does beside the store.
     ///
     /// # Panics

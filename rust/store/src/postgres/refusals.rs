@@ -159,6 +159,34 @@ fn connections_that_are_used_up_are_an_error_that_says_so() {
 }
 
 #[test]
+fn a_pooler_that_hands_out_connections_per_transaction_needs_a_way_past_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(directory.path(), &[]) else { return };
+    let Some(pooler) = server.pooler("transaction") else { return };
+    let error = refusal(&pooler);
+    assert!(error.contains("pool_mode = transaction") && error.contains("add listen_url="), "{error}");
+    let past = server.url().replace('/', "%2F");
+    let connections = open(&format!("{pooler}?listen_url={past}")).unwrap();
+    assert_eq!(select(&connections, "SELECT 7").unwrap(), 7);
+    // One session from begin to end, whatever others do.
+    let pid = || connections.lease(|session| Ok(session.query("SELECT pg_backend_pid()", &[])?[0].get::<_, i32>(0)));
+    let first = pid().unwrap();
+    assert_eq!(select(&connections, "SELECT 8").unwrap(), 8);
+    assert_eq!(pid().unwrap(), first);
+    let Some(elsewhere) = Schema::new() else { return };
+    let error = refusal(&format!("{pooler}?listen_url={}", elsewhere.server().replace('/', "%2F")));
+    assert!(error.contains("listen_url leads to another server"), "{error}");
+}
+
+#[test]
+fn a_pooler_that_hands_out_sessions_is_as_good_as_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(directory.path(), &[]) else { return };
+    let Some(pooler) = server.pooler("session") else { return };
+    assert_eq!(select(&open(&pooler).unwrap(), "SELECT 7").unwrap(), 7);
+}
+
+#[test]
 fn a_lost_session_is_reported_and_made_again() {
     let Some(schema) = Schema::new() else { return };
     let connections = open(&schema.url()).unwrap();
