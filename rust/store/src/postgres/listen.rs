@@ -13,7 +13,7 @@ use postgres::{Client, Statement};
 
 use super::changes::{self, Kind};
 use super::clock::ServerClock;
-use super::connect::Options;
+use super::connect::Connections;
 use super::error::Failed;
 use super::notify::{Note, Notifier};
 use super::presence::{self, Presence};
@@ -37,7 +37,7 @@ const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text, (extract(epoch FROM 
 
 /// What the thread needs.
 pub(super) struct Listener {
-    pub(super) options: Options,
+    pub(super) connections: Arc<Connections>,
     pub(super) channel: String,
     /// The number of the schema in the database.
     pub(super) schema: i64,
@@ -68,20 +68,24 @@ impl Listener {
     /// Connects, and starts the thread.
     pub(super) fn start(self) -> Result<(), StoreError> {
         let link = self.connect()?;
-        let name = self.options.name().to_owned();
+        let identity = self.connections.identity().clone();
         std::thread::Builder::new()
             .name("bide-listen".into())
             .spawn(move || self.run(link))
             .map(drop)
-            .map_err(|error| StoreError::Unavailable(format!("{name}: the thread that listens cannot start ({error})")))
+            .map_err(|error| identity.unavailable(&format!("the thread that listens cannot start ({error})")))
+    }
+
+    fn schema_name(&self) -> &str {
+        &self.connections.options().schema
     }
 
     fn connect(&self) -> Result<Link, StoreError> {
-        let client = self.options.connect()?;
+        let client = self.connections.listener()?;
         let mut link = Link { client, statements: HashMap::new(), snapshot: String::new(), holds_lock: false };
-        let prepared = link.session(&self.options).script(&format!("LISTEN {}", self.channel));
+        let prepared = link.session(self.schema_name()).script(&format!("LISTEN {}", self.channel));
         let prepared = prepared.and_then(|()| self.look(&mut link, None));
-        prepared.map(|_| link).map_err(|failed| super::error::explained(self.options.name(), failed))
+        prepared.map(|_| link).map_err(|failed| self.connections.identity().failed(failed))
     }
 
     fn run(&self, link: Link) {
@@ -140,14 +144,14 @@ impl Listener {
         self.look(link, Some(&heard))?;
         if pruned.elapsed() >= PRUNE {
             *pruned = Instant::now();
-            changes::prune(&mut link.session(&self.options))?;
+            changes::prune(&mut link.session(self.schema_name()))?;
         }
         Ok(())
     }
 
     /// Looks at what others have written since the last look, at the server's clock and at who is there.
     fn look(&self, link: &mut Link, heard: Option<&Heard>) -> Result<(), Failed> {
-        let mut session = Session::new(&mut link.client, &mut link.statements, &self.options.schema);
+        let mut session = Session::new(&mut link.client, &mut link.statements, self.schema_name());
         let asked = self.clock.begin();
         let Some(row) = session.query_opt(SNAPSHOT, &[])? else { return Ok(()) };
         let snapshot: String = row.try_get(0)?;
@@ -179,8 +183,8 @@ impl Listener {
 }
 
 impl Link {
-    fn session<'l>(&'l mut self, options: &'l Options) -> Session<'l> {
-        Session::new(&mut self.client, &mut self.statements, &options.schema)
+    fn session<'l>(&'l mut self, schema: &'l str) -> Session<'l> {
+        Session::new(&mut self.client, &mut self.statements, schema)
     }
 
     /// The notifications that there are, after a wait for the first.

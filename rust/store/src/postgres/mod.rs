@@ -27,11 +27,16 @@ mod presence;
 mod process;
 mod purge;
 mod read;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod refusals;
 mod schedules;
 mod schema;
 mod session;
 mod stage;
 mod statement;
+mod tls;
+mod url;
 mod watches;
 mod workflow;
 mod write;
@@ -52,12 +57,12 @@ use crate::{
 };
 use clock::{ServerClock, SharedClock};
 use connect::Connections;
-pub use connect::Options;
 use listen::{Heard, Listener};
 use notify::Notifier;
 use presence::Presence;
 use process::Process;
 use session::{Session, Text};
+pub use url::Options;
 
 const SCHEMA: &str = "SELECT to_regnamespace($1::text)::oid::int8, nextval('bide.process')";
 
@@ -83,6 +88,8 @@ pub struct PostgresStore {
     names: Mutex<HashMap<i64, (Arc<str>, Arc<str>)>>,
     /// The statements of commits, by what they consist of.
     statements: Mutex<HashMap<statement::Shape, Arc<str>>>,
+    /// How often the server had lost commits when each runner of this process was enrolled.
+    histories: Mutex<HashMap<i64, u64>>,
     /// The calls that were made.
     made: made::Made,
     sent: messages::SentMessages,
@@ -119,7 +126,7 @@ impl PostgresStore {
             Arc::new(Heard { changes: changes.clone(), presence: presence.clone(), notifier: notifier.clone() });
         let clock = Arc::new(ServerClock::new());
         let listener = Listener {
-            options: options.clone(),
+            connections: connections.clone(),
             channel,
             schema,
             process: number,
@@ -139,6 +146,7 @@ impl PostgresStore {
             versions: Mutex::default(),
             names: Mutex::default(),
             statements: Mutex::default(),
+            histories: Mutex::default(),
             made: made::Made::default(),
             sent: Mutex::default(),
             mail_positions: messages::MailPositions::default(),
@@ -175,10 +183,17 @@ impl PostgresStore {
     }
 
     /// A runner of this process has a row from here on.
-    fn enrolled(&self, _runner: i64) {}
+    fn enrolled(&self, runner: i64) {
+        self.histories.lock().insert(runner, self.connections.breaks());
+    }
 
-    /// Fails if the server may have lost what this process has written under the lease.
-    fn check_history(&self, _lease: Lease) -> Result<(), StoreError> {
+    /// Fails if the server may have lost what this process has written under the lease: then what is in memory is ahead of
+    /// the rows.
+    fn check_history(&self, lease: Lease) -> Result<(), StoreError> {
+        let breaks = self.connections.breaks();
+        if breaks > 0 && self.histories.lock().get(&lease.runner).is_some_and(|enrolled| *enrolled < breaks) {
+            return Err(StoreError::Fenced { runner: lease.runner });
+        }
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bide_core::record::{RecordedTask, RunRow, StoredRun};
+use bide_core::record::{RecordedTask, StoredRun};
 use bide_core::{RunId, RunStatus};
 use bide_sync::Mutex;
 
@@ -11,7 +11,7 @@ use super::PostgresStore;
 use super::error::Failed;
 use super::fields::run_id;
 use super::listing;
-use super::parts::{self, Parts, Read, run_columns, run_joins};
+use super::parts::{self, Parts, Read};
 use super::session::{Session, Text, Uuid};
 use crate::recorded::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
@@ -21,9 +21,6 @@ pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 
 const ONE: &str = "SELECT * FROM bide.run WHERE id = $1::int8 AND uuid = $2::uuid";
 const MANY: &str = "SELECT r.* FROM unnest($1::int8[], $2::uuid[]) u(id, uuid) JOIN bide.run r ON r.id = u.id AND r.uuid = u.uuid";
-const ROWS: &str = concat!(
-    "SELECT ", run_columns!(), " FROM unnest($1::int8[]) u(id) JOIN bide.run r ON r.id = u.id ", run_joins!()
-);
 const STANDING: &str = "SELECT r.status::int8, w.name, v.hash, r.runner, r.held FROM bide.run r \
      LEFT JOIN bide.workflow w ON w.id = r.workflow LEFT JOIN bide.version v ON v.id = r.version \
      WHERE r.id = $1::int8 AND r.uuid = $2::uuid";
@@ -100,12 +97,6 @@ impl PostgresStore {
             let runs = parts::assemble(&rows, self.name_str())?;
             self.complete(session, runs)
         })
-    }
-
-    /// The rows of runs alone, by their numbers.
-    pub(super) fn run_rows(&self, session: &mut Session<'_>, runs: &[i64]) -> Result<Vec<RunRow>, Failed> {
-        let rows = session.query(ROWS, &[&runs])?;
-        rows.iter().map(|row| Ok(parts::run_row(row, 0, self.name_str())?.0)).collect()
     }
 
     pub(super) fn read_children(&self, run: RunId) -> Result<Vec<(RunId, RunStatus)>, StoreError> {
