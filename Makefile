@@ -64,12 +64,12 @@ test: test-rust test-python ## run all tests
 
 .PHONY: test-rust
 test-rust: $(STAMP)/group-test-rust ## run the Rust tests alone
-	$(BIN)/cargo-nextest nextest run --locked --no-tests warn $(CARGO_TEST)
+	scripts/postgres run $(BIN)/cargo-nextest nextest run --locked --no-tests warn $(CARGO_TEST)
 	$(if $(filter --lib --bin% --test% --example% --bench%,$(CARGO_TEST)),,cargo test --locked --doc $(CARGO_TEST))
 
 .PHONY: test-python
 test-python: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
-	scripts/test-python $(BIN)/python $(WORKERS) $(PYTEST)
+	scripts/postgres run scripts/test-python $(BIN)/python $(WORKERS) $(PYTEST)
 
 .PHONY: soak
 soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 import bide
+import postgres_server
 
 settings.register_profile("bide", deadline=None)  # a loaded machine is slow at times, which is not a failure
 settings.load_profile("bide")
@@ -54,6 +55,19 @@ def shown(value: object) -> str:
 def file(tmp_path: Path) -> Path:
     """A store in a file."""
     return tmp_path / "bide.db"
+
+
+@pytest.fixture
+def postgres() -> str:
+    """A store in a schema of its own, on the PostgreSQL that all tests share."""
+    return postgres_server.fresh_schema()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL that the test may stop, kill and start again."""
+    with postgres_server.Server() as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", "sqlite"])

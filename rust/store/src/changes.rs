@@ -120,7 +120,7 @@ impl ChangeLog {
     }
 
     /// Another process has changed these runs. This ends waits.
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", feature = "postgres"))]
     pub(crate) fn hinted(&self, runs: impl IntoIterator<Item = RunRowId>) {
         let mut state = self.state.lock();
         for run in runs {
@@ -130,6 +130,31 @@ impl ChangeLog {
         // Perhaps it has sent them messages.
         state.mail = state.last;
         self.woken.notify_all();
+    }
+
+    /// Any run may have changed. This ends waits.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn any_run(&self) {
+        let mut state = self.state.lock();
+        state.last += 1;
+        state.runs.clear();
+        state.forgotten = state.last;
+        state.hinted = state.last;
+        self.woken.notify_all();
+    }
+
+    /// Waits until something ends the wait or the timeout is over.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn wait_for(&self, seen: Seen, timeout: Duration) {
+        let mut state = self.state.lock();
+        let since = std::time::Instant::now();
+        while !state.ends_wait(seen) {
+            let remaining = timeout.saturating_sub(since.elapsed());
+            if remaining.is_zero() {
+                return;
+            }
+            self.woken.wait_for(&mut state, remaining);
+        }
     }
 
     /// The thread that waits, or the next one that would, is to poll the store at once.

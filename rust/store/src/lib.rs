@@ -21,6 +21,10 @@ mod lease_time;
 mod limits;
 mod look;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+mod ranges;
+mod recorded;
 mod schedules;
 pub mod sqlite;
 mod watches;
@@ -33,6 +37,8 @@ pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
 pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
@@ -363,6 +369,15 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     /// # Errors
     /// `Corrupt` if a row does not read back, else `Unavailable`.
     fn load(&self, run: RunId) -> Result<Option<StoredRun>, StoreError>;
+
+    /// Several runs as [`Store::load`] reads them, in any order; those that are not there are left out. For those who have
+    /// claimed them.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn load_many(&self, runs: &[RunId]) -> Result<Vec<StoredRun>, StoreError> {
+        runs.iter().filter_map(|run| self.load(*run).transpose()).collect()
+    }
 
     /// Where a run stands: for those who watch it, again and again.
     ///

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod conformance;
 pub mod distant;
 pub mod fault;
+pub mod postgres;
 pub mod rows;
 pub mod sim;
 pub mod waits;

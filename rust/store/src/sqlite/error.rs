@@ -65,7 +65,7 @@ impl Identity {
 }
 
 /// A resource that is used up, and what to do about it: the same text for every call that meets it.
-fn used_up(error: &io::Error) -> Option<String> {
+pub(crate) fn used_up(error: &io::Error) -> Option<String> {
     match error.raw_os_error()? {
         libc::EMFILE => Some(format!(
             "this process has too many files open{}; close what it does not need (files, sockets, runners), or raise the \

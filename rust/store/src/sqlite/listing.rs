@@ -6,8 +6,9 @@ use bide_core::{RunId, RunStatus, Time};
 use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 
-use super::read::{COLUMNS, JOINS, SLACK_MS};
+use super::read::{COLUMNS, JOINS};
 use crate::RunFilter;
+use crate::ranges::{SLACK_MS, after_all};
 
 /// Up to this many unfinished runs are read and sorted, to find those of one status. Beyond that, a listing by number
 /// soon finds as many as it is to show.
@@ -112,32 +113,4 @@ pub(super) fn statement(filter: &RunFilter, few_open: bool) -> (String, Vec<Sql>
     let conditions = conditions.join(" AND ");
     let sql = format!("{COLUMNS}{source} {JOINS}WHERE {conditions} ORDER BY {number} DESC LIMIT {limit}");
     (sql, parameters)
-}
-
-/// The least text that is greater than all that begin with this one; `None` if there is none.
-fn after_all(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        if let Some(next) = (u32::from(last) + 1..=0x0010_ffff).find_map(char::from_u32) {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_beginning_is_behind_everything_that_begins_so() {
-        for prefix in ["a", "a\u{d7ff}", "a\u{10ffff}", "order/7"] {
-            let end = after_all(prefix);
-            let longer = format!("{prefix}\u{10ffff}\u{10ffff}");
-            assert!(end.as_ref().is_some_and(|end| end.as_bytes() > longer.as_bytes()), "{prefix:?} {end:?}");
-        }
-        assert_eq!(after_all("ab").as_deref(), Some("ac"));
-        assert_eq!((after_all(""), after_all("\u{10ffff}")), (None, None));
-    }
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::SqliteStore;
 use super::fields::Fields;
 use super::limits;
-use super::workflow::parse_signals;
+use crate::recorded::parse_signals;
 use crate::{Sent, StoreError};
 
 /// A run has one message with an id. A consumed one that is there already, sent from elsewhere, is consumed too.

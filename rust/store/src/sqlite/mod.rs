@@ -71,6 +71,8 @@ use crate::{
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
 use error::Identity;
+#[cfg(feature = "postgres")]
+pub(crate) use error::used_up;
 use lock::LockFile;
 pub use options::Options;
 use surroundings::{FileId, Files};

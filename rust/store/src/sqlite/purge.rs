@@ -13,7 +13,7 @@ use bide_core::{RunId, Time};
 use rusqlite::{Connection, params};
 
 use super::SqliteStore;
-use super::read::SLACK_MS;
+use crate::ranges::SLACK_MS;
 use crate::{Purged, StoreError};
 
 /// The last millisecond that a row number can hold.

@@ -16,11 +16,8 @@ use super::events::{PROGRESS_OF, PROGRESS_OF_ALL, progress_row};
 use super::fields::Fields;
 use super::listing;
 use super::messages::{self, ALL_MESSAGES};
-use super::workflow::parse_tasks;
+use crate::recorded::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
-
-/// How far a row number's milliseconds may be from its run's `created_at`.
-pub(super) const SLACK_MS: i64 = 60_000;
 
 /// The task lists of the versions read so far; they never change.
 pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;

@@ -1,0 +1,71 @@
+//! What other processes must learn of: rows that the transaction writes which has changed something, so that none is missed.
+//! That there are some is told by a notification ([`super::notify`]), and looked at each second without one.
+
+use bide_core::record::{RunRowId, Write};
+
+use super::PostgresStore;
+use super::error::Failed;
+use super::session::{Session, Text};
+use super::write::is_announced;
+
+const ANNOUNCE: &str = "INSERT INTO bide.change (process, kind, run) VALUES ($1::int8, $2::int8, $3::int8)";
+/// Of transactions that were not committed when the snapshot was taken, whichever numbers they have.
+const SINCE: &str = "SELECT DISTINCT kind::int8, run FROM bide.change \
+     WHERE xact >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xact, $1::text::pg_snapshot) \
+     AND process <> $2::int8";
+const PRUNE: &str = "DELETE FROM bide.change WHERE xact < pg_snapshot_xmin(pg_current_snapshot()) \
+     AND at < now() - interval '10 minutes'";
+
+/// What has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Runs may have no owner, or schedules, watches or runners have changed.
+    Unowned = 0,
+    /// A message has come to a run, or an answer to a request.
+    Mail = 1,
+    /// Shares of limits were released for which other runners wait.
+    Limits = 2,
+}
+
+impl PostgresStore {
+    /// Has other processes learn of something, if the transaction is committed.
+    pub(super) fn announce(&self, session: &mut Session<'_>, kind: Kind, run: Option<RunRowId>) -> Result<(), Failed> {
+        session.execute(ANNOUNCE, &[&self.process.number, &(kind as i64), &run]).map(drop)
+    }
+
+    pub(super) fn announce_unowned(&self, session: &mut Session<'_>) -> Result<(), Failed> {
+        self.announce(session, Kind::Unowned, None)
+    }
+
+    /// What others must learn of these writes.
+    pub(super) fn announce_writes(
+        &self,
+        session: &mut Session<'_>,
+        are_unowned: bool,
+        batch: &[Write],
+    ) -> Result<(), Failed> {
+        if are_unowned {
+            self.announce_unowned(session)?;
+        }
+        for write in batch.iter().filter(|write| is_announced(write)) {
+            let kind = if matches!(write, Write::Answer { .. }) { Kind::Mail } else { Kind::Unowned };
+            self.announce(session, kind, Some(write.run()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What other processes have changed since a snapshot.
+pub(super) fn since(
+    session: &mut Session<'_>,
+    snapshot: &str,
+    process: i64,
+) -> Result<Vec<(i64, Option<RunRowId>)>, Failed> {
+    let rows = session.query(SINCE, &[&Text::from(snapshot), &process])?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Deletes what everybody has seen.
+pub(super) fn prune(session: &mut Session<'_>) -> Result<(), Failed> {
+    session.execute(PRUNE, &[]).map(drop)
+}
