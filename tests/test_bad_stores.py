@@ -84,7 +84,7 @@ def test_a_path_need_not_be_text(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_postgresql_is_not_there_yet_and_its_password_is_not_shown() -> None:
-    with pytest.raises(bide.StoreError, match="not there yet") as raised:
-        bide.Runner("postgresql://me:secret@host/db")
+def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
+    with pytest.raises(bide.StoreError, match="no server listens at localhost:1; start it, or check host") as raised:
+        bide.Runner("postgresql://me:secret@localhost:1/db")
     assert "secret" not in str(raised.value)
