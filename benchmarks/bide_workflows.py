@@ -1,5 +1,6 @@
 """Code that bide's rows share: a runner on the store of the setting, and workflows of no-op tasks."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ def open_runner(
         with bide.Runner(":memory:", slots=slots, on_event=on_event) as runner:
             yield runner
         return
+    if setting.store.startswith("postgresql:"):
+        with bide.Runner(fresh_schema(setting.store), slots=slots, on_event=on_event) as runner:
+            yield runner
+        return
     with (
         measure.scratch() as name,
         bide.Runner(
@@ -31,6 +36,11 @@ def open_runner(
         ) as runner,
     ):
         yield runner
+
+
+def fresh_schema(url: str) -> str:
+    """Return the URL of a store that does not exist yet."""
+    return f"{url}?schema=b{time.time_ns()}"
 
 
 def noop_named(name: str) -> Body:

@@ -1,4 +1,4 @@
-"""The rows of DBOS, on SQLite as DBOS sets it up: rollback journal, synchronous=FULL.
+"""The rows of DBOS: on SQLite as DBOS sets it up (rollback journal, synchronous=FULL), or on a PostgreSQL.
 
 It runs in an environment of its own (`make bench-peers`). It executes fewer tasks
 than bide, because it would take minutes otherwise; the rates do not depend on
@@ -6,11 +6,13 @@ the number of tasks.
 """
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dbos import DBOS, SendMessage
+from dbos import DBOS, Queue, SendMessage
 
 from . import measure
 
@@ -92,17 +94,13 @@ def drain(count: int) -> float:
 
 
 @contextmanager
-def launched() -> Iterator[None]:
-    """Start DBOS on a file on the checkout's disk, ready to run workflows."""
+def launched(setting: measure.Setting, database: str | None = None) -> Iterator[None]:
+    """Start DBOS on a new database of the server, or on a file on the checkout's disk, ready to run workflows."""
     with measure.scratch() as name:
-        DBOS(
-            config={
-                "name": "bench",
-                "system_database_url": f"sqlite:///{name}/dbos.sqlite",
-                "run_admin_server": False,
-                "log_level": "ERROR",
-            }
-        )
+        url = f"sqlite:///{name}/dbos.sqlite"
+        if setting.store.startswith("postgresql:"):
+            url = f"{setting.store.rpartition('/')[0]}/{database or f'dbos{time.time_ns()}'}"
+        DBOS(config={"name": "bench", "system_database_url": url, "run_admin_server": False, "log_level": "ERROR"})
         DBOS.launch()
         try:
             one()
@@ -111,23 +109,23 @@ def launched() -> Iterator[None]:
             DBOS.destroy()
 
 
-def row_wide(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_wide(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
         return {"wide": STEPS / measure.timed(lambda: asyncio.run(wide(STEPS)))}
 
 
-def row_chain(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_chain(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
         return {"chain": STEPS / measure.timed(lambda: chain(STEPS))}
 
 
-def row_single(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_single(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
         return {"single": measure.rate_of_calls(one)}
 
 
-def row_many(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_many(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
 
         def together() -> None:
             for handle in [DBOS.start_workflow(one) for _ in range(WORKFLOWS)]:
@@ -136,22 +134,59 @@ def row_many(_setting: measure.Setting) -> measure.Metrics:
         return {"many": WORKFLOWS / measure.timed(together)}
 
 
-def row_emit(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_submitters(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
+        return {"submitters": measure.rate_of_threads(one)}
+
+
+def row_drain(setting: measure.Setting) -> measure.Metrics:
+    """Measure four processes that work through a queue, from its first entry until all have ended."""
+    database = f"dbos{time.time_ns()}"
+    queue = Queue("drained", worker_concurrency=50)
+    command = [sys.executable, "-m", "benchmarks.dbos_rows", "serve", "--store", f"{setting.store}|{database}"]
+    with launched(setting, database):
+        workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
+        for worker in workers:
+            assert worker.stdout is not None  # noqa: S101 - for mypy
+            worker.stdout.readline()
+
+        def together() -> None:
+            for handle in [queue.enqueue(one) for _ in range(WORKFLOWS)]:
+                handle.get_result()
+
+        rate = WORKFLOWS / measure.timed(together)
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    return {"drain": rate}
+
+
+def serve(setting: measure.Setting) -> measure.Metrics:
+    """Work through the queue of another process, until killed."""
+    url, _, database = setting.store.partition("|")
+    Queue("drained", worker_concurrency=50)
+    with launched(measure.Setting(url, busy=False), database):
+        print("ready", flush=True)
+        sys.stdin.read()
+    return {}
+
+
+def row_emit(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
         return {"emit": EVENTS / measure.timed(lambda: emit(EVENTS))}
 
 
-def row_children(_setting: measure.Setting) -> measure.Metrics:
-    with launched():
+def row_children(setting: measure.Setting) -> measure.Metrics:
+    with launched(setting):
         return {
             "children": WORKFLOWS / measure.timed(lambda: parent(WORKFLOWS)),
             "children_single": WORKFLOWS / measure.timed(lambda: parent_in_turn(WORKFLOWS)),
         }
 
 
-def row_signals(_setting: measure.Setting) -> measure.Metrics:
+def row_signals(setting: measure.Setting) -> measure.Metrics:
     """Measure messages to a workflow that does not take them."""
-    with launched():
+    with launched(setting):
         handle = DBOS.start_workflow(idle)
         bulk = [SendMessage(handle.workflow_id, number, topic="go") for number in range(MESSAGES)]
         metrics = {
@@ -163,7 +198,7 @@ def row_signals(_setting: measure.Setting) -> measure.Metrics:
     return metrics
 
 
-def row_received(_setting: measure.Setting) -> measure.Metrics:
+def row_received(setting: measure.Setting) -> measure.Metrics:
     """Measure messages by the time of sending and receiving them. Many are sent in one call, and received in turn."""
 
     def in_turn(workflow: str) -> None:
@@ -179,14 +214,14 @@ def row_received(_setting: measure.Setting) -> measure.Metrics:
         DBOS.send(handle.workflow_id, None, "start")
         return MESSAGES / (seconds + handle.get_result())
 
-    with launched():
+    with launched(setting):
         return {"received": rate(in_turn), "received_many": rate(together)}
 
 
-def row_signal(_setting: measure.Setting) -> measure.Metrics:
+def row_signal(setting: measure.Setting) -> measure.Metrics:
     """Measure from a message until its workflow continues; DBOS polls for messages."""
     sent = []
-    with launched():
+    with launched(setting):
         handle = DBOS.start_workflow(receive, RECEIVED)
         for number in range(RECEIVED):
             time.sleep(0.1 + number / RECEIVED)  # it waits by then, and its polls are a second apart
@@ -204,6 +239,9 @@ if __name__ == "__main__":
             "chain": row_chain,
             "single": row_single,
             "many": row_many,
+            "submitters": row_submitters,
+            "drain": row_drain,
+            "serve": serve,
             "emit": row_emit,
             "children": row_children,
             "signals": row_signals,

@@ -58,7 +58,7 @@ class Setting:
     """How to measure a row."""
 
     store: str
-    """Where bide keeps its runs: memory, normal (SQLite, synchronous=NORMAL) or full."""
+    """Where runs are kept: memory, normal (SQLite, synchronous=NORMAL), full, or the URL of a PostgreSQL."""
     busy: bool
     """Whether a busy Python thread runs beside the measurement."""
 
@@ -351,7 +351,7 @@ def main(rows: dict[str, Row]) -> None:
     """Measure the row named on the command line and print its metrics as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("row", choices=sorted(rows))
-    parser.add_argument("--store", choices=("memory", "normal", "full"), default="memory")
+    parser.add_argument("--store", help="memory, normal, full, or the URL of a PostgreSQL", default="memory")
     parser.add_argument("--busy", action="store_true", help="beside one busy Python thread")
     options = parser.parse_args()
     if options.busy:
