@@ -20,7 +20,8 @@ use super::statement::{Shape, statement};
 use crate::{Commit, CommitId, Creation, Lease, StoreError, Written};
 
 const FENCE: &str = "SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8";
-const GONE: &str = "SELECT id FROM unnest($1::int8[]) u(id) WHERE NOT EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.id) LIMIT 1";
+const GONE: &str =
+    "SELECT id FROM unnest($1::int8[]) u(id) WHERE NOT EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.id) LIMIT 1";
 
 /// How often a commit begins anew because others have created runs with its keys meanwhile.
 const TRIES: usize = 100;
@@ -81,9 +82,9 @@ impl PostgresStore {
     /// Creates runs that belong to nobody, and has all runners look for them.
     pub(super) fn create_free(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         let (requests, batch) = ([runs], Vec::new());
-        let creations = self.connections.writer(|session| {
-            self.make(session, None, CommitId(0), &requests, &batch, &[], &mut false)
-        })?;
+        let creations = self
+            .connections
+            .writer(|session| self.make(session, None, CommitId(0), &requests, &batch, &[], &mut false))?;
         let creations = creations.into_iter().next().unwrap_or_default();
         if creations.contains(&Creation::Created) && !creations.iter().any(Creation::prevents_all) {
             self.changes.unowned();
@@ -300,7 +301,12 @@ fn skipped(requests: &[&[NewRun]], creations: &[Vec<Creation>]) -> Vec<RunRowId>
 }
 
 /// The statements of a commit.
-fn stages<'a>(lease: Option<Lease>, created: &[&'a NewRun], batch: &'a [Write], skipped: &[RunRowId]) -> Vec<Stage<'a>> {
+fn stages<'a>(
+    lease: Option<Lease>,
+    created: &[&'a NewRun],
+    batch: &'a [Write],
+    skipped: &[RunRowId],
+) -> Vec<Stage<'a>> {
     let mut stage = Stage::default();
     for new in created {
         stage.create(new, lease.is_some());
