@@ -13,11 +13,17 @@ use super::session::{Session, Text};
 use crate::{Creation, Lease};
 
 const BY_KEY: &str = concat!(
-    "SELECT ", run_columns!(), ", r.workflow FROM unnest($1::int8[], $2::text[]) u(workflow, key) \
-     JOIN bide.run r ON r.workflow = u.workflow AND r.key = u.key ", run_joins!()
+    "SELECT ",
+    run_columns!(),
+    ", r.workflow FROM unnest($1::int8[], $2::text[]) u(workflow, key) \
+     JOIN bide.run r ON r.workflow = u.workflow AND r.key = u.key ",
+    run_joins!()
 );
 const BY_NUMBER: &str = concat!(
-    "SELECT ", run_columns!(), ", r.workflow FROM unnest($1::int8[]) u(id) JOIN bide.run r ON r.id = u.id ", run_joins!()
+    "SELECT ",
+    run_columns!(),
+    ", r.workflow FROM unnest($1::int8[]) u(id) JOIN bide.run r ON r.id = u.id ",
+    run_joins!()
 );
 
 /// The constraint that a statement would break.

@@ -21,10 +21,8 @@ const AFTER: &str = concat!(
     "WHERE e.run = $1::int8 AND e.channel = $2::text AND e.first >= coalesce((SELECT max(o.first) FROM bide.event o \
      WHERE o.run = $1::int8 AND o.channel = $2::text AND o.first <= $3::int8), 0) ORDER BY e.first LIMIT $4::int8"
 );
-const LAST: &str = concat!(
-    event_columns!(),
-    "WHERE e.run = $1::int8 AND e.channel = $2::text ORDER BY e.first DESC LIMIT 1"
-);
+const LAST: &str =
+    concat!(event_columns!(), "WHERE e.run = $1::int8 AND e.channel = $2::text ORDER BY e.first DESC LIMIT 1");
 
 impl PostgresStore {
     pub(super) fn read_events(

@@ -44,7 +44,8 @@ const ENROLL: &str = "INSERT INTO bide.runner (epoch, expires, boot, process, ma
 const RENEW: &str = "UPDATE bide.runner r SET expires = $3::int8, boot = $4::text \
      FROM (SELECT id, expires, boot FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR NO KEY UPDATE) o \
      WHERE r.id = o.id RETURNING o.expires, o.boot";
-const RUNNERS: &str = "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner WHERE expires IS NOT NULL";
+const RUNNERS: &str =
+    "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner WHERE expires IS NOT NULL";
 const RUNNER: &str = "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner \
      WHERE id = $1::int8 AND expires IS NOT NULL";
 /// Waits for the commit that is under way.
@@ -124,10 +125,7 @@ impl PostgresStore {
             session.execute(FORGOTTEN, &[])?;
             let (machine, host) = (Text::from(&**machine), host());
             let host = Text::from(&*host);
-            let rows = session.query(
-                ENROLL,
-                &[&expires, &boot, number, &machine, pid, started, &host, &now.wall.0],
-            )?;
+            let rows = session.query(ENROLL, &[&expires, &boot, number, &machine, pid, started, &host, &now.wall.0])?;
             let Some(row) = rows.first() else { return Err(self.corrupt("a runner was not recorded").into()) };
             Ok(row.try_get(0)?)
         })?;
@@ -203,8 +201,7 @@ impl PostgresStore {
     fn dead_of<'r>(&self, runners: &'r [Runner], lease: Lease, now: LeaseTime) -> Vec<&'r Runner> {
         let own = runners.iter().find(|runner| runner.id == lease.runner);
         // Without a lease nobody sees whether the machine has slept.
-        let late =
-            lease == Lease::NONE || own.is_some_and(|own| own.has_run_out(now)) || self.late.is_recent();
+        let late = lease == Lease::NONE || own.is_some_and(|own| own.has_run_out(now)) || self.late.is_recent();
         let is_dead = |runner: &&Runner| self.has_died(runner) || (!late && runner.has_run_out(now));
         runners.iter().filter(|runner| runner.id != lease.runner).filter(is_dead).collect()
     }
@@ -249,11 +246,8 @@ impl PostgresStore {
     /// Blames the one marked body of each process that died, if it has exactly one. A runner whose lease ran out while its
     /// process lives has not died.
     fn blame(&self, session: &mut Session<'_>, losers: &[&Runner]) -> Result<(), Failed> {
-        let died: HashMap<i64, i64> = losers
-            .iter()
-            .filter(|loser| self.has_died(loser))
-            .map(|loser| (loser.id, loser.process.number))
-            .collect();
+        let died: HashMap<i64, i64> =
+            losers.iter().filter(|loser| self.has_died(loser)).map(|loser| (loser.id, loser.process.number)).collect();
         if died.is_empty() {
             return Ok(());
         }
@@ -265,8 +259,10 @@ impl PostgresStore {
                 executed.entry(*process).or_default().push(run);
             }
         }
-        let blamed: Vec<i64> =
-            executed.into_values().filter_map(|runs| (runs.len() == 1).then(|| runs.first().copied()).flatten()).collect();
+        let blamed: Vec<i64> = executed
+            .into_values()
+            .filter_map(|runs| (runs.len() == 1).then(|| runs.first().copied()).flatten())
+            .collect();
         if !blamed.is_empty() {
             session.execute(BLAME, &[&blamed])?;
         }

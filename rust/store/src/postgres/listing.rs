@@ -33,7 +33,9 @@ pub(super) fn statement(filter: &RunFilter) -> (String, Vec<Box<dyn Param>>) {
     if let Some(parent) = filter.parent {
         // The number alone is not the run.
         let (row, uuid) = (put(Box::new(parent.row()), "int8"), put(Box::new(Uuid(parent.0)), "uuid"));
-        conditions.push(format!("r.parent = {row} AND EXISTS (SELECT 1 FROM bide.run p WHERE p.id = r.parent AND p.uuid = {uuid})"));
+        conditions.push(format!(
+            "r.parent = {row} AND EXISTS (SELECT 1 FROM bide.run p WHERE p.id = r.parent AND p.uuid = {uuid})"
+        ));
     }
     for (name, value) in tags {
         let (name, value) = (put(text(name), "text"), put(text(value), "text"));

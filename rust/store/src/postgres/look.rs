@@ -14,7 +14,9 @@ use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 /// Along the open entries, and a look into three tables for each. Entries of a task that has ended, or of a run that has, may
 /// have been left open.
 const OPEN_WAITS: &str = concat!(
-    "SELECT ", entry_columns!(), ", r.uuid, r.key, w.name, n.name FROM bide.journal j JOIN bide.run r ON r.id = j.run \
+    "SELECT ",
+    entry_columns!(),
+    ", r.uuid, r.key, w.name, n.name FROM bide.journal j JOIN bide.run r ON r.id = j.run \
      LEFT JOIN bide.task t ON t.run = j.run AND t.task = j.task AND t.map = j.map \
      LEFT JOIN bide.workflow w ON w.id = r.workflow \
      LEFT JOIN bide.task_name n ON n.workflow = r.workflow AND n.task = j.task \
@@ -40,10 +42,8 @@ impl Look for PostgresStore {
         let WaitPosition { opened_at, run, task, map, seq } = after.unwrap_or(first);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         self.connections.reader(|session| {
-            let rows = session.query(
-                OPEN_WAITS,
-                &[&opened_at.0, &run, &task, &i64::from(map), &i64::from(seq), &most],
-            )?;
+            let rows =
+                session.query(OPEN_WAITS, &[&opened_at.0, &run, &task, &i64::from(map), &i64::from(seq), &most])?;
             rows.iter().map(|row| self.open_wait(row)).collect()
         })
     }

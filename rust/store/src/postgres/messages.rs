@@ -19,8 +19,8 @@ use super::notify::Hint;
 use super::parts::{message, message_columns};
 use super::session::{Session, Text, Uuid};
 use super::stage::content;
-use super::statement::PARTS;
 use super::statement::MESSAGES as MESSAGE_PART;
+use super::statement::PARTS;
 use crate::recorded::parse_signals;
 use crate::{Sent, StoreError};
 
@@ -45,11 +45,15 @@ const END_TASKS: &str = "UPDATE bide.task SET status = 6, sub_status = NULL, end
      entered = 0, retry_at = NULL WHERE run = $1::int8 AND status < 3";
 const SAME_ID: &str = "SELECT 1 FROM bide.message WHERE run = $1::int8 AND id = $2::text";
 const ANSWERED: &str = concat!(
-    "SELECT ", message_columns!(), " FROM bide.message m WHERE m.run = $1::int8 AND m.kind = 2 AND m.name = $2::text"
+    "SELECT ",
+    message_columns!(),
+    " FROM bide.message m WHERE m.run = $1::int8 AND m.kind = 2 AND m.name = $2::text"
 );
 const CALLBACK: &str = "SELECT 1 FROM bide.journal WHERE run = $1::int8 AND kind = $2::int8 AND value = $3::bytea";
 const MESSAGES: &str = concat!(
-    "SELECT ", message_columns!(), " FROM bide.message m WHERE m.run = $1::int8 AND m.seq > $2::int8 ORDER BY m.seq"
+    "SELECT ",
+    message_columns!(),
+    " FROM bide.message m WHERE m.run = $1::int8 AND m.seq > $2::int8 ORDER BY m.seq"
 );
 /// The control requests of a run.
 const REQUESTS: &str =

@@ -14,6 +14,7 @@ mod create;
 mod error;
 mod events;
 mod fields;
+mod grants;
 mod lease;
 mod limits;
 mod listen;
@@ -21,6 +22,7 @@ mod listing;
 mod look;
 mod made;
 mod messages;
+mod named;
 mod notify;
 mod parts;
 mod presence;
@@ -52,8 +54,8 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged,
-    RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Maintenance,
+    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use clock::{ServerClock, SharedClock};
 use connect::Connections;
@@ -166,10 +168,6 @@ impl PostgresStore {
 
     fn corrupt(&self, what: &str) -> StoreError {
         StoreError::Corrupt(format!("{}: {what}", self.name))
-    }
-
-    fn not_there_yet(&self, what: &str) -> StoreError {
-        self.unavailable(&format!("{what} are not there yet on PostgreSQL"))
     }
 
     /// The names of a version, which never change.

@@ -49,7 +49,8 @@ pub(super) struct Note {
 
 impl Note {
     fn text(&self) -> String {
-        let mut text = format!("{:x}{}{}", self.process, if self.look { " L" } else { "" }, if self.watches { " W" } else { "" });
+        let mut text =
+            format!("{:x}{}{}", self.process, if self.look { " L" } else { "" }, if self.watches { " W" } else { "" });
         match &self.ended {
             None => text.push_str(" *"),
             Some(runs) => text.extend(runs.iter().map(|run| format!(" {run:x}"))),

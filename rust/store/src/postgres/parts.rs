@@ -69,8 +69,11 @@ pub(super) fn statement(list: &str, parts: Parts) -> String {
     let (run_columns, run_joins) = (run_columns!(), run_joins!());
     let (entries, messages) = (entry_columns!(), message_columns!());
     let open = parts == Parts::Open;
-    let (output, changes, failure) =
-        if open { ("NULL", "NULL", "CASE WHEN t.status < 3 THEN t.failure END") } else { ("t.output", "t.changes", "t.failure") };
+    let (output, changes, failure) = if open {
+        ("NULL", "NULL", "CASE WHEN t.status < 3 THEN t.failure END")
+    } else {
+        ("t.output", "t.changes", "t.failure")
+    };
     let state = if open { "WHERE j.state = 0" } else { "" };
     let mut sql = format!(
         "WITH l AS MATERIALIZED ({list}) \
@@ -88,7 +91,7 @@ pub(super) fn statement(list: &str, parts: Parts) -> String {
     if parts == Parts::All {
         sql.push_str(&format!(
             " UNION ALL SELECT 4, m.run, {messages} FROM l JOIN bide.message m ON m.run = l.id \
-             UNION ALL SELECT 5, c.parent, ARRAY[c.status]::int8[], NULL::text[], ARRAY[uuid_send(c.uuid)]::bytea[] \
+             UNION ALL SELECT 5, c.parent, ARRAY[c.status]::int8[], ARRAY[]::text[], ARRAY[uuid_send(c.uuid)]::bytea[] \
              FROM l JOIN bide.run c ON c.parent = l.id"
         ));
     }
@@ -100,7 +103,8 @@ pub(super) type Read = (StoredRun, i64);
 
 /// Puts runs together from the rows of such a statement, newest first.
 pub(super) fn assemble(rows: &[Row], identity: &str) -> Result<Vec<Read>, StoreError> {
-    let broken = |error: postgres::Error| StoreError::Corrupt(format!("{identity}: a row does not read back ({error})"));
+    let broken =
+        |error: postgres::Error| StoreError::Corrupt(format!("{identity}: a row does not read back ({error})"));
     let mut runs: Vec<Read> = Vec::new();
     let mut numbers: HashMap<RunRowId, usize> = HashMap::new();
     for row in rows {
@@ -143,7 +147,8 @@ pub(super) fn run_row(row: &Row, at: usize, identity: &str) -> Result<(RunRow, i
     let tags = |json: Arc<str>| {
         RunOptions::tags_from(&json).ok_or_else(|| fields.corrupt("tags", &"it is no JSON object of texts"))
     };
-    let cancel = |blob: &[u8]| Cancel::from_blob(blob).map(Arc::new).map_err(|damage| fields.corrupt("cancel", &damage));
+    let cancel =
+        |blob: &[u8]| Cancel::from_blob(blob).map(Arc::new).map_err(|damage| fields.corrupt("cancel", &damage));
     let run = RunRow {
         id,
         workflow: fields.text(0, "workflow")?,

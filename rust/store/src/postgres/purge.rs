@@ -88,12 +88,7 @@ impl PostgresStore {
 
 /// Deletes a run that has ended, after all runs below it; none of them if one of those has not ended. False: there are
 /// more of them than a step deletes.
-fn delete_tree(
-    session: &mut Session<'_>,
-    run: RunRowId,
-    rows: &mut i64,
-    deleted: &mut usize,
-) -> Result<bool, Failed> {
+fn delete_tree(session: &mut Session<'_>, run: RunRowId, rows: &mut i64, deleted: &mut usize) -> Result<bool, Failed> {
     let found = session.query(BELOW, &[&run])?;
     let below: Vec<(RunRowId, bool)> =
         found.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, postgres::Error>>()?;

@@ -20,7 +20,8 @@ use crate::{RunFilter, Standing, StoreError, StoredVersion};
 pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 
 const ONE: &str = "SELECT * FROM bide.run WHERE id = $1::int8 AND uuid = $2::uuid";
-const MANY: &str = "SELECT r.* FROM unnest($1::int8[], $2::uuid[]) u(id, uuid) JOIN bide.run r ON r.id = u.id AND r.uuid = u.uuid";
+const MANY: &str =
+    "SELECT r.* FROM unnest($1::int8[], $2::uuid[]) u(id, uuid) JOIN bide.run r ON r.id = u.id AND r.uuid = u.uuid";
 const STANDING: &str = "SELECT r.status::int8, w.name, v.hash, r.runner, r.held FROM bide.run r \
      LEFT JOIN bide.workflow w ON w.id = r.workflow LEFT JOIN bide.version v ON v.id = r.version \
      WHERE r.id = $1::int8 AND r.uuid = $2::uuid";
@@ -42,18 +43,16 @@ impl PostgresStore {
         let row = session.query_opt(VERSION, &[&version])?;
         let json = row.map(|row| row.try_get::<_, Text<'_>>(0).map(|text| text.0.into_owned())).transpose()?;
         let tasks = json.ok_or_else(|| "it is gone".to_owned()).and_then(|json| parse_tasks(&json));
-        let tasks = tasks.map_err(|what| {
-            self.corrupt(&format!("the column version.tasks of version {version}: {what}"))
-        })?;
+        let tasks =
+            tasks.map_err(|what| self.corrupt(&format!("the column version.tasks of version {version}: {what}")))?;
         self.versions.lock().insert(version, tasks.clone());
         Ok(tasks)
     }
 
     /// Adds the tasks of their versions to runs.
     fn complete(&self, session: &mut Session<'_>, runs: Vec<Read>) -> Result<Vec<StoredRun>, Failed> {
-        let complete = |(stored, version): Read| {
-            Ok(StoredRun { tasks: self.recorded_tasks(session, version)?, ..stored })
-        };
+        let complete =
+            |(stored, version): Read| Ok(StoredRun { tasks: self.recorded_tasks(session, version)?, ..stored });
         runs.into_iter().map(complete).collect()
     }
 

@@ -15,9 +15,11 @@ const OLDEST_WRITER: i64 = 1;
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7017264519)";
 const EXISTS: &str = "SELECT to_regnamespace($1::text)::oid::int8, to_regclass($2::text)::oid::int8, \
      has_database_privilege(current_database(), 'CREATE')";
-const FOREIGN: &str = "SELECT count(*) FROM pg_class WHERE relnamespace = $1::int8::oid AND relkind IN ('r', 'p', 'v', 'm')";
+const FOREIGN: &str =
+    "SELECT count(*) FROM pg_class WHERE relnamespace = $1::int8::oid AND relkind IN ('r', 'p', 'v', 'm')";
 const VERSION: &str = "SELECT version::int8, oldest_writer::int8 FROM bide.meta";
-const RECORD: &str = "UPDATE bide.meta SET version = $1::int8, oldest_writer = greatest(oldest_writer, $2::int8) WHERE true";
+const RECORD: &str =
+    "UPDATE bide.meta SET version = $1::int8, oldest_writer = greatest(oldest_writer, $2::int8) WHERE true";
 
 /// What there is.
 enum Found {

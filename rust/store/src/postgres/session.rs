@@ -94,7 +94,7 @@ macro_rules! params {
     };
 }
 
-params!(String, i64, bool, Option<i64>, f64, Vec<i64>, Vec<Option<i64>>, Vec<Option<f64>>, &[i64]);
+params!(String, i64, bool, Vec<bool>, Option<i64>, f64, Vec<i64>, Vec<Option<i64>>, Vec<Option<f64>>, &[i64]);
 params!(Option<&[u8]>, &[u8], Vec<u8>, Vec<Option<Blob<'_>>>, Uuid, Vec<Uuid>);
 params!(Text<'_>, Option<Text<'_>>, Vec<Option<Text<'_>>>, Vec<Text<'_>>);
 
@@ -103,11 +103,7 @@ params!(Text<'_>, Option<Text<'_>>, Vec<Option<Text<'_>>>, Vec<Text<'_>>);
 pub(super) struct Uuid(pub(super) u128);
 
 impl ToSql for Uuid {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         out.extend_from_slice(&self.0.to_be_bytes());
         Ok(IsNull::No)
     }
@@ -162,11 +158,7 @@ impl<'t> From<&'t str> for Text<'t> {
 }
 
 impl ToSql for Text<'_> {
-    fn to_sql(
-        &self,
-        kind: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         escaped(&self.0).to_sql(kind, out)
     }
 

@@ -114,7 +114,8 @@ impl<'a> Stage<'a> {
             }
             Write::Message { run, message, consumed } => {
                 let asks = !consumed && message.address.kind == MessageKind::Control;
-                let fits = !(asks && (self.runs.contains_key(run) || self.requests.iter().any(|(other, _)| other == run)));
+                let fits =
+                    !(asks && (self.runs.contains_key(run) || self.requests.iter().any(|(other, _)| other == run)));
                 let fits = fits && self.is_new(*run, message);
                 match (fits, asks) {
                     (true, true) => self.requests.push((*run, message)),
@@ -377,7 +378,10 @@ impl<'a> Created<'a> {
     }
 
     fn plain(&self) -> [Cell<'a>; 10] {
-        let status = self.update.as_ref().map_or(if self.owned { RunStatus::Running } else { RunStatus::Pending }, |it| it.status);
+        let status = self
+            .update
+            .as_ref()
+            .map_or(if self.owned { RunStatus::Running } else { RunStatus::Pending }, |it| it.status);
         let stays = self.update.as_ref().is_none_or(|update| keeps_owner(update));
         let new = self.new;
         [

@@ -22,8 +22,16 @@ pub(super) const PARTS: [Part; 19] = [
     Part {
         name: "new_run",
         columns: &[
-            ("id", Int), ("uuid", Id), ("workflow", Int), ("version", Int), ("status", Int), ("owned", Int),
-            ("created_at", Int), ("ended_at", Int), ("key", Text), ("inputs", Blob),
+            ("id", Int),
+            ("uuid", Id),
+            ("workflow", Int),
+            ("version", Int),
+            ("status", Int),
+            ("owned", Int),
+            ("created_at", Int),
+            ("ended_at", Int),
+            ("key", Text),
+            ("inputs", Blob),
         ],
         sql: "INSERT INTO bide.run (id, uuid, workflow, version, status, runner, epoch, created_at, ended_at, key, inputs) \
               SELECT u.id, u.uuid, u.workflow, u.version, u.status, CASE WHEN u.owned = 1 THEN $1::int8 END, \
@@ -32,11 +40,31 @@ pub(super) const PARTS: [Part; 19] = [
     Part {
         name: "full_run",
         columns: &[
-            ("id", Int), ("uuid", Id), ("workflow", Int), ("version", Int), ("status", Int), ("owned", Int),
-            ("created_at", Int), ("ended_at", Int), ("key", Text), ("inputs", Blob), ("held", Int), ("crashes", Int),
-            ("failure", Text), ("blocked_by", Text), ("cancel", Blob), ("tags", Text), ("priority", Int),
-            ("start_at", Int), ("deadline", Int), ("parent", Int), ("parent_task", Int), ("parent_map", Int),
-            ("parent_name", Text), ("parent_n", Int), ("depth", Int),
+            ("id", Int),
+            ("uuid", Id),
+            ("workflow", Int),
+            ("version", Int),
+            ("status", Int),
+            ("owned", Int),
+            ("created_at", Int),
+            ("ended_at", Int),
+            ("key", Text),
+            ("inputs", Blob),
+            ("held", Int),
+            ("crashes", Int),
+            ("failure", Text),
+            ("blocked_by", Text),
+            ("cancel", Blob),
+            ("tags", Text),
+            ("priority", Int),
+            ("start_at", Int),
+            ("deadline", Int),
+            ("parent", Int),
+            ("parent_task", Int),
+            ("parent_map", Int),
+            ("parent_name", Text),
+            ("parent_n", Int),
+            ("depth", Int),
         ],
         sql: "INSERT INTO bide.run (id, uuid, workflow, version, status, runner, epoch, created_at, ended_at, key, inputs, held, \
               crashes, failure, blocked_by, cancel, tags, priority, start_at, deadline, parent, parent_task, parent_map, \
@@ -53,18 +81,29 @@ pub(super) const PARTS: [Part; 19] = [
     },
     Part {
         name: "done",
-        columns: &[
-            ("run", Int), ("task", Int), ("map", Int), ("output", Blob), ("started_at", Int), ("ended_at", Int),
-        ],
+        columns: &[("run", Int), ("task", Int), ("map", Int), ("output", Blob), ("started_at", Int), ("ended_at", Int)],
         sql: "INSERT INTO bide.task (run, task, map, status, output, started_at, ended_at) \
               SELECT u.run, u.task, u.map, 3, u.output, u.started_at, u.ended_at FROM f, {u}",
     },
     Part {
         name: "task",
         columns: &[
-            ("run", Int), ("task", Int), ("map", Int), ("status", Int), ("sub_status", Int), ("started_at", Int),
-            ("ended_at", Int), ("first_started_at", Int), ("attempts", Int), ("entered", Int), ("waited", Int),
-            ("retry_at", Int), ("length", Int), ("output", Blob), ("changes", Blob), ("failure", Text),
+            ("run", Int),
+            ("task", Int),
+            ("map", Int),
+            ("status", Int),
+            ("sub_status", Int),
+            ("started_at", Int),
+            ("ended_at", Int),
+            ("first_started_at", Int),
+            ("attempts", Int),
+            ("entered", Int),
+            ("waited", Int),
+            ("retry_at", Int),
+            ("length", Int),
+            ("output", Blob),
+            ("changes", Blob),
+            ("failure", Text),
             ("blocked_by", Text),
         ],
         sql: "INSERT INTO bide.task AS t (run, task, map, status, sub_status, started_at, ended_at, first_started_at, attempts, \
@@ -78,9 +117,21 @@ pub(super) const PARTS: [Part; 19] = [
     Part {
         name: "entry",
         columns: &[
-            ("run", Int), ("task", Int), ("map", Int), ("name", Text), ("n", Int), ("seq", Int), ("kind", Int),
-            ("state", Int), ("opened_at", Int), ("closed_at", Int), ("due", Int), ("deadline", Int), ("proof", Blob),
-            ("value", Blob), ("failure", Text),
+            ("run", Int),
+            ("task", Int),
+            ("map", Int),
+            ("name", Text),
+            ("n", Int),
+            ("seq", Int),
+            ("kind", Int),
+            ("state", Int),
+            ("opened_at", Int),
+            ("closed_at", Int),
+            ("due", Int),
+            ("deadline", Int),
+            ("proof", Blob),
+            ("value", Blob),
+            ("failure", Text),
         ],
         sql: "INSERT INTO bide.journal AS j (run, task, map, name, n, seq, kind, state, opened_at, closed_at, due, deadline, \
               proof, value, failure) SELECT u.* FROM f, {u} \
@@ -160,8 +211,16 @@ pub(super) const PARTS: [Part; 19] = [
     Part {
         name: "event",
         columns: &[
-            ("run", Int), ("channel", Text), ("further", Int), ("count", Int), ("task", Int), ("map", Int),
-            ("attempt", Int), ("entry", Text), ("emitted_at", Int), ("packed", Blob),
+            ("run", Int),
+            ("channel", Text),
+            ("further", Int),
+            ("count", Int),
+            ("task", Int),
+            ("map", Int),
+            ("attempt", Int),
+            ("entry", Text),
+            ("emitted_at", Int),
+            ("packed", Blob),
         ],
         sql: "INSERT INTO bide.event (run, channel, first, count, task, map, attempt, entry, emitted_at, packed) \
               SELECT u.run, u.channel, u.further + coalesce((SELECT e.first + e.count FROM bide.event e \
@@ -179,7 +238,12 @@ pub(super) const PARTS: [Part; 19] = [
     Part {
         name: "progress",
         columns: &[
-            ("run", Int), ("task", Int), ("map", Int), ("done", Float), ("total", Float), ("message", Text),
+            ("run", Int),
+            ("task", Int),
+            ("map", Int),
+            ("done", Float),
+            ("total", Float),
+            ("message", Text),
             ("said_at", Int),
         ],
         sql: "INSERT INTO bide.progress (run, task, map, done, total, message, said_at) SELECT u.* FROM f, {u} \
@@ -189,12 +253,26 @@ pub(super) const PARTS: [Part; 19] = [
 ];
 
 const MESSAGE: &[(&str, Kind)] = &[
-    ("run", Int), ("number", Int), ("kind", Int), ("name", Text), ("id", Text), ("value", Blob), ("failure", Text),
-    ("sent_at", Int), ("applied_at", Int), ("if_there", Int),
+    ("run", Int),
+    ("number", Int),
+    ("kind", Int),
+    ("name", Text),
+    ("id", Text),
+    ("value", Blob),
+    ("failure", Text),
+    ("sent_at", Int),
+    ("applied_at", Int),
+    ("if_there", Int),
 ];
 
 const REQUEST: &[(&str, Kind)] = &[
-    ("run", Int), ("number", Int), ("kind", Int), ("name", Text), ("id", Text), ("value", Blob), ("failure", Text),
+    ("run", Int),
+    ("number", Int),
+    ("kind", Int),
+    ("name", Text),
+    ("id", Text),
+    ("value", Blob),
+    ("failure", Text),
     ("sent_at", Int),
 ];
 
@@ -222,8 +300,15 @@ pub(super) const PROGRESS: usize = 18;
 pub(super) const RUN: Part = Part {
     name: "run",
     columns: &[
-        ("id", Int), ("status", Int), ("failure", Text), ("ended_at", Int), ("blocked_by", Text), ("crashes", Int),
-        ("version", Int), ("cancel", Blob), ("held", Int),
+        ("id", Int),
+        ("status", Int),
+        ("failure", Text),
+        ("ended_at", Int),
+        ("blocked_by", Text),
+        ("crashes", Int),
+        ("version", Int),
+        ("cancel", Blob),
+        ("held", Int),
     ],
     sql: "UPDATE bide.run r SET status = u.status, failure = u.failure, ended_at = u.ended_at, blocked_by = u.blocked_by, \
           crashes = u.crashes, version = coalesce(u.version, r.version), cancel = u.cancel, held = u.held = 1, \
@@ -259,7 +344,9 @@ pub(super) fn statement(shape: Shape) -> String {
         sql.push_str(", made AS (INSERT INTO bide.made (runner, id) SELECT $1::int8, $3::int8 FROM f)");
     }
     if shape.forgets {
-        sql.push_str(", old AS (DELETE FROM bide.made m USING f WHERE m.runner = $1::int8 AND m.id = ANY ($4::int8[]))");
+        sql.push_str(
+            ", old AS (DELETE FROM bide.made m USING f WHERE m.runner = $1::int8 AND m.id = ANY ($4::int8[]))",
+        );
     }
     let mut before = 5;
     let mut add = |sql: &mut String, part: &Part| {
@@ -294,10 +381,24 @@ mod tests {
     #[test]
     fn each_part_has_the_place_that_its_name_says() {
         let places = [
-            (NEW_RUN, "new_run"), (FULL_RUN, "full_run"), (TAG, "tag"), (DONE, "done"), (TASK, "task"), (ENTRY, "entry"),
-            (DROP_ENTRY, "drop_entry"), (DROP_ELEMENT, "drop_element"), (DROP_ELEMENT_ENTRY, "drop_element_entry"),
-            (MESSAGES, "message"), (REQUESTS, "request"), (REOPEN, "reopen"), (CONSUMED, "consumed"),
-            (CONSUMED_ID, "consumed_id"), (APPLIED, "applied"), (ANSWER, "answer"), (EVENT, "event"), (FORGET, "forget"),
+            (NEW_RUN, "new_run"),
+            (FULL_RUN, "full_run"),
+            (TAG, "tag"),
+            (DONE, "done"),
+            (TASK, "task"),
+            (ENTRY, "entry"),
+            (DROP_ENTRY, "drop_entry"),
+            (DROP_ELEMENT, "drop_element"),
+            (DROP_ELEMENT_ENTRY, "drop_element_entry"),
+            (MESSAGES, "message"),
+            (REQUESTS, "request"),
+            (REOPEN, "reopen"),
+            (CONSUMED, "consumed"),
+            (CONSUMED_ID, "consumed_id"),
+            (APPLIED, "applied"),
+            (ANSWER, "answer"),
+            (EVENT, "event"),
+            (FORGET, "forget"),
             (PROGRESS, "progress"),
         ];
         for (place, name) in places {

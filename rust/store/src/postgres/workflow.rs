@@ -96,7 +96,9 @@ fn insert(session: &mut Session<'_>, name: &str, version: &str, tasks: &[NewTask
         return Ok(found);
     }
     let Some(locked) = locked else {
-        return Err(StoreError::Unavailable(format!("the workflow {name:?} was deleted while it was registered")).into());
+        return Err(
+            StoreError::Unavailable(format!("the workflow {name:?} was deleted while it was registered")).into()
+        );
     };
     let workflow: i64 = locked.try_get(0)?;
     let rows = session.query(TASKS, &[&workflow])?;
@@ -109,6 +111,8 @@ fn insert(session: &mut Session<'_>, name: &str, version: &str, tasks: &[NewTask
     }
     let json = tasks_json(&tasks);
     let added = session.query(ADD_VERSION, &[&workflow, &Text::from(version), &Text::from(&*json)])?;
-    let Some(added) = added.first() else { return Err(StoreError::Corrupt("a version was not recorded".into()).into()) };
+    let Some(added) = added.first() else {
+        return Err(StoreError::Corrupt("a version was not recorded".into()).into());
+    };
     Ok(VersionRow { workflow, version: added.try_get(0)?, signals: None, tasks: Some(tasks) })
 }
