@@ -162,6 +162,10 @@ impl Store for Retrying {
         self.call(|store| store.load(run))
     }
 
+    fn load_many(&self, runs: &[RunId]) -> Result<Vec<StoredRun>, StoreError> {
+        self.call(|store| store.load_many(runs))
+    }
+
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
         self.call(|store| store.standing(run))
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit, Misfit};
-use bide_core::record::{NewTask, RunUpdate};
+use bide_core::record::{NewTask, RunUpdate, StoredRun};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
 use bide_store::{Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
@@ -22,6 +22,9 @@ use crate::runs::run::{Inputs, ParentRun, RegisteredWorkflow, Run, RunRequest};
 
 /// How many runs are claimed in one commit.
 const CLAIM: usize = 256;
+
+/// How many of them are loaded in one call of the store: their rows are in memory together.
+const LOAD: usize = 32;
 
 /// Why a run is not executed by a runner: its workflow is not registered there, or only in another version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,14 +241,15 @@ impl<H: Host> Recovery<H> {
             let more = claimed.len() == CLAIM;
             let mut begin = Vec::with_capacity(claimed.len());
             let mut outcome = Ok(());
-            for id in claimed {
-                match self.load(workflow, lease, id) {
-                    Ok(Some(run)) => {
-                        begin.push(QueuedEvent::new(run, Event::Begin, self.control.clock.now()));
-                    }
-                    Ok(None) => {}
-                    // The others are claimed too: they must begin in any case.
-                    Err(error) => outcome = Err(error),
+            let mut begins = |loaded: Result<Option<Arc<Run<H>>>, StoreError>| match loaded {
+                Ok(Some(run)) => begin.push(QueuedEvent::new(run, Event::Begin, self.control.clock.now())),
+                Ok(None) => {}
+                // The others are claimed too: they must begin in any case.
+                Err(error) => outcome = Err(error),
+            };
+            for some in claimed.chunks(LOAD) {
+                if !self.load_together(workflow, lease, some, &mut begins) {
+                    some.iter().for_each(|id| begins(self.load(workflow, lease, *id)));
                 }
             }
             let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
@@ -306,7 +310,31 @@ impl<H: Host> Recovery<H> {
         id: RunId,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let _adopting = self.control.runs.adopting.read();
-        let Some(mut stored) = self.control.store().load(id)? else { return Ok(None) };
+        let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
+        self.adopt_stored(workflow, lease, stored)
+    }
+
+    /// Loads several runs in one call of the store. False if that failed: then one of them may be the reason.
+    fn load_together(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        lease: Lease,
+        ids: &[RunId],
+        mut each: impl FnMut(Result<Option<Arc<Run<H>>>, StoreError>),
+    ) -> bool {
+        let _adopting = self.control.runs.adopting.read();
+        let Ok(stored) = self.control.store().load_many(ids) else { return false };
+        stored.into_iter().for_each(|stored| each(self.adopt_stored(workflow, lease, stored)));
+        true
+    }
+
+    fn adopt_stored(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        lease: Lease,
+        mut stored: StoredRun,
+    ) -> Result<Option<Arc<Run<H>>>, StoreError> {
+        let id = stored.run.id;
         let corrupt =
             |why: DecodeError| StoreError::Corrupt(format!("run {id} of '{}': {why}", workflow.graph.workflow()));
         let inputs: Inputs = stored.run.unpacked_inputs().map_err(corrupt)?.into();
