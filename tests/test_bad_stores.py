@@ -82,9 +82,3 @@ def test_a_path_need_not_be_text(tmp_path: Path) -> None:
     with bide.Runner(path) as runner:
         runner.run(bide.Workflow("w", [load]), {"path": "x"})
     assert path.exists()
-
-
-def test_postgresql_is_not_there_yet_and_its_password_is_not_shown() -> None:
-    with pytest.raises(bide.StoreError, match="not there yet") as raised:
-        bide.Runner("postgresql://me:secret@host/db")
-    assert "secret" not in str(raised.value)

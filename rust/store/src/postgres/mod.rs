@@ -32,6 +32,7 @@ mod read;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod refusals;
+mod registry;
 mod schedules;
 mod schema;
 mod session;
@@ -113,7 +114,7 @@ impl PostgresStore {
         let name = options.name().to_owned();
         let connections = Arc::new(Connections::open(options)?);
         let (schema, number) = connections.writer(|session| {
-            schema::migrate(session, &name, &options.schema)?;
+            schema::migrate(session, &name, options)?;
             let row = session.query_opt(SCHEMA, &[&Text::from(&*options.schema)])?;
             let Some(row) = row else { return Ok((0, 0)) };
             Ok((row.try_get(0)?, row.try_get(1)?))
