@@ -14,6 +14,7 @@ mod create;
 mod error;
 mod events;
 mod fields;
+mod grants;
 mod lease;
 mod limits;
 mod listen;
@@ -21,6 +22,7 @@ mod listing;
 mod look;
 mod made;
 mod messages;
+mod named;
 mod notify;
 mod parts;
 mod plans;
@@ -167,10 +169,6 @@ impl PostgresStore {
 
     fn corrupt(&self, what: &str) -> StoreError {
         StoreError::Corrupt(format!("{}: {what}", self.name))
-    }
-
-    fn not_there_yet(&self, what: &str) -> StoreError {
-        self.unavailable(&format!("{what} are not there yet on PostgreSQL"))
     }
 
     /// The names of a version, which never change.

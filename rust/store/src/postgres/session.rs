@@ -104,7 +104,7 @@ macro_rules! params {
     };
 }
 
-params!(String, i64, bool, Option<i64>, f64, Vec<i64>, Vec<Option<i64>>, Vec<Option<f64>>, &[i64]);
+params!(String, i64, bool, Vec<bool>, Option<i64>, f64, Vec<i64>, Vec<Option<i64>>, Vec<Option<f64>>, &[i64]);
 params!(Option<&[u8]>, &[u8], Vec<u8>, Vec<Option<Blob<'_>>>, Uuid, Vec<Uuid>);
 params!(Text<'_>, Option<Text<'_>>, Vec<Option<Text<'_>>>, Vec<Text<'_>>);
 

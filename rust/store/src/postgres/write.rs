@@ -13,7 +13,6 @@ use super::PostgresStore;
 use super::columns::Column;
 use super::create::{Creator, constraint};
 use super::error::Failed;
-use super::limits;
 use super::notify::Hint;
 use super::session::{Param, Session};
 use super::stage::Stage;
@@ -94,6 +93,47 @@ impl PostgresStore {
         Ok(creations)
     }
 
+    /// Does something in a transaction that creates runs, again as long as others create runs with the same keys or numbers
+    /// meanwhile. It is told whether the numbers may be in use.
+    pub(super) fn until_free<T>(
+        &self,
+        session: &mut Session<'_>,
+        mut act: impl FnMut(&mut Session<'_>, bool) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        for attempt in 0..TRIES {
+            match session.transact(|session| act(session, attempt > 0)) {
+                Err(Failed::Server(error)) if matches!(constraint(&error), Some("run_key" | "run_pkey")) => {}
+                done => return done,
+            }
+        }
+        Err(self.unavailable("others keep creating and deleting runs with the same keys").into())
+    }
+
+    /// Creates runs that belong to nobody within a transaction of [`PostgresStore::until_free`]: each of the requests has
+    /// one. Returns what became of each. `None`: another run has a number of theirs, and nothing is written.
+    pub(super) fn create_within(
+        &self,
+        session: &mut Session<'_>,
+        requests: &[&[NewRun]],
+        looks_for_ids: bool,
+    ) -> Result<Option<Vec<Creation>>, Failed> {
+        let mut creator = Creator::new(self, None, requests);
+        if looks_for_ids {
+            creator.look_for_ids();
+        }
+        let (creations, created) = creator.decide(session)?;
+        let creations: Vec<Creation> = creations.into_iter().flatten().collect();
+        if creations.contains(&Creation::NumberTaken) {
+            return Ok(None);
+        }
+        if !created.is_empty() {
+            for stage in stages(None, &created, &[], &[]) {
+                self.carry_out(session, None, CommitId(0), &stage, false, &[])?;
+            }
+        }
+        Ok(Some(creations))
+    }
+
     /// Makes a commit, again as long as others create runs with its keys meanwhile.
     #[expect(clippy::too_many_arguments, reason = "the parts of a commit, each used once")]
     fn make(
@@ -148,7 +188,7 @@ impl PostgresStore {
                 self.carry_out(session, lease, id, stage, at == 0, forgotten)?;
             }
             if let (true, Some(lease)) = (releases, lease) {
-                *others_wait = limits::release(session, lease, batch, skipped)?;
+                *others_wait = self.release_shares(session, lease, batch, skipped)?;
             }
             if announces {
                 self.announce_writes(session, lease.is_none(), batch)?;

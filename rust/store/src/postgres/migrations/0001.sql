@@ -232,3 +232,110 @@ CREATE TABLE bide.progress (
     said_at bigint NOT NULL,
     PRIMARY KEY (run, task, map)
 );
+
+-- What limits allow: the last definition.
+CREATE TABLE bide.limit_spec (
+    name       text COLLATE "C" PRIMARY KEY,
+    executing  bigint,           -- NULL: not limited
+    in_flight  bigint,
+    rate_count bigint,
+    rate_span  bigint,           -- microseconds
+    key        text COLLATE "C"  -- the input or task whose value is the key
+);
+
+-- A limit and a value of its key; a limit without a key has the key ''. Who grants shares of it locks the row until that is
+-- committed, so that nobody grants the same twice.
+CREATE TABLE bide.limit_key (
+    id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    key  text COLLATE "C" NOT NULL,
+    UNIQUE (name, key)
+);
+
+-- The attempts that are in flight under a limit: from when each may be entered until its end.
+CREATE TABLE bide.limit_share (
+    run       bigint NOT NULL,
+    task      bigint NOT NULL,
+    map       integer NOT NULL,
+    line      bigint NOT NULL,  -- of which limit and value of its key
+    runner    bigint,           -- that executes the body, or did
+    executing boolean NOT NULL, -- its body has a slot, or waits for one
+    PRIMARY KEY (run, task, map)
+);
+
+CREATE INDEX limit_share_line ON bide.limit_share (line, executing);
+CREATE INDEX limit_share_runner ON bide.limit_share (runner) WHERE runner IS NOT NULL;
+
+-- Starts under a rate: how many bodies may have been entered up to which time. Deleted once they do not count any more.
+CREATE TABLE bide.limit_start (
+    line   bigint NOT NULL,
+    latest bigint NOT NULL,
+    count  bigint NOT NULL,
+    PRIMARY KEY (line, latest)
+);
+
+-- Where attempts are held back: at which runner, how many, and the rank of the first one.
+CREATE TABLE bide.limit_line (
+    line     bigint NOT NULL,
+    runner   bigint NOT NULL,
+    count    bigint NOT NULL,
+    priority integer NOT NULL,
+    age      bigint NOT NULL, -- when its run was created
+    PRIMARY KEY (line, runner)
+);
+
+CREATE INDEX limit_line_runner ON bide.limit_line (runner);
+
+-- Schedules. One that was removed stays as a name and a revision, so that others learn of it.
+CREATE TABLE bide.schedule (
+    name       text COLLATE "C" PRIMARY KEY,
+    revision   bigint NOT NULL,   -- raised by each change of any schedule
+    removed    boolean NOT NULL,
+    workflow   bigint NOT NULL,
+    version    bigint NOT NULL,   -- that it was defined with
+    cron       text,              -- a cron expression, and the zone that it counts in
+    zone       text,
+    every      bigint,            -- or microseconds between ticks, and one of the ticks
+    anchor     bigint,
+    inputs     bytea NOT NULL,    -- packed, without the moment of the tick
+    moment     smallint NOT NULL, -- how the runs get that: 0 not, 1 as a datetime, 2 as a text
+    on_miss    smallint NOT NULL, -- 0 latest, 1 all, 2 skip
+    overlap    smallint NOT NULL, -- 0 allow, 1 skip, 2 queue, 3 cancel
+    jitter     bigint NOT NULL,   -- microseconds
+    timeout    bigint,            -- of its runs, in microseconds
+    created_at bigint NOT NULL,
+    paused_at  bigint,
+    decided    bigint NOT NULL,   -- the ticks up to here have started runs or never will
+    last_tick  bigint,            -- the last tick that has started a run, and the run
+    last_run   bytea,
+    queue      bytea NOT NULL,    -- ticks that wait for the end of a run: 8 bytes each
+    open       bytea NOT NULL     -- runs that may not have ended: 16 bytes each
+);
+
+CREATE UNIQUE INDEX schedule_revision ON bide.schedule (revision);
+
+-- Watches: sources of items, each of which starts one run. One that was removed stays as a name, a revision and its keys.
+CREATE TABLE bide.watch (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name       text COLLATE "C" NOT NULL UNIQUE,
+    revision   bigint NOT NULL,  -- raised by each change
+    removed    boolean NOT NULL,
+    workflow   bigint NOT NULL,
+    every      bigint NOT NULL,  -- microseconds from one call of the source to the next
+    cursor     bytea,            -- what the source is called with
+    created_at bigint NOT NULL,
+    paused_at  bigint,
+    runner     bigint,           -- that calls the source
+    started    bigint NOT NULL,  -- how many runs there were
+    last_at    bigint,           -- the last one: when it was started, and its id
+    last_run   bytea,
+    failed_at  bigint,           -- since when the source fails, and its last message
+    error      text
+);
+
+-- The keys of the items that watches have had. Retention never purges them: each key starts one run.
+CREATE TABLE bide.watch_key (
+    watch bigint NOT NULL,
+    key   text COLLATE "C" NOT NULL,
+    PRIMARY KEY (watch, key)
+);
