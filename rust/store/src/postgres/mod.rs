@@ -25,6 +25,7 @@ mod messages;
 mod named;
 mod notify;
 mod parts;
+mod plans;
 mod presence;
 mod process;
 mod purge;
@@ -88,7 +89,7 @@ pub struct PostgresStore {
     /// The tasks of versions that were read already.
     versions: read::Versions,
     /// Their names.
-    names: Mutex<HashMap<i64, (Arc<str>, Arc<str>)>>,
+    names: workflow::Names,
     /// The statements of commits, by what they consist of.
     statements: Mutex<HashMap<statement::Shape, Arc<str>>>,
     /// How often the server had lost commits when each runner of this process was enrolled.
