@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use postgres::types::private::BytesMut;
 use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use postgres::{Client, Row, Statement};
+use postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::columns::Blob;
 use super::error::Failed;
@@ -45,6 +45,16 @@ impl<'c> Session<'c> {
         let statement = self.prepare(sql)?;
         let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param.as_sql()).collect();
         Ok(self.client.execute(&statement, &params)?)
+    }
+
+    /// The texts of the first column of a statement that cannot be prepared.
+    pub(super) fn texts(&mut self, sql: &str) -> Result<Vec<String>, Failed> {
+        let messages = self.client.simple_query(sql)?;
+        let text = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        Ok(messages.iter().filter_map(text).collect())
     }
 
     /// Executes several statements without parameters.
