@@ -713,8 +713,8 @@ class Runner:
     def alter_watch(self, name: str, what: Literal["pause", "resume", "remove"]) -> None:
         """Pause, resume or remove a watch. KeyError if there is none."""
 
-    def source_is_ready(self, name: str) -> None:
-        """Have the answer of a source taken that was to answer later."""
+    def source_is_ready(self, source: int) -> None:
+        """Have the answer of a source taken that was to answer later: the number that it was called with."""
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""

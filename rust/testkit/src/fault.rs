@@ -47,6 +47,8 @@ pub struct FaultyStore {
     watcher: Mutex<Option<Watcher>>,
     /// Called once, when the next runs were created.
     after_create: Mutex<Option<Hook>>,
+    /// Called once, when a watch was read next.
+    after_watch_read: Mutex<Option<Hook>>,
     /// When a lease was last given or renewed.
     renewed: Mutex<Option<LeaseTime>>,
 }
@@ -69,6 +71,7 @@ impl FaultyStore {
             crashed: Mutex::new(false),
             watcher: Mutex::default(),
             after_create: Mutex::default(),
+            after_watch_read: Mutex::default(),
             renewed: Mutex::default(),
         })
     }
@@ -81,6 +84,11 @@ impl FaultyStore {
     /// Calls back once, when the next runs are created and before their creator hears of it.
     pub fn after_create(&self, hook: Hook) {
         *self.after_create.lock() = Some(hook);
+    }
+
+    /// Calls back once, when the next watch was read and before its reader hears of it.
+    pub fn after_watch_read(&self, hook: Hook) {
+        *self.after_watch_read.lock() = Some(hook);
     }
 
     /// Lets the `call`-th call fail.
@@ -343,7 +351,12 @@ impl Watches for FaultyStore {
     }
 
     fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
-        if *self.crashed.lock() { Err(dead()) } else { self.inner.watch(name) }
+        let read = if *self.crashed.lock() { Err(dead()) } else { self.inner.watch(name) };
+        let hook = self.after_watch_read.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        read
     }
 
     fn change_watch(&self, change: &WatchChange) -> Result<WatchChanged, StoreError> {
