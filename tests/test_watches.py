@@ -465,6 +465,28 @@ class TestTime:
         runner.advance(60)
         assert len(runner.runs()) == 8
 
+    def test_a_source_that_replaces_one_under_way_is_called_once_each_time(self, runner: bide.testing.Runner) -> None:
+        called = threading.Event()
+        times: list[datetime] = []
+
+        async def waits(_cursor: Any) -> Any:
+            called.set()
+            await asyncio.Event().wait()
+
+        def source(_cursor: Any) -> Any:
+            times.append(runner.now)
+            return [], None
+
+        changed = bide.Workflow("w", [work, other])
+        begun = runner.now
+        runner.watch("inbox", workflow, waits, every=60)
+        assert called.wait(30)
+        runner.watch("inbox", changed, source, every=60)
+        runner.run_until_waiting()
+        runner.advance(120)
+        assert times == [begun + timedelta(minutes=n) for n in range(3)]
+        assert only(runner).error is None
+
     def test_a_watch_and_a_schedule_do_not_keep_a_runner_from_being_idle(self, runner: bide.testing.Runner) -> None:
         calls = 0
 

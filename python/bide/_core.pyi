@@ -19,6 +19,7 @@ from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
 from bide._loop import BodyLoop
+from bide._options import Options
 from bide._repair import Forking
 from bide._result import RunResult
 from bide._retry import Retry
@@ -680,7 +681,7 @@ class Runner:
         contextvars: list[ContextVars],
         linger: bool,
         many: bool,
-        options: tuple[dict[str, str], int, int | None] | None = None,
+        options: Options | None = None,
         awaited: bool = False,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.
@@ -713,8 +714,8 @@ class Runner:
     def alter_watch(self, name: str, what: Literal["pause", "resume", "remove"]) -> None:
         """Pause, resume or remove a watch. KeyError if there is none."""
 
-    def source_is_ready(self, name: str) -> None:
-        """Have the answer of a source taken that was to answer later."""
+    def source_is_ready(self, source: int) -> None:
+        """Have the answer of a source taken that was to answer later: the number that it was called with."""
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""

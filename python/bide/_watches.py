@@ -186,22 +186,27 @@ class Source:
 
         self.shown = name_of(source)
         self.source = source
-        self._name, self._compiled = name, compiled
+        self._compiled = compiled
         self._codec = _cursor_codec(where, self.shown, source)
         self._runner = weakref.ref(runner)
         self._vars = contextvars.copy_context()
         self._pending: Future[Any] | None = None
         self._is_over = False
 
-    def __call__(self, cursor: bytes) -> "tuple[list[tuple[str, list[tuple[str, bytes]]]], bytes] | str | None":
-        """Return new items and the next cursor, or how the source has failed, or None if it answers later."""
+    def __call__(
+        self, cursor: bytes, number: int
+    ) -> "tuple[list[tuple[str, list[tuple[str, bytes]]]], bytes] | str | None":
+        """Return new items and the next cursor, or how the source has failed, or None if it answers later.
+
+        The answer of a later call is asked for once the extension has heard of it, by this number.
+        """
         try:
             pending, self._pending = self._pending, None
             if pending is not None:
                 return self._checked(pending.result())
             found = self._vars.copy().run(self.source, None if cursor == _NONE else self._codec.decode(cursor))
             if inspect.isawaitable(found):
-                self._begin(found)
+                self._begin(found, number)
                 return None
             return self._checked(found)
         except Exception as error:  # noqa: BLE001 - whatever it raises is shown
@@ -214,7 +219,7 @@ class Source:
         if pending is not None:
             pending.cancel()
 
-    def _begin(self, found: "Awaitable[Any]") -> None:
+    def _begin(self, found: "Awaitable[Any]", number: int) -> None:
         """Have the event loop of the runner await what an async source has returned."""
         import asyncio  # noqa: PLC0415 - for async sources
 
@@ -223,13 +228,13 @@ class Source:
         coroutine = awaits(found)
         try:
             runner = self._open()
-            core, name = runner._core, self._name
+            core = runner._core
             future = self._vars.copy().run(asyncio.run_coroutine_threadsafe, coroutine, runner._loop.loop())
         except BaseException:
             coroutine.close()  # it never begins
             raise
         self._pending = future
-        future.add_done_callback(lambda _: core.source_is_ready(name))
+        future.add_done_callback(lambda _: core.source_is_ready(number))
         if self._is_over:  # meanwhile
             future.cancel()
 

@@ -10,7 +10,9 @@ use bide_executor::core::watches::run_key;
 use bide_executor::core::{Graph, PollPolicy, RunStatus, TaskSpec, Value};
 use bide_executor::drive::Driver;
 use bide_executor::store::{MemoryStore, RunFilter, Store, StoreError, Watches};
-use bide_executor::{Clock, Host, Pool, Source, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView};
+use bide_executor::{
+    Clock, Host, Pool, RegisteredWorkflow, Source, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView,
+};
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -46,7 +48,7 @@ struct World {
 impl World {
     fn source(self: &Arc<Self>) -> WatchSource {
         let world = Arc::clone(self);
-        Box::new(move |cursor| {
+        Box::new(move |_, cursor| {
             world.calls.fetch_add(1, Ordering::SeqCst);
             let at_once = world.under_way.0.fetch_add(1, Ordering::SeqCst) + 1;
             world.under_way.1.fetch_max(at_once, Ordering::SeqCst);
@@ -89,10 +91,21 @@ impl Process {
     }
 
     fn watch(&self, workflow: &str, source: WatchSource) -> Result<WatchView, WatchError> {
+        self.watch_for(&self.register(workflow)?, source)
+    }
+
+    fn register(&self, workflow: &str) -> Result<Arc<RegisteredWorkflow<Idle>>, StoreError> {
         let graph = Arc::new(Graph::build(workflow, vec![TaskSpec::new("task")], false).unwrap());
-        let workflow = self.0.engine().register(graph, Arc::new([()]))?;
+        self.0.engine().register(graph, Arc::new([()]))
+    }
+
+    fn watch_for(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<Idle>>,
+        source: WatchSource,
+    ) -> Result<WatchView, WatchError> {
         let request = WatchRequest { name: "inbox".into(), every: EVERY, shown: "list_inbox".into(), source };
-        self.0.engine().define_watch(&workflow, request)
+        self.0.engine().define_watch(workflow, request)
     }
 
     /// A turn of each thread. False: it has died.
@@ -159,7 +172,7 @@ fn each_key_starts_one_run_whenever_the_process_dies() {
 #[test]
 fn of_two_runners_one_calls_the_source_and_the_other_takes_it_when_that_dies() {
     let (store, clock, world) = (MemoryStore::new(), VirtualClock::new(), Arc::new(World::default()));
-    let silent = || -> WatchSource { Box::new(|_| panic!("another runner calls it")) };
+    let silent = || -> WatchSource { Box::new(|_, _| panic!("another runner calls it")) };
     let start = |seed, source| Process::start(Arc::clone(&store) as Arc<dyn Store>, &clock, seed, source).unwrap();
     let mut first = start(1, world.source());
     assert!(first.turn());
@@ -198,7 +211,7 @@ fn a_runner_that_lost_a_watch_while_its_source_was_called_starts_nothing_with_wh
     first
         .watch(
             "workflow",
-            Box::new(move |_| {
+            Box::new(move |_, _| {
                 // Meanwhile its lease runs out, and another runner calls its source.
                 inner.process_died(runner);
                 assert!(taken.lock().turn());
@@ -215,11 +228,29 @@ fn a_runner_that_lost_a_watch_while_its_source_was_called_starts_nothing_with_wh
 }
 
 #[test]
+fn a_watch_that_is_defined_while_its_removal_is_noticed_is_called_again() {
+    let (inner, clock, world) = (MemoryStore::new(), VirtualClock::new(), Arc::new(World::default()));
+    let store = FaultyStore::new(Arc::clone(&inner) as Arc<dyn Store>);
+    let process = Process::start(Arc::clone(&store) as Arc<dyn Store>, &clock, 1, world.source()).unwrap();
+    let workflow = process.register("workflow").unwrap();
+    process.watch_for(&workflow, world.source()).unwrap();
+    assert_eq!(process.0.source_turn("inbox"), Some(EVERY));
+    let process = Arc::new(process);
+    let (again, source) = (Arc::clone(&process), world.source());
+    process.0.engine().unwatch("inbox").unwrap();
+    store.after_watch_read(Box::new(move || assert!(again.watch_for(&workflow, source).is_ok())));
+    assert_eq!(process.0.source_turn("inbox"), Some(EVERY));
+    world.items.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(process.0.source_turn("inbox"), Some(EVERY));
+    assert_eq!((keys(&*inner), world.calls.load(Ordering::SeqCst)), (world.keys(), 3));
+}
+
+#[test]
 fn a_source_that_fails_is_called_less_often_and_a_paused_one_not_at_all() {
     let (store, clock) = (MemoryStore::new(), VirtualClock::new());
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
-    let source: WatchSource = Box::new(move |_| {
+    let source: WatchSource = Box::new(move |_, _| {
         let call = counted.fetch_add(1, Ordering::SeqCst);
         match call {
             0..=2 => SourceAnswer::Failed("OSError: gone".into()),
@@ -241,7 +272,7 @@ fn a_source_that_fails_is_called_less_often_and_a_paused_one_not_at_all() {
     process.0.engine().resume_watch("inbox").unwrap();
     turn();
     assert_eq!(calls.load(Ordering::SeqCst), 5);
-    assert!(matches!(process.watch("other", Box::new(|_| SourceAnswer::Later)), Err(WatchError::OtherWorkflow(_))));
+    assert!(matches!(process.watch("other", Box::new(|_, _| SourceAnswer::Later)), Err(WatchError::OtherWorkflow(_))));
     process.0.engine().unwatch("inbox").unwrap();
     assert_eq!(process.0.source_turn("inbox"), None);
     assert!(matches!(process.0.engine().pause_watch("inbox"), Err(WatchError::NoWatch)));
@@ -253,7 +284,7 @@ fn a_poll_that_finds_nothing_writes_nothing() {
     let (inner, clock) = (MemoryStore::new(), VirtualClock::new());
     let calls = Arc::new(AtomicU64::new(0));
     let called = Arc::clone(&calls);
-    let source: WatchSource = Box::new(move |_| {
+    let source: WatchSource = Box::new(move |_, _| {
         called.fetch_add(1, Ordering::SeqCst);
         SourceAnswer::Items(Vec::new(), Value::NONE)
     });
@@ -283,7 +314,7 @@ fn a_source_that_does_not_return_is_reported_once_by_name() {
     )
     .unwrap();
     let process = Process(driver);
-    process.watch("workflow", Box::new(|_| SourceAnswer::Later)).unwrap();
+    process.watch("workflow", Box::new(|_, _| SourceAnswer::Later)).unwrap();
     assert_eq!(process.0.source_turn("inbox"), None);
     for _ in 0..30 {
         clock.advance(Duration::from_secs(1));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bide_core::Time;
 use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Coroutines, Engine, Pool, SystemClock, default_max_parked, default_slots};
+use bide_executor::{Coroutines, Engine, Pool, SourceId, SystemClock, default_max_parked, default_slots};
 use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -311,10 +311,10 @@ impl PyRunner {
         self.within(py, |engine| watches::alter(py, engine, name, what))
     }
 
-    /// The source of a watch that was to answer later has done so.
-    fn source_is_ready(&self, name: &str) -> PyResult<()> {
+    /// The source that was to answer later has done so.
+    fn source_is_ready(&self, source: u64) -> PyResult<()> {
         panics::method(|| {
-            self.inner.engine.source_is_ready(name);
+            self.inner.engine.source_is_ready(SourceId(source));
             Ok(())
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::{Time, Value, pack};
-use bide_executor::{SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView};
+use bide_executor::{SourceAnswer, SourceId, WatchError, WatchRequest, WatchSource, WatchView};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -23,7 +23,7 @@ pub(crate) struct PyWatch {
     every: u64,
     /// What messages call the source.
     shown: String,
-    /// Called with the encoded cursor; see [`PyAnswer`].
+    /// Called with the encoded cursor, and what `source_is_ready` is called with if it answers later; see [`PyAnswer`].
     source: Py<PyAny>,
 }
 
@@ -42,8 +42,8 @@ type PyItem = (String, Vec<(String, Vec<u8>)>);
 /// Calls a source of Python, on a thread that polls.
 fn source(function: Py<PyAny>) -> WatchSource {
     let function = Kept::new(function);
-    Box::new(move |cursor| {
-        let called = panics::no_panic(|| gil::attach(|py| call(py, &function, cursor)));
+    Box::new(move |id, cursor| {
+        let called = panics::no_panic(|| gil::attach(|py| call(py, &function, id, cursor)));
         match called {
             Ok(answer) => answer.unwrap_or(SourceAnswer::Later),
             Err(panicked) => SourceAnswer::Failed(panicked.to_string().into()),
@@ -51,9 +51,10 @@ fn source(function: Py<PyAny>) -> WatchSource {
     })
 }
 
-fn call(py: Python<'_>, function: &Kept, cursor: &Value) -> SourceAnswer {
+fn call(py: Python<'_>, function: &Kept, id: SourceId, cursor: &Value) -> SourceAnswer {
     let cursor = PyBytes::new(py, cursor.as_bytes());
-    let returned = gil::call1(function.bind(py), cursor.as_any());
+    let Ok(number) = id.0.into_pyobject(py);
+    let returned = gil::call_args(function.bind(py), &[cursor.as_any(), number.as_any()]);
     let answer = returned.and_then(|value| value.extract::<Option<PyAnswer>>().map_err(|error| Raised::new(py, error)));
     match answer {
         Ok(None) => SourceAnswer::Later,

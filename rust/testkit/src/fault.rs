@@ -47,6 +47,8 @@ pub struct FaultyStore {
     watcher: Mutex<Option<Watcher>>,
     /// Called once, when the next runs were created.
     after_create: Mutex<Option<Hook>>,
+    /// Called once, when a watch was read next.
+    after_watch_read: Mutex<Option<Hook>>,
     /// When a lease was last given or renewed.
     renewed: Mutex<Option<LeaseTime>>,
     /// It says that several hosts share it.
@@ -71,6 +73,7 @@ impl FaultyStore {
             crashed: Mutex::new(false),
             watcher: Mutex::default(),
             after_create: Mutex::default(),
+            after_watch_read: Mutex::default(),
             renewed: Mutex::default(),
             shared: AtomicBool::new(false),
         })
@@ -89,6 +92,11 @@ impl FaultyStore {
     /// Has it say that several hosts share it.
     pub fn share(&self) {
         self.shared.store(true, Ordering::SeqCst);
+    }
+
+    /// Calls back once, when the next watch was read and before its reader hears of it.
+    pub fn after_watch_read(&self, hook: Hook) {
+        *self.after_watch_read.lock() = Some(hook);
     }
 
     /// Lets the `call`-th call fail.
@@ -355,7 +363,12 @@ impl Watches for FaultyStore {
     }
 
     fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
-        if *self.crashed.lock() { Err(dead()) } else { self.inner.watch(name) }
+        let read = if *self.crashed.lock() { Err(dead()) } else { self.inner.watch(name) };
+        let hook = self.after_watch_read.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        read
     }
 
     fn change_watch(&self, change: &WatchChange) -> Result<WatchChanged, StoreError> {

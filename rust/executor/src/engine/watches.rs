@@ -6,6 +6,7 @@ use bide_store::StoreError;
 
 use crate::engine::Engine;
 use crate::host::Host;
+use crate::runs::local_watch::SourceId;
 use crate::runs::run::RegisteredWorkflow;
 use crate::runs::sources::Watcher;
 use crate::runs::watches::{WatchError, WatchRequest, WatchView};
@@ -28,9 +29,9 @@ impl<H: Host<Dispatch = Pool<H>>> Engine<H> {
         Ok(view)
     }
 
-    /// The source of a watch that was to answer later has done so. Does not block.
-    pub fn source_is_ready(&self, name: &str) {
-        if let Some(watch) = self.watcher.local(name) {
+    /// The source that was to answer later has done so. Does not block.
+    pub fn source_is_ready(&self, source: SourceId) {
+        if let Some(watch) = self.watcher.calling(source) {
             self.dispatch().gates.answered(self, watch);
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod follow;
 pub(crate) mod fork;
 pub(crate) mod live;
 pub(crate) mod live_output;
+pub(crate) mod local_watch;
 pub(crate) mod looks;
 pub(crate) mod mail;
 pub(crate) mod polls;

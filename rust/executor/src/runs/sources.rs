@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::NewRun;
@@ -17,6 +18,7 @@ use bide_sync::Mutex;
 use crate::control::Control;
 use crate::host::Host;
 use crate::ids::IdMaker;
+use crate::runs::local_watch::{LocalState, LocalWatch, SourceAnswer, SourceId, WatchSource};
 use crate::runs::recover::Recovery;
 use crate::runs::run::RegisteredWorkflow;
 use crate::runs::watches::{WatchRequest, current};
@@ -33,20 +35,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A source that has not returned after this time, and not before it is due again, is reported.
 const OVERDUE: Duration = Duration::from_secs(10);
 
-/// What a source has returned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceAnswer {
-    /// Items, each with its key and the packed inputs of its run, and what the source is called with next.
-    Items(Vec<(Arc<str>, Arc<[u8]>)>, Value),
-    /// It has failed; says how.
-    Failed(Arc<str>),
-    /// It answers later: see `Engine::source_is_ready`.
-    Later,
-}
-
-/// Calls a source with a cursor, or takes what it has returned later. Never panics.
-pub type WatchSource = Box<dyn Fn(&Value) -> SourceAnswer + Send + Sync>;
-
 /// Starts the runs of watches.
 pub(crate) struct Watcher<H: Host> {
     /// The store and the clock.
@@ -57,42 +45,12 @@ pub(crate) struct Watcher<H: Host> {
     ids: Arc<IdMaker>,
     /// The watches that have a source here, by name.
     local: Mutex<HashMap<Arc<str>, Arc<LocalWatch<H>>>>,
+    /// How many watches have had a source here.
+    served: AtomicU64,
     /// The calls of sources that are under way.
     calls: Mutex<Vec<Arc<LocalWatch<H>>>>,
     /// Which other runners lived when that was asked last.
     alive: Mutex<HashMap<i64, (Duration, bool)>>,
-}
-
-/// A watch that has a source here.
-pub(crate) struct LocalWatch<H: Host> {
-    /// Its name.
-    name: Arc<str>,
-    /// The workflow of which it starts runs.
-    workflow: Arc<RegisteredWorkflow<H>>,
-    /// What changes.
-    state: Mutex<LocalState>,
-}
-
-/// What changes of a watch that has a source here.
-struct LocalState {
-    /// The source, and what messages call it.
-    source: (Arc<WatchSource>, Arc<str>),
-    /// From one call to the next, when it was read last.
-    every: Duration,
-    /// How often the source has failed in a row.
-    failures: u32,
-    /// The failure that was logged last.
-    logged: Option<Arc<str>>,
-    /// What the source was called with that answers later.
-    asked: Option<(i64, Watch)>,
-    /// Since when it has been called, by the steady clock.
-    calling: Option<Duration>,
-    /// That call was reported.
-    is_reported: bool,
-    /// When it is called next, by the steady clock.
-    next: Option<Duration>,
-    /// The watch was removed, or is not served here any more.
-    is_over: bool,
 }
 
 /// What is to be done with a watch that is due.
@@ -112,6 +70,7 @@ impl<H: Host> Watcher<H> {
             recovery: Arc::clone(recovery),
             ids: Arc::clone(ids),
             local: Mutex::default(),
+            served: AtomicU64::new(0),
             calls: Mutex::default(),
             alive: Mutex::default(),
         })
@@ -129,23 +88,14 @@ impl<H: Host> Watcher<H> {
         if let Some(known) = local.get(&name) {
             let mut state = known.state.lock();
             if !state.is_over && Arc::ptr_eq(&known.workflow, workflow) {
-                (state.source, state.every, state.failures, state.logged) = (source, every, 0, None);
+                state.replace(source, every);
                 return None;
             }
             state.is_over = true;
         }
-        let state = LocalState {
-            source,
-            every,
-            failures: 0,
-            logged: None,
-            asked: None,
-            calling: None,
-            is_reported: false,
-            next: None,
-            is_over: false,
-        };
-        let new = Arc::new(LocalWatch { name, workflow: Arc::clone(workflow), state: Mutex::new(state) });
+        let id = SourceId(self.served.fetch_add(1, Ordering::Relaxed));
+        let state = Mutex::new(LocalState::new(source, every));
+        let new = Arc::new(LocalWatch { name, id, workflow: Arc::clone(workflow), state });
         local.insert(Arc::clone(&new.name), Arc::clone(&new));
         Some(new)
     }
@@ -153,6 +103,11 @@ impl<H: Host> Watcher<H> {
     /// The watch of this name, if it has a source here.
     pub(crate) fn local(&self, name: &str) -> Option<Arc<LocalWatch<H>>> {
         self.local.lock().get(name).cloned()
+    }
+
+    /// The watch whose source is to answer later.
+    pub(crate) fn calling(&self, id: SourceId) -> Option<Arc<LocalWatch<H>>> {
+        self.calls.lock().iter().find(|local| local.id == id).cloned()
     }
 
     /// When the source of a watch is called next, and since when it has been called.
@@ -183,29 +138,41 @@ impl<H: Host> Watcher<H> {
 
     /// A watch is due: what is to be done. Blocks.
     pub(crate) fn begin(&self, local: &Arc<LocalWatch<H>>) -> Begun {
-        let begun = self.try_begin(local).unwrap_or_else(|error| self.after_error(&local.name, &error));
-        let mut state = local.state.lock();
-        match &begun {
-            Begun::Call(..) => {
-                state.calling.get_or_insert_with(|| self.control.clock.steady());
-                drop(state);
-                self.calls.lock().push(Arc::clone(local));
+        loop {
+            let generation = local.state.lock().generation;
+            let begun = self.try_begin(local, generation).unwrap_or_else(|error| self.after_error(&local.name, &error));
+            let mut state = local.state.lock();
+            match &begun {
+                Begun::Call(..) => {
+                    state.calling.get_or_insert_with(|| self.control.clock.steady());
+                    drop(state);
+                    self.calls.lock().push(Arc::clone(local));
+                }
+                Begun::Wait(span) => state.next = Some(self.control.clock.steady() + *span),
+                // It was removed, and defined again meanwhile.
+                Begun::Over if !state.end(generation) => continue,
+                Begun::Over => {
+                    (state.asked, state.calling) = (None, None);
+                    drop(state);
+                    self.calls.lock().retain(|other| !Arc::ptr_eq(other, local));
+                }
             }
-            Begun::Wait(span) => state.next = Some(self.control.clock.steady() + *span),
-            Begun::Over => state.is_over = true,
+            return begun;
         }
-        begun
     }
 
-    fn try_begin(&self, local: &LocalWatch<H>) -> Result<Begun, StoreError> {
-        let (over, source) = {
+    fn try_begin(&self, local: &LocalWatch<H>, generation: u64) -> Result<Begun, StoreError> {
+        let source = {
             let state = local.state.lock();
+            if state.is_over {
+                return Ok(Begun::Over);
+            }
             if let Some((_, watch)) = &state.asked {
                 return Ok(Begun::Call(Arc::clone(&state.source.0), watch.cursor.clone()));
             }
-            (state.is_over, Arc::clone(&state.source.0))
+            Arc::clone(&state.source.0)
         };
-        if over || self.control.is_closing() || self.control.stopped().is_some() {
+        if self.control.is_closing() || self.control.stopped().is_some() {
             return Ok(Begun::Over);
         }
         loop {
@@ -215,7 +182,11 @@ impl<H: Host> Watcher<H> {
                 return Ok(Begun::Over);
             }
             let every = watch.interval();
-            local.state.lock().every = every;
+            let mut state = local.state.lock();
+            if state.generation == generation {
+                state.every = every;
+            }
+            drop(state);
             if watch.paused_at.is_some() {
                 return Ok(Begun::Wait(every.min(LOOK)));
             }
@@ -270,11 +241,12 @@ impl<H: Host> Watcher<H> {
             return None;
         }
         self.calls.lock().retain(|other| !Arc::ptr_eq(other, local));
-        let (asked, shown, every) = {
+        let (asked, shown, every, generation) = {
             let mut state = local.state.lock();
             state.calling = None;
             state.is_reported = false;
-            (state.asked.take(), Arc::clone(&state.source.1), state.every)
+            let asked = state.asked.take().filter(|_| !state.is_over);
+            (asked, Arc::clone(&state.source.1), state.every, state.generation)
         };
         let (revision, watch) = asked?;
         let answer = match answer {
@@ -300,8 +272,9 @@ impl<H: Host> Watcher<H> {
             },
         };
         let mut state = local.state.lock();
+        // If it is not over it was removed, and defined again meanwhile: it is due at once.
+        let span = span.or_else(|| (!state.end(generation)).then_some(Duration::ZERO));
         state.next = span.map(|span| self.control.clock.steady() + span);
-        state.is_over |= span.is_none();
         span
     }
 

@@ -11,8 +11,9 @@ use bide_core::watches::Watch;
 use bide_store::{StoreError, StoredWatch, WatchChange, WatchChanged};
 
 use crate::host::Host;
+use crate::runs::local_watch::{LocalWatch, WatchSource};
 use crate::runs::run::RegisteredWorkflow;
-use crate::runs::sources::{LocalWatch, WatchSource, Watcher};
+use crate::runs::sources::Watcher;
 
 /// What a caller says about a watch.
 pub struct WatchRequest {

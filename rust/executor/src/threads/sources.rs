@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::host::{Attached, Host};
-use crate::runs::sources::{Begun, LocalWatch, SourceAnswer};
+use crate::runs::local_watch::{LocalWatch, SourceAnswer};
+use crate::runs::sources::Begun;
 
 /// What a poll of a source has come to.
 pub(crate) struct PolledSource {
@@ -30,7 +31,7 @@ impl<H: Host> Engine<H> {
             Begun::Over => polled(None, false),
             Begun::Wait(span) => polled(Some(span), false),
             Begun::Call(source, cursor) => {
-                let answer = source(&cursor);
+                let answer = source(watch.id, &cursor);
                 let is_unanswered = answer == SourceAnswer::Later;
                 let after = if watcher.is_idle(watch, &answer) {
                     watcher.end(watch, answer)

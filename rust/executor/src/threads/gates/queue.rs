@@ -15,9 +15,9 @@ use crate::due::{AlarmKind, Due};
 use crate::engine::Engine;
 use crate::host::{Gate, Host};
 use crate::log::Level;
+use crate::runs::local_watch::LocalWatch;
 use crate::runs::polls::GatePolls;
 use crate::runs::run::Run;
-use crate::runs::sources::LocalWatch;
 
 /// Polls that are due within this span are taken one after the other without a sleep.
 const SLICE: Duration = Duration::from_millis(1);

@@ -29,7 +29,7 @@ impl Process {
 
     fn source(&self) -> WatchSource {
         let (case, clock) = (Arc::clone(&self.shared.case), Arc::clone(&self.shared.clock));
-        Box::new(move |cursor| {
+        Box::new(move |_, cursor| {
             let now = clock.steady().as_millis() as u64;
             let seen = std::str::from_utf8(cursor.payload()).ok().and_then(|text| text.parse().ok());
             let since = seen.map_or(0, |seen: u64| seen.saturating_sub(AGAIN));
