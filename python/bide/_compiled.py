@@ -6,7 +6,7 @@ by position (`rust/py/src/workflow.rs`): the order of the fields here is the ord
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +24,9 @@ from bide._task import TaskDef
 from bide._text import is_text, listed
 from bide._waits import Wait, callables, leaves
 
+if TYPE_CHECKING:
+    from bide._remote import RemoteCodec
+
 
 class CompiledTask(NamedTuple):
     """A task as the executor reads it."""
@@ -32,7 +35,7 @@ class CompiledTask(NamedTuple):
     fn: Callable[..., Any]
     binding: Binding
     """Where the arguments of the body come from."""
-    returns: Codec
+    returns: "Codec | RemoteCodec"
     """How its return value is stored."""
     dependencies: tuple[str, ...]
     """The tasks that come before it, each once."""
@@ -206,15 +209,21 @@ def _compile_task(
         raise DefinitionError(msg)
     binding = _with_requests(one, binding)
     gate = _typed_gate(one, binding)
+    fn, returns, timeout = one.fn, binding.returns, one.timeout
+    if one.executor is not None:
+        from bide._remote import compiled  # noqa: PLC0415 - few tasks have one
+
+        # The runner's own timeout counts the time with a slot, of which there is none.
+        (fn, binding, returns), timeout = compiled(one, binding), None
     return CompiledTask(
         name=name,
-        fn=one.fn,
+        fn=fn,
         binding=binding,
-        returns=binding.returns,
+        returns=returns,
         dependencies=dependencies,
         run_if=one.run_if,
         retry=one.retry,
-        timeout=one.timeout,
+        timeout=timeout,
         gate=gate,
         gate_bindings=gates,
         map=mapped.compiled(name),
