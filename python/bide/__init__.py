@@ -17,6 +17,7 @@ from bide._errors import (
     CallbackRejected,
     Cancelled,
     DefinitionError,
+    ProcessDied,
     ReplayMismatch,
     RequestRefused,
     RunFailed,
@@ -57,6 +58,7 @@ if _typing.TYPE_CHECKING:
     from bide._logging import LogFilter, install_log_record_factory
     from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
+    from bide._processes import Processes
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
@@ -96,6 +98,8 @@ __all__ = [
     "Mapped",
     "OpenWait",
     "Pickle",
+    "ProcessDied",
+    "Processes",
     "Progress",
     "Received",
     "ReplayMismatch",
@@ -161,6 +165,10 @@ def __getattr__(name: str) -> object:
         from bide._metrics import metrics  # noqa: PLC0415 - see above
 
         return metrics
+    if name == "Processes":
+        from bide._processes import Processes  # noqa: PLC0415 - see above
+
+        return Processes
     if name == "Callback":
         from bide._callbacks import Callback  # noqa: PLC0415 - see above
 

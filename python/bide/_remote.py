@@ -8,7 +8,7 @@ or a close, finds its wait open and gives the call again, which executors that k
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bide._errors import DefinitionError, TaskTimeout
 from bide._executors import Begun, Call, RemoteExecutor, executor_of
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from bide._async_handle import AsyncTaskHandle
     from bide._bind import Binding
     from bide._codec import Codec
-    from bide._loop import BodyLoop
     from bide._task import TaskDef
 
 WAIT = "executor"
 """The name by which the wait is recorded."""
 
-SOON = 0.001
-"""Seconds between the commit of the wait and the call. The end of the call is not polled for."""
+SOON, LONG = 0.001, 86_400.0
+"""Seconds between the commit of the wait and the call, and between later looks at it. Its end is not polled for."""
 
 _under_way: "dict[tuple[str, str], _Execution]" = {}
 """The calls of this process, by the id of the run and the name of the task."""
@@ -74,9 +73,10 @@ class RemoteBody:
         call = Call(
             handle.run_id, handle.task_name, handle.attempt, self._fn, args, kwargs, self._parameters, self._timeout
         )
-        execution = _Execution(self._executor, call, loop)
+        execution = _Execution(self._executor, call, handle)
         try:
-            await handle.wait(until(execution.over, every=SOON, on_error="raise", name=WAIT))
+            wait = until(execution.over, every=SOON, backoff=LONG / SOON, max_every=LONG, on_error="raise", name=WAIT)
+            await handle.wait(wait)
             ended = execution.outcome()
         finally:
             execution.leave(closing=handle.suspending)
@@ -127,36 +127,29 @@ def _value(ended: Ended) -> Encoded:
 class _Execution:
     """One call, from before it is given to the executor until the body has its end. Used on the loop's thread."""
 
-    def __init__(self, executor: RemoteExecutor, call: Call, loop: "BodyLoop") -> None:
-        self._executor, self._call, self._loop = executor, call, loop
-        self._recorded = False
-        """The wait was asked for the first time, after which it is committed."""
-        self._end: asyncio.Future[Ended] | None = None
+    def __init__(self, executor: RemoteExecutor, call: Call, handle: "AsyncTaskHandle") -> None:
+        self._executor, self._call = executor, call
+        self._core, self._loop = handle._core, handle._loop
+        self._state: Literal["new", "recorded", "given", "left", "closing"] = "new"
+        """It becomes "recorded" when the wait is first asked, after which that is committed, and then "given"."""
+        self._end: Ended | None = None
         self._begun: Begun | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def over(self) -> bool:
-        """Whether the call has ended: no at once, so that the wait is committed; then the answer takes until the end."""
-        if not self._recorded:
-            self._recorded = True
-            return False
-        if self._end is None:
-            self._end = self._loop.loop.create_future()
+        """Whether the call has ended. No at first, so that the wait is committed; then the call is given away."""
+        if self._state == "new":
+            self._state = "recorded"
+        elif self._state == "recorded":
+            self._state = "given"
             _under_way[self._call.run, self._call.task] = self
-            try:
-                await self._begin()
-            except Exception as error:  # noqa: BLE001 - the executor may be anyone's
-                self._settle(Failed(error))
-        if not self._end.done():
-            import asyncio  # noqa: PLC0415 - it is imported by now
-
-            await asyncio.shield(self._end)
-        return True
+            self._begin()
+        return self._end is not None
 
     def outcome(self) -> Ended:
         """Return how the call has ended."""
         assert self._end is not None  # noqa: S101 - the wait is over
-        return self._end.result()
+        return self._end
 
     def where(self) -> str:
         """Say where the call is."""
@@ -164,34 +157,48 @@ class _Execution:
 
     def leave(self, *, closing: bool) -> None:
         """Wait no more for the call: the runner closes, or nobody wants the result."""
+        self._state = "closing" if closing else "left"
         if _under_way.get((self._call.run, self._call.task)) is self:
             del _under_way[self._call.run, self._call.task]
         if self._timer is not None:
             self._timer.cancel()
-        if self._end is None or self._end.done():
-            return
-        self._end.cancel()
-        if self._begun is not None:
-            _drop(self._begun, closing=closing)
+        if self._end is None and self._begun is not None:
+            self._drop(self._begun)
 
-    async def _begin(self) -> None:
-        loop, timeout = self._loop.loop, self._call.timeout
+    def _begin(self) -> None:
         if self._executor._blocks:
-            import asyncio  # noqa: PLC0415 - it is imported by now
-
-            beginning = self._loop.in_thread(self._give)
-            try:
-                self._begun = await asyncio.shield(beginning)
-            except asyncio.CancelledError:
-                beginning.add_done_callback(_drop_begun)
-                raise
-        else:
-            self._begun = self._give()
-        if timeout is not None and not self._executor._limits_time and self._end is not None and not self._end.done():
-            self._timer = loop.call_later(timeout, self._timed_out, timeout)
+            self._loop.in_thread(self._give).add_done_callback(self._given)
+            return
+        try:
+            self._has_begun(self._give())
+        except Exception as error:  # noqa: BLE001 - the executor may be anyone's
+            self._end = Failed(error)
 
     def _give(self) -> Begun:
         return self._executor._begin(self._call, self._report)
+
+    def _given(self, giving: "asyncio.Future[Begun]") -> None:
+        if giving.cancelled():
+            return
+        if (error := giving.exception()) is not None:
+            self._settle(Failed(error))
+        else:
+            self._has_begun(giving.result())
+
+    def _has_begun(self, begun: Begun) -> None:
+        self._begun = begun
+        if self._end is not None:
+            return
+        if self._state != "given":
+            self._drop(begun)
+        elif (timeout := self._call.timeout) is not None and not self._executor._limits_time:
+            self._timer = self._loop.loop.call_later(timeout, self._timed_out, timeout)
+
+    def _drop(self, begun: Begun) -> None:
+        if self._state == "closing":
+            begun.leave()
+        else:
+            begun.cancel()
 
     def _report(self, ended: Ended) -> None:
         """Take the end of the call. On any thread."""
@@ -199,22 +206,11 @@ class _Execution:
             self._loop.loop.call_soon_threadsafe(self._settle, ended)
 
     def _settle(self, ended: Ended) -> None:
-        if self._end is not None and not self._end.done():
-            self._end.set_result(ended)
+        if self._end is None and self._state == "given":
+            self._end = ended
+            self._core.wake()
 
     def _timed_out(self, timeout: float) -> None:
         self._settle(Failed(TaskTimeout(f"task {self._call.task!r} was not done {timeout:g} s after its executor had it")))
         if self._begun is not None:
             self._begun.cancel()
-
-
-def _drop(begun: Begun, *, closing: bool) -> None:
-    if closing:
-        begun.leave()
-    else:
-        begun.cancel()
-
-
-def _drop_begun(beginning: "asyncio.Future[Begun]") -> None:
-    if not beginning.cancelled() and beginning.exception() is None:
-        beginning.result().leave()

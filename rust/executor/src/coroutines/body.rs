@@ -7,7 +7,7 @@ mod sleep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::attempt::{
@@ -52,6 +52,17 @@ pub struct CoroutineBody<H: Host> {
     begun: Mutex<Option<BegunBody>>,
     /// The child runs that it has started, so that their results are read from memory.
     pub(super) children: Mutex<Started<H>>,
+    /// Whether the host wants to know when the end of the body is committed, and whether it is.
+    pub(super) recorded: Recorded,
+}
+
+/// The commit of a body's end.
+#[derive(Default)]
+pub(super) struct Recorded {
+    /// The host waits for it. Set by the body, before its end.
+    pub(super) wanted: AtomicBool,
+    /// It was made. Set before what the host waits for is done.
+    pub(super) done: AtomicBool,
 }
 
 /// Children by their ids.
@@ -95,6 +106,7 @@ impl<H: Host> CoroutineBody<H> {
             begun: Mutex::new(own.counted.coroutines.book.get().map(|book| book.body())),
             own: Mutex::new(Some(own)),
             children: Mutex::default(),
+            recorded: Recorded::default(),
         })
     }
 
@@ -274,6 +286,22 @@ impl<H: Host> CoroutineBody<H> {
 
     pub(super) fn with_attempt<R>(&self, f: impl FnOnce(&mut Attempt) -> R) -> R {
         f(&mut self.attempt.lock())
+    }
+
+    /// Ends the sleep of a wait: its condition is asked at once.
+    pub fn wake(&self) {
+        self.run.ring(self.task);
+    }
+
+    /// Has the end of the body committed before its slot is released, and [`CoroutineBody::is_recorded`] say so.
+    pub fn wants_record(&self) {
+        self.recorded.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end of the body is committed, if that was wanted.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.recorded.done.load(Ordering::Acquire)
     }
 
     /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A
