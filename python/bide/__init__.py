@@ -55,6 +55,7 @@ if _typing.TYPE_CHECKING:
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._limits import HeldBack, LimitInfo, LimitUse
+    from bide._dask import Dask
     from bide._logging import LogFilter, install_log_record_factory
     from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
@@ -77,6 +78,7 @@ __all__ = [
     "Client",
     "Context",
     "Cron",
+    "Dask",
     "DefinitionError",
     "Each",
     "Event",
@@ -169,6 +171,10 @@ def __getattr__(name: str) -> object:
         from bide._processes import Processes  # noqa: PLC0415 - see above
 
         return Processes
+    if name == "Dask":
+        from bide._dask import Dask  # noqa: PLC0415 - see above
+
+        return Dask
     if name == "Callback":
         from bide._callbacks import Callback  # noqa: PLC0415 - see above
 

@@ -57,8 +57,6 @@ class RemoteExecutor:
     """It ends a call whose `timeout` is over, and reports that."""
     _blocks = False
     """To begin a call may take a while."""
-    _keeps_results = False
-    """It keeps a result until it is told that this is committed."""
 
     def _check(self, one: "TaskDef") -> Callable[..., Any]:
         """Return what it calls for a task; a `DefinitionError` if it cannot."""
@@ -67,8 +65,9 @@ class RemoteExecutor:
     def _begin(self, call: Call, report: Report) -> Begun:
         raise NotImplementedError
 
-    def _committed(self, call: Call) -> None:
-        """Forget the result of a call."""
+    def _committed(self, _call: Call) -> Callable[[], None] | None:
+        """Return what to call once the end of the body is committed, if it keeps results. It may block."""
+        return None
 
     def _used_by(self, user: object) -> None:
         """Count a runner that uses it."""

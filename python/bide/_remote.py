@@ -78,6 +78,8 @@ class RemoteBody:
             wait = until(execution.over, every=SOON, backoff=LONG / SOON, max_every=LONG, on_error="raise", name=WAIT)
             await handle.wait(wait)
             ended = execution.outcome()
+            if (forget := self._executor._committed(call)) is not None:
+                handle._core.when_recorded(functools.partial(loop.in_thread, forget))
         finally:
             execution.leave(closing=handle.suspending)
         return _value(ended)
