@@ -76,7 +76,9 @@ def test_a_cancelled_run_forgets_the_call(client: Any, tmp_path: Path) -> None:
         (tmp_path / "go").touch()
 
 
-def test_a_call_outlives_its_runner_and_is_executed_once(scheduler: str, client: Any, file: Path, tmp_path: Path) -> None:
+def test_a_call_outlives_its_runner_and_is_executed_once(
+    scheduler: str, client: Any, file: Path, tmp_path: Path
+) -> None:
     script = f"""{SCRIPT}
 from distributed import Client
 client = Client({scheduler!r})
@@ -114,12 +116,12 @@ def test_a_scheduler_that_is_gone_is_an_error_of_the_attempt(tmp_path: Path) -> 
                 run = runner.submit(workflow, {"folder": tmp_path})
                 eventually(lambda: remote_bodies.notes(tmp_path, "entered"), "the body executes")
                 cluster.send_signal(signal.SIGKILL)
-                with pytest.raises(bide.RunFailed, match="task 'body': bide.Dask"):
+                with pytest.raises(bide.RunFailed, match=r"task 'body': bide\.Dask"):
                     run.result()
-                with pytest.raises(bide.RunFailed, match="task 'body': bide.Dask"):
+                with pytest.raises(bide.RunFailed, match=r"task 'body': bide\.Dask"):
                     runner.run(workflow, {"folder": tmp_path})
 
 
 def test_what_is_no_client_is_refused() -> None:
     with pytest.raises(bide.DefinitionError, match=r"bide.Dask takes a dask.distributed.Client, not 'tcp://x'"):
-        bide.Dask("tcp://x")  # type: ignore[arg-type]
+        bide.Dask("tcp://x")

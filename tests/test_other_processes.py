@@ -3,10 +3,12 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +65,11 @@ def is_there(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return not is_there(pid)
 
 
 # --- what goes there and comes back ----------------------------------------------------------------------------------
@@ -160,7 +167,9 @@ def test_an_argument_without_a_pickle_is_named(processes: bide.Processes) -> Non
         runner.run(bide.Workflow("w", [makes_it, takes_it]))
     error = failed.value.__cause__
     assert isinstance(error, bide.SerializationError)
-    assert str(error).startswith("task 'takes': parameter 'makes' cannot be pickled for bide.Processes(2): it stays here")
+    assert str(error).startswith(
+        "task 'takes': parameter 'makes' cannot be pickled for bide.Processes(2): it stays here"
+    )
 
 
 class Unportable:
@@ -226,7 +235,7 @@ def test_a_timeout_kills_the_child(processes: bide.Processes, tmp_path: Path) ->
 
 def test_a_timeout_of_another_executor_fails_the_attempt(threads: ThreadPoolExecutor, tmp_path: Path) -> None:
     with bide.Runner(":memory:") as runner:
-        with pytest.raises(bide.RunFailed, match="task 'body' was not done 0.2 s after its executor had it"):
+        with pytest.raises(bide.RunFailed, match=r"task 'body' was not done 0\.2 s after its executor had it"):
             runner.run(alone(remote_bodies.returns_when_told, threads, timeout=0.2), {"folder": tmp_path})
         (tmp_path / "go").touch()
 
@@ -242,7 +251,7 @@ def test_a_cancelled_run_and_a_closed_runner_kill_the_child(how: str, file: Path
             run.cancel()
             with pytest.raises(bide.RunFailed, match="cancelled"):
                 run.result()
-            eventually(lambda: not is_there(pid), "the child is gone")
+            eventually(partial(is_gone, pid), "the child is gone")
     assert not is_there(pid)
     assert processes.pids == []
 
@@ -267,7 +276,7 @@ def test_a_child_that_dies_idle_is_replaced_without_a_failure() -> None:
     with bide.Runner(":memory:") as runner:
         first = runner.run(workflow)["body"]
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: not is_there(first), "the child is gone")
+        eventually(partial(is_gone, first), "the child is gone")
         second = runner.run(workflow)
     assert second["body"] != first
     assert second.tasks["body"].attempts == 1
@@ -307,7 +316,7 @@ with bide.Runner(db) as runner:
         [pid] = remote_bodies.notes(tmp_path, "stays")
         assert is_there(pid)
         child.kill()
-    eventually(lambda: not is_there(pid), "the child is gone")
+    eventually(partial(is_gone, pid), "the child is gone")
 
 
 def test_a_killed_runner_gives_the_call_again_and_nothing_else(file: Path, tmp_path: Path) -> None:
@@ -337,6 +346,78 @@ with bide.Runner(db) as runner:
     assert (waiting.task, waiting.body) == ("returns_when_told", None)
     assert ran(script, file, "again")[-1] == "ended 1 1"
     assert len(remote_bodies.notes(tmp_path, "entered")) == 2
+
+
+def test_a_crash_between_the_end_of_the_call_and_its_commit_repeats_the_call(file: Path, tmp_path: Path) -> None:
+    script = f"""{SCRIPT}
+from bide import _remote
+workflow = bide.Workflow("w", [bide.task(remote_bodies.returns_when_told, executor=processes)])
+(folder / "go").touch()
+if not words:
+    _remote._Execution.outcome = lambda execution: die()  # its wait is closed, and the body has not returned
+with bide.Runner(db) as runner:
+    say("ended", runner.run(workflow, {{"folder": folder}}, key="k").tasks["returns_when_told"].attempts)
+"""
+    ran(script, file, code=-signal.SIGKILL)
+    assert ran(script, file, "again")[-1] == "ended 1"
+    assert len(remote_bodies.notes(tmp_path, "entered")) == 2
+
+
+def test_a_wait_satisfied_by_hand_has_no_value(processes: bide.Processes, tmp_path: Path) -> None:
+    with bide.Runner(":memory:") as runner:
+        run = runner.submit(alone(remote_bodies.stays, processes), {"folder": tmp_path})
+        eventually(lambda: remote_bodies.notes(tmp_path, "stays"), "the body executes")
+        runner.satisfy(run, "body", 7)
+        with pytest.raises(bide.RunFailed, match="was satisfied by hand while the body was at its executor"):
+            run.result()
+        [pid] = remote_bodies.notes(tmp_path, "stays")
+        eventually(partial(is_gone, pid), "the child is gone")
+
+
+def test_the_deadline_of_a_run_and_a_skip_kill_the_child(processes: bide.Processes, tmp_path: Path) -> None:
+    body = bide.task(remote_bodies.stays, executor=processes)
+    with bide.Runner(":memory:") as runner:
+        with pytest.raises(bide.RunFailed, match="TimeoutError"):
+            runner.run(bide.Workflow("late", [body], timeout=1), {"folder": tmp_path})
+        late = len(remote_bodies.notes(tmp_path, "stays"))
+        run = runner.submit(bide.Workflow("skipped", [body]), {"folder": tmp_path})
+        eventually(lambda: len(remote_bodies.notes(tmp_path, "stays")) > late, "the second one executes")
+        runner.skip(run, "stays")
+        assert run.result().tasks["stays"].status == bide.TaskStatus.Skipped
+        for pid in remote_bodies.notes(tmp_path, "stays"):
+            eventually(partial(is_gone, pid), "the child is gone")
+
+
+def test_a_paused_run_takes_the_end_of_its_call_and_continues_later(processes: bide.Processes, tmp_path: Path) -> None:
+    body = bide.task(remote_bodies.returns_when_told, executor=processes)
+    with bide.Runner(":memory:") as runner:
+        run = runner.submit(bide.Workflow("w", [body]), {"folder": tmp_path})
+        eventually(lambda: remote_bodies.notes(tmp_path, "entered"), "the body executes")
+        run.pause()
+        (tmp_path / "go").touch()
+        eventually(lambda: not runner.waiting(), "the wait is over")
+        assert run.why().status == bide.RunStatus.Paused
+        run.resume()
+        assert run.result().tasks["returns_when_told"].attempts == 1
+
+
+def test_a_program_that_leaves_without_closing_leaves_no_child(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import bide, remote_bodies
+
+if __name__ == "__main__":
+    processes = bide.Processes(1)
+    workflow = bide.Workflow("w", [bide.task(remote_bodies.pid, executor=processes)])
+    runner = bide.Runner(":memory:")
+    print(runner.run(workflow)["pid"])
+"""
+    )
+    code, printed, errors = _run(tmp_path / "program.py", "-X", "dev", "-W", "error")
+    assert (code, errors) == (0, "")
+    eventually(lambda: not is_there(int(printed)), "the child is gone")
 
 
 def test_a_main_module_is_imported_by_children_as_by_multiprocessing(tmp_path: Path) -> None:
@@ -380,10 +461,8 @@ print(runner.run(bide.Workflow("w", [body]))["body"])
     assert 'put what the program does under `if __name__ == "__main__":`' in errors
 
 
-def _run(script: Path) -> tuple[int, str, str]:
-    import subprocess
-
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+def _run(script: Path, *flags: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, *flags, script], capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout, done.stderr
 
 

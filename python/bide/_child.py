@@ -34,7 +34,8 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             fd = theirs.fileno()
-            first = f"import sys; sys.path[:] = {sys.path!r}; from bide._process_main import main; "
+            path = [one for one in sys.path if isinstance(one, str)]
+            first = f"import sys; sys.path[:] = {path!r}; from bide._process_main import main; "
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter
                 [
                     os.fsdecode(spawn.get_executable() or sys.executable),

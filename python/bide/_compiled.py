@@ -6,7 +6,7 @@ by position (`rust/py/src/workflow.rs`): the order of the fields here is the ord
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,9 +24,6 @@ from bide._task import TaskDef
 from bide._text import is_text, listed
 from bide._waits import Wait, callables, leaves
 
-if TYPE_CHECKING:
-    from bide._remote import RemoteCodec
-
 
 class CompiledTask(NamedTuple):
     """A task as the executor reads it."""
@@ -35,7 +32,7 @@ class CompiledTask(NamedTuple):
     fn: Callable[..., Any]
     binding: Binding
     """Where the arguments of the body come from."""
-    returns: "Codec | RemoteCodec"
+    returns: Codec
     """How its return value is stored."""
     dependencies: tuple[str, ...]
     """The tasks that come before it, each once."""

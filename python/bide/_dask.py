@@ -7,14 +7,15 @@ once the end of the body is committed.
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from bide._errors import BideError, DefinitionError, not_picklable
-from bide._executors import Begun, Call, RemoteExecutor, Report
+from bide._executors import Begun, Call, RemoteExecutor, Report, extra
 from bide._remote_call import Ended, Failed, execute
 
-if TYPE_CHECKING:
-    from distributed import Client, Future
+
+_Future: TypeAlias = Any
+"""A `distributed.Future`: see `extra`."""
 
 
 class Dask(RemoteExecutor):
@@ -27,14 +28,9 @@ class Dask(RemoteExecutor):
 
     _blocks = True
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - see `extra`
         """Keep the client, which has to be a synchronous one."""
-        try:
-            from distributed import Client  # noqa: PLC0415 - an extra
-        except ImportError:
-            msg = "bide.Dask needs dask.distributed: pip install 'bide[dask]'"
-            raise DefinitionError(msg) from None
-        if not isinstance(client, Client):
+        if not isinstance(client, extra("distributed", "bide.Dask", "dask").Client):
             msg = f"bide.Dask takes a dask.distributed.Client, not {client!r}"
             raise DefinitionError(msg)
         if client.asynchronous:
@@ -57,22 +53,24 @@ class Dask(RemoteExecutor):
         try:
             future = self._published(key) or self._submit(key, call)
         except Exception as error:
-            msg = f"task {call.task!r}: {self!r} has not taken it: {type(error).__name__}: {error}. Is its scheduler up?"
+            msg = (
+                f"task {call.task!r}: {self!r} has not taken it: {type(error).__name__}: {error}. Is its scheduler up?"
+            )
             raise BideError(msg) from error
         begun = _BegunDask(self, future, call)
         future.add_done_callback(lambda done: report(begun.ended(done)))
         return begun
 
-    def _published(self, key: str) -> "Future | None":
+    def _published(self, key: str) -> _Future:
         """Return what an earlier process has published, unless that is lost or was cancelled."""
         found: Any = self._client.get_dataset(key, default=None)
         if found is None or found.status not in {"cancelled", "lost"}:
-            return found  # type: ignore[no-any-return]
+            return found
         self._forget(key)
         return None
 
-    def _submit(self, key: str, call: Call) -> "Future":
-        future: Future = self._client.submit(execute, call.fn, call.task, call.args, call.kwargs, key=key, pure=False)
+    def _submit(self, key: str, call: Call) -> _Future:
+        future = self._client.submit(execute, call.fn, call.task, call.args, call.kwargs, key=key, pure=False)
         self._client.publish_dataset(**{key: future})
         return future
 
@@ -85,7 +83,7 @@ class Dask(RemoteExecutor):
 
 
 class _BegunDask:
-    def __init__(self, executor: Dask, future: "Future", call: Call) -> None:
+    def __init__(self, executor: Dask, future: _Future, call: Call) -> None:
         self._executor, self._future, self._call = executor, future, call
 
     def cancel(self) -> None:
@@ -101,7 +99,7 @@ class _BegunDask:
         what = "waits or executes in" if status == "pending" else f"is {status} in"
         return f"{what} {self._executor!r} as {_key(self._call)!r}"
 
-    def ended(self, future: "Future") -> Ended:
+    def ended(self, future: _Future) -> Ended:
         what = f"task {self._call.task!r}: {self._executor!r}"
         if future.status == "finished":
             try:
@@ -110,10 +108,14 @@ class _BegunDask:
                 return Failed(_error(f"{what} could not give the result: {type(error).__name__}: {error}", error))
             return ended
         if future.status == "error":
-            error = future.exception()
-            return Failed(_error(f"{what} could not execute it: {type(error).__name__}: {error}", error))
-        return Failed(BideError(f"{what} has lost the call, which is {future.status}: its scheduler is gone, or somebody has"
-                                " cancelled it"))
+            problem = future.exception()
+            return Failed(_error(f"{what} could not execute it: {type(problem).__name__}: {problem}", problem))
+        return Failed(
+            BideError(
+                f"{what} has lost the call, which is {future.status}: its scheduler is gone, or somebody has"
+                " cancelled it"
+            )
+        )
 
 
 def _error(message: str, cause: BaseException | None) -> BideError:

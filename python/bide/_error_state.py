@@ -37,7 +37,7 @@ _MISSING = object()
 
 
 class _Attributes(dict[str, Any]):
-    """The `__dict__` of a rebuilt exception. It also keeps where the exception was first raised, and its stored form."""
+    """The `__dict__` of a rebuilt exception. It also keeps where that was first raised, and its stored form."""
 
     __slots__ = ("origin", "stored")
     origin: str

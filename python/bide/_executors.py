@@ -1,4 +1,4 @@
-"""What `@bide.task(executor=...)` takes: `RemoteExecutor`, the base of bide's own, and any of `concurrent.futures`.
+"""What `@bide.task(executor=...)` takes: `RemoteExecutor`, the base of bide's own, and those of `_futures.py`.
 
 An executor is given a call and a function to be called once with its end, on any thread. What a body waits for
 meanwhile is in `_remote.py`.
@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from bide._errors import BideError, DefinitionError, SerializationError
-from bide._remote_call import Ended, Failed, execute
+from bide._errors import DefinitionError, SerializationError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
-
+    from bide._remote_call import Ended
     from bide._task import TaskDef
 
 
@@ -47,7 +45,7 @@ class Begun(Protocol):
         ...
 
 
-Report: TypeAlias = Callable[[Ended], None]
+Report: TypeAlias = "Callable[[Ended], None]"
 
 
 class RemoteExecutor:
@@ -76,65 +74,22 @@ class RemoteExecutor:
         """Count no more a runner that has closed."""
 
 
-class Futures(RemoteExecutor):
-    """An executor of `concurrent.futures`, or one that follows it."""
-
-    def __init__(self, executor: "Executor") -> None:
-        """Keep the executor, which stays its user's: a runner does not shut it down."""
-        self._executor = executor
-        kind = type(executor)
-        self._name = kind.__qualname__
-        self._blocks = not kind.__module__.startswith("concurrent.futures.")
-
-    def __repr__(self) -> str:
-        """Show the executor."""
-        return repr(self._executor)
-
-    def _check(self, one: "TaskDef") -> Callable[..., Any]:
-        module: Any = sys.modules.get("concurrent.futures.process")
-        if module is not None and isinstance(self._executor, module.ProcessPoolExecutor):
-            return portable(one, self._name)
-        return one.fn
-
-    def _begin(self, call: Call, report: Report) -> Begun:
-        future = self._executor.submit(execute, call.fn, call.task, call.args, call.kwargs)
-        begun = _BegunFuture(future, call, self._name)
-        future.add_done_callback(lambda done: report(begun.ended(done)))
-        return begun
-
-
-class _BegunFuture:
-    def __init__(self, future: "Future[Ended]", call: Call, name: str) -> None:
-        self._future, self._call, self._name = future, call, name
-
-    def cancel(self) -> None:
-        self._future.cancel()
-
-    leave = cancel
-
-    def where(self) -> str:
-        return f"executes in the {self._name}" if self._future.running() else f"waits in the {self._name}"
-
-    def ended(self, future: "Future[Ended]") -> Ended:
-        if future.cancelled():
-            return Failed(BideError(f"task {self._call.task!r}: its executor, a {self._name}, has cancelled the body"))
-        error = future.exception()
-        return future.result() if error is None else Failed(error)
-
-
-def executor_of(given: object, what: str) -> RemoteExecutor:
-    """Return what `executor=` means; a `DefinitionError` if it is none."""
-    if isinstance(given, RemoteExecutor):
-        return given
-    module: Any = sys.modules.get("concurrent.futures")
-    if module is not None and isinstance(given, module.Executor):
-        return Futures(given)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+def check_executor(given: object, what: str) -> None:
+    """Refuse what is no executor."""
+    if isinstance(given, RemoteExecutor) or is_of_futures(given):
+        return
     hint = f": make one, as in executor={given.__name__}(...)" if isinstance(given, type) else ""
     msg = (
         f"{what}: executor must be a bide.Processes(n), a concurrent.futures.Executor, a bide.Dask(client) or a "
         f"bide.Ray(), not {given!r}{hint}"
     )
     raise DefinitionError(msg)
+
+
+def is_of_futures(given: object) -> bool:
+    """Whether it is an executor of `concurrent.futures`, which who has one has imported."""
+    module: Any = sys.modules.get("concurrent.futures")
+    return module is not None and isinstance(given, module.Executor)
 
 
 def portable(one: "TaskDef", executor: str) -> Callable[..., Any]:
@@ -172,3 +127,14 @@ def pickled(call: Call, executor: str) -> bytes:
                 raise SerializationError(msg) from of_one
         msg = f"task {call.task!r} cannot be pickled for {executor}: {problem}"
         raise SerializationError(msg) from problem
+
+
+def extra(module: str, what: str, name: str) -> Any:  # noqa: ANN401 - its types are not everywhere that these are checked
+    """Import a package that `what` needs, which an extra of bide's of this name installs."""
+    import importlib  # noqa: PLC0415 - for those who need one
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        msg = f"{what} needs {module}: pip install 'bide[{name}]' ({error})"
+        raise DefinitionError(msg) from error

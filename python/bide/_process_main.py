@@ -80,9 +80,7 @@ def _prepare(connection: Connection) -> bool:
     return True
 
 
-def _read(
-    connection: Connection, calls: "queue.SimpleQueue[tuple[str, bytes] | None]", idle: threading.Event
-) -> None:
+def _read(connection: Connection, calls: "queue.SimpleQueue[tuple[str, bytes] | None]", idle: threading.Event) -> None:
     try:
         while True:
             task = connection.recv_bytes().decode(errors="replace")

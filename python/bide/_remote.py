@@ -10,8 +10,9 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from bide._errors import DefinitionError, TaskTimeout
-from bide._executors import Begun, Call, RemoteExecutor, executor_of
+from bide._codec import Codec
+from bide._errors import BideError, DefinitionError, TaskTimeout
+from bide._executors import Begun, Call, RemoteExecutor
 from bide._remote_call import Encoded, Ended, Failed, execute
 from bide._waits import until
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from bide._async_handle import AsyncTaskHandle
     from bide._bind import Binding
-    from bide._codec import Codec
     from bide._task import TaskDef
 
 WAIT = "executor"
@@ -39,19 +39,14 @@ def where(run: str, task: str) -> str | None:
     return None if execution is None else execution.where()
 
 
-class RemoteCodec:
-    """Passes on what was encoded elsewhere."""
+class RemoteCodec(Codec):
+    """Passes on what was encoded elsewhere; any other value is encoded as always."""
 
-    fast = ""
+    __slots__ = ()
 
-    def __init__(self, codec: "Codec") -> None:
-        """Keep the codec, by which the value is read."""
-        self._codec = codec
-        self.decode = codec.decode
-
-    def encode(self, value: Encoded) -> bytes:
-        """Return the bytes, after a look at their number."""
-        return self._codec.check_size(value.data)
+    def encode(self, value: object) -> bytes:
+        """Return stored bytes, after a look at their number."""
+        return self.check_size(value.data) if isinstance(value, Encoded) else super().encode(value)
 
 
 class RemoteBody:
@@ -64,7 +59,7 @@ class RemoteBody:
         self._executor = executor
         self._fn = executor._check(one)
 
-    async def __call__(self, handle: "AsyncTaskHandle", /, *args: Any, **kwargs: Any) -> Encoded:
+    async def __call__(self, handle: "AsyncTaskHandle", /, *args: object, **kwargs: object) -> Encoded:
         """Have the executor call the function, and return what it has returned."""
         loop = handle._loop
         if loop.tested:  # whose time does not pass by itself
@@ -99,13 +94,13 @@ def compiled(one: "TaskDef", binding: "Binding") -> "tuple[RemoteBody, Binding, 
     from bide._bind import Source  # noqa: PLC0415 - as in __init__.py
 
     what = f"task {one.name!r}"
-    executor = executor_of(one.executor, what)
+    executor = _executor_of(one)
     for source in binding.sources:
         if source.kind in {"handle", "context"}:
             kind = "handle" if source.kind == "handle" else "Context"
             msg = (
-                f"{what}: parameter {source.parameter!r} takes the {kind}, and the body executes in {executor!r}, which "
-                f"has none: leave the parameter out, or give what needs the {kind} to a task without executor="
+                f"{what}: parameter {source.parameter!r} takes the {kind}, and the body executes in {executor!r}, "
+                f"which has none: leave the parameter out, or give what needs the {kind} to a task without executor="
             )
             raise DefinitionError(msg)
     if binding.wants_handle:
@@ -117,7 +112,17 @@ def compiled(one: "TaskDef", binding: "Binding") -> "tuple[RemoteBody, Binding, 
     body = RemoteBody(one, binding, executor)
     handle = Source("handle", "handle", parameter="handle")
     with_handle = binding._replace(positional=(handle, *binding.positional), wants_handle=True, is_async=True)
-    return body, with_handle, RemoteCodec(binding.returns)
+    returns = binding.returns
+    return body, with_handle, RemoteCodec(returns.annotation, returns.where, root=returns.root)
+
+
+def _executor_of(one: "TaskDef") -> RemoteExecutor:
+    if isinstance(one.executor, RemoteExecutor):
+        return one.executor
+    from bide._futures import Futures  # noqa: PLC0415 - for those who have one
+
+    assert one.executor is not None  # noqa: S101 - for mypy
+    return Futures(one.executor)
 
 
 def _value(ended: Ended) -> Encoded:
@@ -150,7 +155,13 @@ class _Execution:
 
     def outcome(self) -> Ended:
         """Return how the call has ended."""
-        assert self._end is not None  # noqa: S101 - the wait is over
+        if self._end is None:
+            return Failed(
+                BideError(
+                    f"task {self._call.task!r}: its wait was satisfied by hand while the body was at its executor, and "
+                    "so the body has no value: skip the task instead"
+                )
+            )
         return self._end
 
     def where(self) -> str:
@@ -213,6 +224,8 @@ class _Execution:
             self._core.wake()
 
     def _timed_out(self, timeout: float) -> None:
-        self._settle(Failed(TaskTimeout(f"task {self._call.task!r} was not done {timeout:g} s after its executor had it")))
+        self._settle(
+            Failed(TaskTimeout(f"task {self._call.task!r} was not done {timeout:g} s after its executor had it"))
+        )
         if self._begun is not None:
             self._begun.cancel()

@@ -38,8 +38,8 @@ def check() -> None:
 def _check_process() -> None:
     if _attribute("bide._process_main", "importing") is True:
         msg = (
-            "a child process of bide.Processes imports the main module of its program, which opens a runner there again: "
-            'put what the program does under `if __name__ == "__main__":`'
+            "a child process of bide.Processes imports the main module of its program, which opens a runner there "
+            'again: put what the program does under `if __name__ == "__main__":`'
         )
         raise BideError(msg)
 

@@ -241,8 +241,7 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
     if limit is not None and not isinstance(limit, Limit):
         msg = f'{what}: limit must be a bide.Limit, such as bide.Limit("api", in_flight=10), not {limit!r}'
         raise DefinitionError(msg)
-    if executor is not None:
-        _check_executor(fn, executor, limit, what)
+    _check_executor(fn, executor, limit, what)
     return TaskDef(
         name=name,
         fn=fn,
@@ -260,17 +259,19 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
 
 def _check_executor(fn: object, executor: object, limit: Limit | None, what: str) -> None:
     """Refuse an executor that is none, and what has no meaning for a body that it executes."""
-    from bide._executors import executor_of  # noqa: PLC0415 - few tasks have one
+    if executor is None:
+        return
+    from bide._executors import check_executor  # noqa: PLC0415 - few tasks have one
 
-    executor_of(executor, what)
+    check_executor(executor, what)
     if is_async(fn):
         msg = f"{what} is an `async def`, which executes on the event loop of the runner: make it a `def`, or leave "
         msg += "executor= out"
         raise DefinitionError(msg)
     if limit is not None and limit.executing is not None:
         msg = (
-            f"{what}: Limit({limit.name!r}) has executing=, which counts the bodies that hold a slot, and a body that an "
-            "executor executes holds none: use in_flight="
+            f"{what}: Limit({limit.name!r}) has executing=, which counts the bodies that hold a slot, and a body with "
+            "executor= holds none: use in_flight="
         )
         raise DefinitionError(msg)
 

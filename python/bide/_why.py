@@ -74,8 +74,8 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
     if this process executes the run; `error` is what its condition raised last. `child` is the id of the run that it
     waits for, `members` names the waits that it combines, and `others` the tasks of the run that wait for the same
     message, the one that gets the next one first. `body` says where the body of a task with `executor=` is, if this
-    process has given it away, as in "executes in process 1234". `cursor` is for `waiting(after=)`. `asked_at` is the time of a
-    `bide.testing` clock when this was asked, from which `str()` counts; None: it counts from the present.
+    process has given it away, as in "executes in process 1234". `cursor` is for `waiting(after=)`. `asked_at` is the
+    time of a `bide.testing` clock when this was asked, from which `str()` counts; None: it counts from the present.
     """
 
     run: str

@@ -3,11 +3,12 @@
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
 mod call;
+mod recorded;
 mod sleep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::{
@@ -16,6 +17,7 @@ use bide_core::attempt::{
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
 use bide_sync::Mutex;
 pub use call::OpenCall;
+use recorded::Recorded;
 use tokio::sync::oneshot;
 
 use super::dispatch::{Coroutines, Counted, Slot};
@@ -54,15 +56,6 @@ pub struct CoroutineBody<H: Host> {
     pub(super) children: Mutex<Started<H>>,
     /// Whether the host wants to know when the end of the body is committed, and whether it is.
     pub(super) recorded: Recorded,
-}
-
-/// The commit of a body's end.
-#[derive(Default)]
-pub(super) struct Recorded {
-    /// The host waits for it. Set by the body, before its end.
-    pub(super) wanted: AtomicBool,
-    /// It was made. Set before what the host waits for is done.
-    pub(super) done: AtomicBool,
 }
 
 /// Children by their ids.
@@ -286,22 +279,6 @@ impl<H: Host> CoroutineBody<H> {
 
     pub(super) fn with_attempt<R>(&self, f: impl FnOnce(&mut Attempt) -> R) -> R {
         f(&mut self.attempt.lock())
-    }
-
-    /// Ends the sleep of a wait: its condition is asked at once.
-    pub fn wake(&self) {
-        self.run.ring(self.task);
-    }
-
-    /// Has the end of the body committed before its slot is released, and [`CoroutineBody::is_recorded`] say so.
-    pub fn wants_record(&self) {
-        self.recorded.wanted.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the end of the body is committed, if that was wanted.
-    #[must_use]
-    pub fn is_recorded(&self) -> bool {
-        self.recorded.done.load(Ordering::Acquire)
     }
 
     /// Leaves a call: a step is not recorded, and a wait stays open, with which the next use of its name continues. A
