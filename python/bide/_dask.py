@@ -13,7 +13,6 @@ from bide._errors import BideError, DefinitionError, not_picklable
 from bide._executors import Begun, Call, RemoteExecutor, Report, extra
 from bide._remote_call import Ended, Failed, execute
 
-
 _Future: TypeAlias = Any
 """A `distributed.Future`: see `extra`."""
 
