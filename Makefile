@@ -71,6 +71,15 @@ test-rust: $(STAMP)/group-test-rust ## run the Rust tests alone
 test-python: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone
 	scripts/postgres run scripts/test-python $(BIN)/python $(WORKERS) $(PYTEST)
 
+# Apart from the others: Ray is 240 MB, and its cluster listens on all addresses.
+.PHONY: test-ray
+test-ray: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## run the tests of bide.Ray, which installs Ray, in a network namespace
+	if $(PIP) install --constraint constraints.txt --group test-ray; then
+		scripts/test-ray $(BIN)/python $(PYTEST)
+	else
+		echo "Ray cannot be installed here: its tests are skipped"
+	fi
+
 .PHONY: soak
 soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
 

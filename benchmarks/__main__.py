@@ -59,6 +59,7 @@ BIDE_ROWS = (
     "schedules",
     "limits",
     "rate",
+    "processes",
 )
 
 

@@ -227,6 +227,13 @@ METRICS = {
         Metric("rate", "a rate of 1,000 in a second: bodies that start, over ten seconds", "/s", 1, ratio=False),
         Metric("rate_worst", "the most in any second", "", ratio=False),
     ],
+    "processes": [
+        Metric(
+            "processes", "CPU-bound bodies in two child processes, by the same calls on one thread", "", 2, ratio=False
+        ),
+        Metric("processes_calls", "2,000 no-op bodies in two child processes", "calls/s", ratio=False),
+        Metric("processes_calls_growth", "by a ProcessPoolExecutor(2), in turns", "", 2, ratio=False),
+    ],
     "unfinished": _costs("unfinished", f"beside {measure.UNFINISHED:,} unfinished"),
     "million": [
         *_costs("million", f"after {measure.ENDED:,} ended"),
@@ -335,6 +342,7 @@ GOALS = (
     *(Goal("schedules_cpu", subject, most=0.5) for subject in (MEMORY, NORMAL)),
     *(Goal("schedules_late_p99", subject, most=20) for subject in (MEMORY, NORMAL)),
     Goal("limits_free", NORMAL, least=0.7),
+    *(Goal("processes", subject, least=1.8) for subject in (MEMORY, NORMAL)),
     *(Goal("rate", subject, least=990) for subject in (MEMORY, NORMAL)),
     *(Goal("rate_worst", subject, most=1000) for subject in (MEMORY, NORMAL)),
     *(

@@ -17,6 +17,7 @@ PAGES = [
     "docs/live.md",
     "docs/intervening.md",
     "docs/limits.md",
+    "docs/other-processes.md",
     "docs/deploying.md",
     "docs/running.md",
     "docs/telemetry.md",

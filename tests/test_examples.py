@@ -50,6 +50,12 @@ def test_a_rate_limit_is_honoured_without_holding_a_slot() -> None:
     assert "done while download sleeps" in printed
 
 
+def test_a_killed_child_process_costs_one_attempt() -> None:
+    printed = run("examples/cpu_bound.py")
+    assert "task 'search[0]' waits for its body, which executes in process" in printed
+    assert "attempts: [2, 1, 1, 1], by 3 processes" in printed
+
+
 def test_an_order_is_settled_by_what_comes_first() -> None:
     assert "refunded: wrong size" in run("examples/order.py")
 

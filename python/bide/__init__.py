@@ -17,6 +17,7 @@ from bide._errors import (
     CallbackRejected,
     Cancelled,
     DefinitionError,
+    ProcessDied,
     ReplayMismatch,
     RequestRefused,
     RunFailed,
@@ -53,10 +54,13 @@ if _typing.TYPE_CHECKING:
     from bide._callbacks import Callback
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
+    from bide._dask import Dask
     from bide._limits import HeldBack, LimitInfo, LimitUse
     from bide._logging import LogFilter, install_log_record_factory
     from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
+    from bide._processes import Processes
+    from bide._ray import Ray
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
@@ -75,6 +79,7 @@ __all__ = [
     "Client",
     "Context",
     "Cron",
+    "Dask",
     "DefinitionError",
     "Each",
     "Event",
@@ -96,7 +101,10 @@ __all__ = [
     "Mapped",
     "OpenWait",
     "Pickle",
+    "ProcessDied",
+    "Processes",
     "Progress",
+    "Ray",
     "Received",
     "ReplayMismatch",
     "Request",
@@ -151,42 +159,30 @@ __all__ = [
 ]
 
 
+_LATE = {
+    **dict.fromkeys(("LogFilter", "install_log_record_factory"), "_logging"),
+    **dict.fromkeys(("AllOf", "AnyOf", "Fired", "First", "all_of", "any_of"), "_combine"),
+    **dict.fromkeys(("RunEvent", "RunEventKind"), "_observe"),
+    **dict.fromkeys(("HeldBy", "HeldTask", "OpenWait", "RunnerInfo", "WaitKind", "Why"), "_why"),
+    **dict.fromkeys(("HeldBack", "LimitInfo", "LimitUse"), "_limits"),
+    "Callback": "_callbacks",
+    "ChildRun": "_children",
+    "Dask": "_dask",
+    "Processes": "_processes",
+    "Ray": "_ray",
+    "metrics": "_metrics",
+}
+"""Names that few programs use, with the module that each is imported from when it is first accessed: `logging` takes
+half as long as bide."""
+
+
 def __getattr__(name: str) -> object:
-    """Import names that few programs use when they are first accessed: `logging` takes half as long as bide."""
-    if name in {"LogFilter", "install_log_record_factory"}:
-        from bide import _logging  # noqa: PLC0415 - see above
-
-        return getattr(_logging, name)
-    if name == "metrics":
-        from bide._metrics import metrics  # noqa: PLC0415 - see above
-
-        return metrics
-    if name == "Callback":
-        from bide._callbacks import Callback  # noqa: PLC0415 - see above
-
-        return Callback
-    if name in {"AllOf", "AnyOf", "Fired", "First", "all_of", "any_of"}:
-        from bide import _combine  # noqa: PLC0415 - see above
-
-        return getattr(_combine, name)
-    if name in {"RunEvent", "RunEventKind"}:
-        from bide import _observe  # noqa: PLC0415 - see above
-
-        return getattr(_observe, name)
-    if name in {"HeldBy", "HeldTask", "OpenWait", "RunnerInfo", "WaitKind", "Why"}:
-        from bide import _why  # noqa: PLC0415 - see above
-
-        return getattr(_why, name)
-    if name in {"HeldBack", "LimitInfo", "LimitUse"}:
-        from bide import _limits  # noqa: PLC0415 - see above
-
-        return getattr(_limits, name)
-    if name == "ChildRun":
-        from bide import _children  # noqa: PLC0415 - see above
-
-        return _children.ChildRun
-    msg = f"module 'bide' has no attribute {name!r}"
-    raise AttributeError(msg)
+    """Import one of these names."""
+    module = _LATE.get(name)
+    if module is None:
+        msg = f"module 'bide' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(__import__(f"bide.{module}", fromlist=[name]), name)
 
 
 def __dir__() -> list[str]:

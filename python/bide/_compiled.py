@@ -206,15 +206,21 @@ def _compile_task(
         raise DefinitionError(msg)
     binding = _with_requests(one, binding)
     gate = _typed_gate(one, binding)
+    fn, returns, timeout = one.fn, binding.returns, one.timeout
+    if one.executor is not None:
+        from bide._remote import compiled  # noqa: PLC0415 - few tasks have one
+
+        # The runner's own timeout counts the time with a slot, of which there is none.
+        (fn, binding, returns), timeout = compiled(one, binding), None
     return CompiledTask(
         name=name,
-        fn=one.fn,
+        fn=fn,
         binding=binding,
-        returns=binding.returns,
+        returns=returns,
         dependencies=dependencies,
         run_if=one.run_if,
         retry=one.retry,
-        timeout=one.timeout,
+        timeout=timeout,
         gate=gate,
         gate_bindings=gates,
         map=mapped.compiled(name),

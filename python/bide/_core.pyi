@@ -919,6 +919,12 @@ class Coroutine:
     def when_timed_out(self, future: Future[None]) -> None:
         """Complete `future` when the `timeout` of the task is over."""
 
+    def wake(self) -> None:
+        """Have the condition of its wait asked at once."""
+
+    def when_recorded(self, callback: Callable[[], object]) -> None:
+        """Call this once the end of the body is committed. To be called before the end."""
+
     def emit(self, value: object, channel: str | Channel[Any] | None) -> None:
         """Append a value to a channel of the run."""
 

@@ -37,10 +37,11 @@ _MISSING = object()
 
 
 class _Attributes(dict[str, Any]):
-    """The `__dict__` of a rebuilt exception. It also keeps where the exception was first raised."""
+    """The `__dict__` of a rebuilt exception. It also keeps where that was first raised, and its stored form."""
 
-    __slots__ = ("origin",)
+    __slots__ = ("origin", "stored")
     origin: str
+    stored: bytes
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Reduce to a plain dict, for a copy or pickle."""
@@ -57,7 +58,20 @@ def remember_origin(exc: BaseException, traceback: str) -> None:
 def origin_of(exc: BaseException) -> str:
     """Return what `remember_origin` kept, or an empty string."""
     attributes = DICT.__get__(exc)
-    return attributes.origin if isinstance(attributes, _Attributes) else ""
+    return getattr(attributes, "origin", "") if isinstance(attributes, _Attributes) else ""
+
+
+def remember_stored(exc: BaseException, stored: bytes) -> None:
+    """Keep the form in which an exception of another process is to be stored."""
+    attributes = _Attributes(DICT.__get__(exc))
+    attributes.stored = stored
+    DICT.__set__(exc, attributes)
+
+
+def stored_of(exc: BaseException) -> bytes | None:
+    """Return what `remember_stored` kept."""
+    attributes = DICT.__get__(exc)
+    return getattr(attributes, "stored", None) if isinstance(attributes, _Attributes) else None
 
 
 def take_apart(exc: BaseException) -> Parts | None:

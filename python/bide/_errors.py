@@ -68,6 +68,15 @@ class TaskTimeout(BideError, TimeoutError):
     """An attempt executed for longer than its task's `timeout`, not counting the time it was deferred."""
 
 
+class ProcessDied(BideError):
+    """A child process of `bide.Processes` died while it executed a body. The message says how; `.pid` is its id."""
+
+    def __init__(self, message: str = "", *, pid: int | None = None) -> None:
+        """Keep the id of the process."""
+        super().__init__(message)
+        self.pid = pid
+
+
 class Skip(BideError):
     """Raise `Skip(reason)` in a body to skip the task and its dependents without failing the run."""
 

@@ -9,11 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bide import _core
 from bide._errors import Cancelled, DefinitionError
 from bide._loop_threads import LoopThreads
+
+if TYPE_CHECKING:
+    from bide._executors import RemoteExecutor
 
 T = TypeVar("T")
 
@@ -58,6 +61,13 @@ class BodyLoop:
         self._timer: tuple[float, asyncio.TimerHandle] | None = None
         """When the loop has a turn for the next condition that is due, by its own time."""
         self.future = loop.create_future
+        self._executors: set[RemoteExecutor] = set()
+
+    def uses(self, executor: "RemoteExecutor") -> None:
+        """Count an executor that the runner uses until it is closed."""
+        if executor not in self._executors:
+            self._executors.add(executor)
+            executor._used_by(self)
 
     def start(self) -> None:
         """Begin to execute bodies. On the loop's thread."""
@@ -68,6 +78,9 @@ class BodyLoop:
     def stop(self) -> None:
         """Execute nothing any more. On any thread, once the runner is closed."""
         self._threads.stop()
+        for executor in self._executors:
+            executor._released_by(self)
+        self._executors.clear()
         if not self.loop.is_closed():
             with contextlib.suppress(RuntimeError):  # closed in between
                 self.loop.call_soon_threadsafe(self._end)

@@ -25,6 +25,7 @@ from bide._error_state import (
     origin_of,
     put_together,
     remember_origin,
+    stored_of,
     take_apart,
 )
 from bide._errors import (
@@ -84,7 +85,8 @@ def describe(exc: BaseException) -> StoredError:
 
 def describe_end(exc: BaseException) -> StoredError:
     """Return the stored form of an exception that is only shown, as a `TaskFailed`: no arguments or attributes."""
-    return _describe(exc, again=False)
+    known = stored_of(exc)
+    return _describe(exc, again=False) if known is None else StoredError(known)
 
 
 def rebuild(stored: bytes) -> BaseException:

@@ -129,7 +129,7 @@ class Stubs:
         if not found:
             return None
         return tuple(
-            structs.replace(one, fn=found[one.name].stands_for(one.fn)) if one.name in found else one
+            structs.replace(one, fn=_in_place_of(one.fn, found[one.name])) if one.name in found else one
             for one in workflow.tasks
         )
 
@@ -171,6 +171,15 @@ def tested(call: "Call", name: str, function: Callable[..., Any]) -> Callable[..
         return await call.tested_step(name, function)(*args, **kwargs)
 
     return each
+
+
+def _in_place_of(fn: Callable[..., Any], stub: Stub) -> Callable[..., Any]:
+    if is_async(fn):
+        from bide._remote import RemoteBody  # noqa: PLC0415 - it is for coroutines' callers
+
+        if isinstance(fn, RemoteBody):
+            return fn.replaced_by(stub.act)
+    return stub.stands_for(fn)
 
 
 def _short(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks that this interpreter's threads and clock are the system's own, when a runner is created.
+"""Checks that this interpreter's threads and clock are the system's own, when a runner is created, and its process too.
 
 bide needs threads of the operating system: under gevent's or eventlet's patches a thread is a greenlet, and a runner
 would wait for ever for its first one. bide also uses the system's clock: while a test library freezes or shifts
@@ -32,6 +32,16 @@ def check() -> None:
     """Raise a `BideError` that names what is patched and says what to do."""
     _check_threads()
     _check_clock()
+    _check_process()
+
+
+def _check_process() -> None:
+    if _attribute("bide._process_main", "importing") is True:
+        msg = (
+            "a child process of bide.Processes imports the main module of its program, which opens a runner there "
+            'again: put what the program does under `if __name__ == "__main__":`'
+        )
+        raise BideError(msg)
 
 
 def _check_threads() -> None:

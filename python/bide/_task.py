@@ -9,17 +9,22 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeGuard, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeGuard, TypeVar, overload
 
 import msgspec
 
-from bide._callables import is_generator, is_plain
+from bide._callables import is_async, is_generator, is_plain
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
 from bide._limits import Limit
 from bide._retry import Retry
 from bide._text import is_text
 from bide._waits import Duration, Wait, WaitBase
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from bide._executors import RemoteExecutor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,7 +33,7 @@ ATTRIBUTE = "__bide_task__"
 RESERVED = frozenset({"context", "ctx", "handle", "task_handle"})
 BELOW = "what @bide.task says: put @bide.task below the decorator that made it"
 RUN_IF = ("succeeded", "none_failed", "failed", "done")
-NO_SETTINGS = ((), None, None, None, "succeeded", 0, None)
+NO_SETTINGS = ((), None, None, None, "succeeded", 0, None, None)
 """What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
 
@@ -47,6 +52,8 @@ class TaskDef(msgspec.Struct, frozen=True):
     tolerate: float = 0
     """How many elements of a mapped task may fail: a count as an int, a share as a float."""
     limit: Limit | None = None
+    executor: "Executor | RemoteExecutor | None" = None
+    """What executes the body, if not the runner."""
 
 
 @overload
@@ -64,6 +71,7 @@ def task(
     run_if: str = "succeeded",
     tolerate: float = 0,
     limit: Limit | None = None,
+    executor: "Executor | RemoteExecutor | None" = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 @overload
 def task(
@@ -78,6 +86,7 @@ def task(
     run_if: str = "succeeded",
     tolerate: float = 0,
     limit: Limit | None = None,
+    executor: "Executor | RemoteExecutor | None" = None,
 ) -> Callable[P, R]: ...
 def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by keyword
     fn: Callable[P, R] | None = None,
@@ -91,6 +100,7 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     run_if: str = "succeeded",
     tolerate: float = 0,
     limit: Limit | None = None,
+    executor: "Executor | RemoteExecutor | None" = None,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a task; it stays the function it was.
 
@@ -98,9 +108,10 @@ def task(  # noqa: PLR0913 - each is a setting of its own, all but the first by 
     `timeout` limits the execution of one attempt (time deferred excluded), `gate` is waited for before the body
     starts, and `run_if` ("succeeded", "none_failed", "failed", "done") decides once all dependencies have ended.
     `tolerate` is how many elements of a mapped task may fail: a count such as 3, or a share such as 0.1. `limit` is
-    what it shares with other tasks and runs: see `Limit`.
+    what it shares with other tasks and runs: see `Limit`. `executor` executes the body in another process, or wherever
+    else it does so: `bide.Processes(n)`, an executor of `concurrent.futures`, `bide.Dask(client)` or `bide.Ray()`.
     """
-    settings = (depends_on, retry, timeout, gate, run_if, tolerate, limit)
+    settings = (depends_on, retry, timeout, gate, run_if, tolerate, limit, executor)
     if fn is not None:
         return _declare(fn, name, settings)
 
@@ -217,7 +228,7 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         raise DefinitionError(msg)
     if is_plain(fn) and settings == NO_SETTINGS:
         return TaskDef(name, fn, (), None, None, None, "succeeded", fn)
-    depends_on, retry, timeout, gate, run_if, tolerate, limit = settings
+    depends_on, retry, timeout, gate, run_if, tolerate, limit, executor = settings
     what = f"task {name!r}"
     _check_body(fn, name)
     if retry is not None and not isinstance(retry, Retry):
@@ -232,6 +243,7 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
     if limit is not None and not isinstance(limit, Limit):
         msg = f'{what}: limit must be a bide.Limit, such as bide.Limit("api", in_flight=10), not {limit!r}'
         raise DefinitionError(msg)
+    _check_executor(fn, executor, limit, what)
     return TaskDef(
         name=name,
         fn=fn,
@@ -243,7 +255,27 @@ def _define(fn: object, name: object, settings: tuple[Any, ...]) -> TaskDef:
         carrier=fn,
         tolerate=_tolerate(tolerate, what),
         limit=limit,
+        executor=executor,
     )
+
+
+def _check_executor(fn: object, executor: object, limit: Limit | None, what: str) -> None:
+    """Refuse an executor that is none, and what has no meaning for a body that it executes."""
+    if executor is None:
+        return
+    from bide._executors import check_executor  # noqa: PLC0415 - few tasks have one
+
+    check_executor(executor, what)
+    if is_async(fn):
+        msg = f"{what} is an `async def`, which executes on the event loop of the runner: make it a `def`, or leave "
+        msg += "executor= out"
+        raise DefinitionError(msg)
+    if limit is not None and limit.executing is not None:
+        msg = (
+            f"{what}: Limit({limit.name!r}) has executing=, which counts the bodies that hold a slot, and a body with "
+            "executor= holds none: use in_flight="
+        )
+        raise DefinitionError(msg)
 
 
 def _tolerate(tolerate: object, what: str) -> float:

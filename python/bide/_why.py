@@ -1,9 +1,10 @@
 """`runner.why` and `runner.waiting`: what holds the tasks of a run, and what waits in all runs."""
 
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -72,8 +73,9 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
     `due` is when its time is reached, `deadline` when it times out. `polls` (how many so far) and `next_poll` are known
     if this process executes the run; `error` is what its condition raised last. `child` is the id of the run that it
     waits for, `members` names the waits that it combines, and `others` the tasks of the run that wait for the same
-    message, the one that gets the next one first. `cursor` is for `waiting(after=)`. `asked_at` is the time of a
-    `bide.testing` clock when this was asked, from which `str()` counts; None: it counts from the present.
+    message, the one that gets the next one first. `body` says where the body of a task with `executor=` is, if this
+    process has given it away, as in "executes in process 1234". `cursor` is for `waiting(after=)`. `asked_at` is the
+    time of a `bide.testing` clock when this was asked, from which `str()` counts; None: it counts from the present.
     """
 
     run: str
@@ -93,6 +95,7 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
     others: tuple[str, ...] = ()
     cursor: str | None = None
     asked_at: datetime | None = None
+    body: str | None = None
 
     def __str__(self) -> str:
         """Describe it in a line."""
@@ -102,6 +105,8 @@ class OpenWait(msgspec.Struct, frozen=True, gc=False):
 
     def _described(self) -> str:
         name = shown(self.name)
+        if self.body is not None:
+            return f"its body, which {shown(self.body)}; since {_time(self.since, self.asked_at)}"
         if self.kind is WaitKind.Step:
             what = f"its next try of step {name}"
         elif self.kind in {WaitKind.Any, WaitKind.All}:
@@ -441,7 +446,17 @@ def _wait(
         others,
         cursor,
         now,
+        _body(run[0], task, name),
     )
+
+
+def _body(run: str, task: str, wait: str) -> str | None:
+    """Say where the body of a task is that this process has given to an executor."""
+    remote: Any = sys.modules.get("bide._remote")
+    if remote is None or wait != remote.WAIT:
+        return None
+    where: str | None = remote.where(run, task)
+    return where
 
 
 def _with_others(tasks: tuple[HeldTask, ...]) -> tuple[HeldTask, ...]:

@@ -27,6 +27,14 @@ def configured(plain: int, *, factor: float = 1.0) -> float:
 def gated(amount: Annotated[float | None, bide.From("second")] = None) -> None: ...
 
 
+@bide.task(executor=bide.Processes(2), timeout=10)
+def elsewhere(path: str) -> int:
+    return len(path)
+
+
+assert_type(elsewhere("x"), int)
+
+
 def lookup(name: str) -> dict[str, int] | None:
     return {name: 1} if name else None
 

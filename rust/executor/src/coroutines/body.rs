@@ -3,6 +3,7 @@
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
 mod call;
+mod recorded;
 mod sleep;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use bide_core::attempt::{
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
 use bide_sync::Mutex;
 pub use call::OpenCall;
+use recorded::Recorded;
 use tokio::sync::oneshot;
 
 use super::dispatch::{Coroutines, Counted, Slot};
@@ -52,6 +54,8 @@ pub struct CoroutineBody<H: Host> {
     begun: Mutex<Option<BegunBody>>,
     /// The child runs that it has started, so that their results are read from memory.
     pub(super) children: Mutex<Started<H>>,
+    /// Whether the host wants to know when the end of the body is committed, and whether it is.
+    pub(super) recorded: Recorded,
 }
 
 /// Children by their ids.
@@ -95,6 +99,7 @@ impl<H: Host> CoroutineBody<H> {
             begun: Mutex::new(own.counted.coroutines.book.get().map(|book| book.body())),
             own: Mutex::new(Some(own)),
             children: Mutex::default(),
+            recorded: Recorded::default(),
         })
     }
 

@@ -8,6 +8,7 @@ mod alarm;
 mod body;
 mod children;
 mod dispatch;
+mod elsewhere;
 mod gates;
 mod polls;
 mod rest;

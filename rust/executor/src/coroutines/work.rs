@@ -2,7 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use bide_core::attempt::Fed;
 use bide_core::{Event, Outcome};
 use tokio::sync::oneshot;
 
@@ -71,7 +73,7 @@ impl<H: Host> Start<H> {
         }
         Beginning::Waits(Box::pin(async move {
             let started = Event::Started { task, attempt: entered.attempt };
-            if !matches!(body.commit(started).await, bide_core::attempt::Fed::Committed { .. }) {
+            if !matches!(body.commit(started).await, Fed::Committed { .. }) {
                 // Without its mark a body is not called: the engine has stopped, or has lost the run.
                 body.suspend();
                 if let Some(waits) = body.end(Outcome::Suspended) {
@@ -88,7 +90,7 @@ impl<H: Host> Start<H> {
 impl<H: Host> CoroutineBody<H> {
     /// The body has returned. Its slot is released once that is queued to be committed; with a mark, once it is
     /// committed, which has to be waited for: the next body may kill the process, and this one's run would be suspected
-    /// of it.
+    /// of it. The same if the host wants to know of the commit.
     pub fn end(self: &Arc<Self>, outcome: Outcome) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let attempt = self.attempt();
         let (own, slot) = self.take();
@@ -104,10 +106,12 @@ impl<H: Host> CoroutineBody<H> {
             engine.limiter().idle(self.run(), self.task());
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };
-        if mark {
+        if mark || self.recorded.wanted.load(Ordering::Relaxed) {
             let body = Arc::clone(self);
             return Some(Box::pin(async move {
-                let _ = body.commit(event).await;
+                let is_end = !matches!(event, Event::Ended { outcome: Outcome::Suspended, .. });
+                let committed = body.commit(event).await;
+                body.recorded.done.store(is_end && matches!(committed, Fed::Committed { .. }), Ordering::Release);
                 drop((turn, slot, counted));
             }));
         }

@@ -12,7 +12,7 @@ use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::pending::PyPending;
+use super::pending::{PyPending, Then};
 use super::queue::{LoopQueue, Parked, Sleeper};
 use crate::call::Arguments;
 use crate::context::{changes_of, context_of, read_only};
@@ -39,6 +39,8 @@ pub(crate) struct PyCoroutine {
     task: Mutex<Option<(Kept, Kept)>>,
     /// How many steps and conditions execute, within which the context cannot be changed.
     read_only: AtomicU32,
+    /// Called once the end of the body is committed.
+    when_recorded: Mutex<Option<Kept>>,
     /// The process in which it was made.
     home: Home,
 }
@@ -53,6 +55,7 @@ impl PyCoroutine {
             task: Mutex::default(),
             // The context of an element is read-only all the time.
             read_only: AtomicU32::new(u32::from(body.task().map != NO_MAP)),
+            when_recorded: Mutex::default(),
             home: Home::here(),
         }
     }
@@ -110,7 +113,18 @@ impl PyCoroutine {
     fn end(&self, outcome: Outcome) -> Option<PyPending> {
         let (handle, task) = (self.handle.lock().take(), self.task.lock().take());
         drop((handle, task));
-        self.body.end(outcome).map(|waits| PyPending::new(&self.queue, waits))
+        let callback = self.when_recorded.lock().take();
+        let then = callback.map(|callback| {
+            let body = Arc::clone(&self.body);
+            let then: Then = Box::new(move |py| {
+                if body.is_recorded() {
+                    // It is bide's own, and reports what goes wrong by itself.
+                    let _ = gil::call0(callback.bind(py));
+                }
+            });
+            then
+        });
+        self.body.end(outcome).map(|waits| PyPending::new(&self.queue, waits).then(then))
     }
 }
 
@@ -238,6 +252,20 @@ impl PyCoroutine {
         let sleeper = Sleeper::new(&self.queue);
         sleeper.park(Parked { future: Kept::new(future), call: None });
         self.body()?.when_timed_out(move || Arc::clone(&sleeper).wake());
+        Ok(())
+    }
+
+    /// Has the condition of the wait asked at once.
+    fn wake(&self) -> PyResult<()> {
+        self.body()?.wake();
+        Ok(())
+    }
+
+    /// Calls this once the end of the body is committed, if it is. To be called before the end.
+    fn when_recorded(&self, callback: Py<PyAny>) -> PyResult<()> {
+        self.body()?.wants_record();
+        let before = self.when_recorded.lock().replace(Kept::new(callback));
+        drop(before);
         Ok(())
     }
 

@@ -44,12 +44,26 @@ impl<T> Future<T> {
 
 /// Something to wait for that has no value.
 #[pyclass(frozen, module = "bide._core", name = "Pending")]
-pub(crate) struct PyPending(Mutex<Option<Future<()>>>);
+pub(crate) struct PyPending {
+    /// What is waited for, until it is done.
+    future: Mutex<Option<Future<()>>>,
+    /// What is called then.
+    then: Mutex<Option<Then>>,
+}
+
+/// Something to do on the loop's thread, attached.
+pub(super) type Then = Box<dyn FnOnce(Python<'_>) + Send>;
 
 impl PyPending {
     /// One that was not polled yet.
     pub(super) fn new(queue: &Arc<LoopQueue>, future: impl std::future::Future<Output = ()> + Send + 'static) -> Self {
-        Self(Mutex::new(Some(Future::new(queue, future))))
+        Self { future: Mutex::new(Some(Future::new(queue, future))), then: Mutex::default() }
+    }
+
+    /// With something to do when it is done.
+    pub(super) fn then(self, then: Option<Then>) -> Self {
+        *self.then.lock() = then;
+        self
     }
 
     /// `None` if it is done at once.
@@ -60,7 +74,7 @@ impl PyPending {
         let mut future = Future::new(queue, future);
         match future.poll() {
             Some(()) => None,
-            None => Some(Self(Mutex::new(Some(future)))),
+            None => Some(Self { future: Mutex::new(Some(future)), then: Mutex::default() }),
         }
     }
 }
@@ -68,12 +82,19 @@ impl PyPending {
 #[pymethods]
 impl PyPending {
     /// Whether it is done.
-    fn poll(&self) -> PyResult<bool> {
+    fn poll(&self, py: Python<'_>) -> PyResult<bool> {
         panics::method(|| {
-            let mut future = self.0.lock();
-            let done = future.as_mut().is_none_or(|future| future.poll().is_some());
-            if done {
-                *future = None;
+            let done = {
+                let mut future = self.future.lock();
+                let done = future.as_mut().is_none_or(|future| future.poll().is_some());
+                if done {
+                    *future = None;
+                }
+                done
+            };
+            let then = if done { self.then.lock().take() } else { None };
+            if let Some(then) = then {
+                then(py);
             }
             Ok(done)
         })
@@ -81,7 +102,7 @@ impl PyPending {
 
     /// Completes this `asyncio` future once `poll` is to be called again.
     fn park(&self, future: Py<PyAny>) {
-        if let Some(own) = &*self.0.lock() {
+        if let Some(own) = &*self.future.lock() {
             own.park(Parked { future: Kept::new(future), call: None });
         }
     }
