@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import structs
+
 from bide._codec import Codec
 from bide._errors import BideError, DefinitionError, TaskTimeout
 from bide._executors import Begun, Call, RemoteExecutor
@@ -111,7 +113,7 @@ def compiled(one: "TaskDef", binding: "Binding") -> "tuple[RemoteBody, Binding, 
         raise DefinitionError(msg)
     body = RemoteBody(one, binding, executor)
     handle = Source("handle", "handle", parameter="handle")
-    with_handle = binding._replace(positional=(handle, *binding.positional), wants_handle=True, is_async=True)
+    with_handle = structs.replace(binding, positional=(handle, *binding.positional), wants_handle=True, is_async=True)
     returns = binding.returns
     return body, with_handle, RemoteCodec(returns.annotation, returns.where, root=returns.root)
 
