@@ -94,7 +94,7 @@ fn no_statement_walks_a_table_but_those_that_are_named() {
             }
         }
     }
-    assert!(judged > 100, "the plans are not understood any more: {plans:#?}");
+    assert!(judged > 50, "the plans are not understood any more: {plans:#?}");
     assert!(walks.is_empty(), "{} statements walk a table:\n{}", walks.len(), walks.join("\n\n"));
     for (known, why) in MAY_WALK {
         assert!(plans.keys().any(|sql| sql.starts_with(known)), "no statement is like this any more: {known} ({why})");

@@ -1,12 +1,12 @@
 //! What other processes must learn of: rows that the transaction writes which has changed something, so that none is missed.
 //! That there are some is told by a notification ([`super::notify`]), and looked at each second without one.
 
+use bide_core::MessageKind;
 use bide_core::record::{RunRowId, Write};
 
 use super::PostgresStore;
 use super::error::Failed;
 use super::session::{Session, Text};
-use super::write::is_announced;
 
 const ANNOUNCE: &str = "INSERT INTO bide.change (process, kind, run) VALUES ($1::int8, $2::int8, $3::int8)";
 /// Of transactions that were not committed when the snapshot was taken, whichever numbers they have.
@@ -36,22 +36,19 @@ impl PostgresStore {
     pub(super) fn announce_unowned(&self, session: &mut Session<'_>) -> Result<(), Failed> {
         self.announce(session, Kind::Unowned, None)
     }
+}
 
-    /// What others must learn of these writes.
-    pub(super) fn announce_writes(
-        &self,
-        session: &mut Session<'_>,
-        are_unowned: bool,
-        batch: &[Write],
-    ) -> Result<(), Failed> {
-        if are_unowned {
-            self.announce_unowned(session)?;
+impl Kind {
+    /// What others must learn of a write, if they must.
+    pub(super) fn of(write: &Write) -> Option<Self> {
+        match write {
+            // To another run, which anybody may execute.
+            Write::Message { message, consumed: false, .. } if message.address.kind == MessageKind::Control => {
+                Some(Self::Unowned)
+            }
+            Write::Answer { .. } => Some(Self::Mail),
+            _ => None,
         }
-        for write in batch.iter().filter(|write| is_announced(write)) {
-            let kind = if matches!(write, Write::Answer { .. }) { Kind::Mail } else { Kind::Unowned };
-            self.announce(session, kind, Some(write.run()))?;
-        }
-        Ok(())
     }
 }
 

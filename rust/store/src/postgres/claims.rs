@@ -8,7 +8,6 @@ use bide_sync::Mutex;
 use super::PostgresStore;
 use super::error::Failed;
 use super::session::{Session, Uuid};
-use super::write::check;
 use crate::{CommitId, Lease, LeaseTime, StoreError};
 
 /// Where the last claims of each version have ended. What was claimed leaves entries in the index that a long transaction
@@ -46,9 +45,6 @@ impl PostgresStore {
         self.check_history(lease)?;
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let claimed = self.connections.lease(|session| {
-            if lease != Lease::NONE {
-                check(session, lease)?;
-            }
             let dead = self.dead(session, lease, now)?;
             if !dead.is_empty() {
                 self.fence_off(session, &dead, lease, now)?;
@@ -56,7 +52,9 @@ impl PostgresStore {
             if lease == Lease::NONE || limit == 0 || versions.is_empty() {
                 return Ok(Vec::new());
             }
-            if let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])? {
+            if self.made.is_known(lease.runner, id)
+                && let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])?
+            {
                 let claimed: Option<Vec<Uuid>> = row.try_get(0)?;
                 return Ok(claimed.unwrap_or_default().into_iter().map(|id| RunId(id.0)).collect());
             }

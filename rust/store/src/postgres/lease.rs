@@ -45,11 +45,11 @@ const RENEW: &str = "UPDATE bide.runner r SET expires = $3::int8, boot = $4::tex
      FROM (SELECT id, expires, boot FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR NO KEY UPDATE) o \
      WHERE r.id = o.id RETURNING o.expires, o.boot";
 const RUNNERS: &str =
-    "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner WHERE expires IS NOT NULL";
-const RUNNER: &str = "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner \
+    "SELECT id, expires, boot, process, machine, pid, started, epoch FROM bide.runner WHERE expires IS NOT NULL";
+const RUNNER: &str = "SELECT id, expires, boot, process, machine, pid, started, epoch FROM bide.runner \
      WHERE id = $1::int8 AND expires IS NOT NULL";
 /// Waits for the commit that is under way.
-const LOCK: &str = "SELECT id, expires, boot, process, machine, pid, started FROM bide.runner \
+const LOCK: &str = "SELECT id, expires, boot, process, machine, pid, started, epoch FROM bide.runner \
      WHERE id = ANY ($1::int8[]) AND expires IS NOT NULL ORDER BY id FOR UPDATE";
 const FENCE_OFF: &str = "UPDATE bide.runner SET epoch = epoch + 1, expires = NULL WHERE id = ANY ($1::int8[])";
 const ABANDON: &str = "UPDATE bide.run SET runner = NULL, epoch = NULL \
@@ -66,6 +66,7 @@ const BLAME: &str = "UPDATE bide.run SET crashes = crashes + 1 WHERE id = ANY ($
 /// A runner that was not fenced.
 struct Runner {
     id: i64,
+    epoch: i64,
     expires: i64,
     /// `None`: the lease counts by the server's wall clock.
     boot: Option<String>,
@@ -81,7 +82,8 @@ impl Runner {
             pid: row.try_get(5)?,
             started: row.try_get(6)?,
         };
-        Ok(Self { id: row.try_get(0)?, expires: row.try_get(1)?, boot: text(2)?, process })
+        let (id, epoch, expires) = (row.try_get(0)?, row.try_get(7)?, row.try_get(1)?);
+        Ok(Self { id, epoch, expires, boot: text(2)?, process })
     }
 
     fn has_run_out(&self, now: LeaseTime) -> bool {
@@ -192,9 +194,13 @@ impl PostgresStore {
             && (runner.process.is_gone() || self.presence.is_gone(runner.process.number))
     }
 
-    /// The other runners whose process is gone or whose lease has run out.
+    /// The other runners whose process is gone or whose lease has run out. Fails if the lease was lost.
     pub(super) fn dead(&self, session: &mut Session<'_>, lease: Lease, now: LeaseTime) -> Result<Vec<i64>, Failed> {
         let runners = read(&session.query(RUNNERS, &[])?)?;
+        let is_own = |runner: &Runner| runner.id == lease.runner && runner.epoch == lease.epoch;
+        if lease != Lease::NONE && !runners.iter().any(is_own) {
+            return Err(StoreError::Fenced { runner: lease.runner }.into());
+        }
         Ok(self.dead_of(&runners, lease, now).into_iter().map(|runner| runner.id).collect())
     }
 

@@ -34,6 +34,14 @@ impl Made {
         of_runner.last.iter().rev().find(|(other, _)| *other == id).and_then(|(_, creations)| creations.clone())
     }
 
+    /// Whether a call was made before, or may have been.
+    pub(super) fn is_known(&self, runner: i64, id: CommitId) -> bool {
+        let runners = self.0.lock();
+        runners.get(&runner).is_some_and(|of_runner| {
+            of_runner.unknown.contains(&id) || of_runner.last.iter().any(|(other, _)| *other == id)
+        })
+    }
+
     /// The records that the next commit is to delete.
     pub(super) fn to_forget(&self, runner: i64) -> Vec<i64> {
         let runners = self.0.lock();

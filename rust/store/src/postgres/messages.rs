@@ -12,6 +12,7 @@ use postgres::Row;
 use super::PostgresStore;
 use super::changes::Kind;
 use super::columns::{Cell, Column, Rows};
+use super::create::constraint;
 use super::error::Failed;
 use super::fields::Fields;
 use super::limits;
@@ -29,6 +30,19 @@ const RECEIVER: &str = "SELECT r.status::int8, v.signals, r.held, \
      EXISTS (SELECT 1 FROM bide.made WHERE runner = 0 AND id = $3::int8) \
      FROM bide.run r LEFT JOIN bide.version v ON v.id = r.version \
      WHERE r.id = $1::int8 AND r.uuid = $2::uuid FOR NO KEY UPDATE OF r";
+/// All of it at once, for what needs no other look: a run that has not ended and takes any signal, or a message that is none
+/// and has it not executed again. The row is locked before the message gets its number.
+const SEND: &str = "WITH r AS MATERIALIZED (SELECT r.id FROM bide.run r LEFT JOIN bide.version v ON v.id = r.version \
+     WHERE r.id = $1::int8 AND r.uuid = $2::uuid AND r.status < 3 AND (r.status < 2 OR r.held OR $4::int8 <> 4) \
+     AND (v.signals IS NULL OR $4::int8 > 2) FOR NO KEY UPDATE OF r), \
+     sent AS (INSERT INTO bide.message (seq, run, number, kind, name, id, value, failure, sent_at) \
+     SELECT nextval('bide.message_seq'), r.id, $3::int8, $4::int8, $5::text, $6::text, $7::bytea, $8::text, $9::int8 FROM r \
+     WHERE NOT EXISTS (SELECT 1 FROM bide.message m WHERE m.run = $1::int8 AND m.id = $6::text) \
+     AND NOT EXISTS (SELECT 1 FROM bide.made d WHERE d.runner = 0 AND d.id = $3::int8) RETURNING 1), \
+     made AS (INSERT INTO bide.made (runner, id) SELECT 0, $3::int8 FROM sent), \
+     old AS (DELETE FROM bide.made d USING sent WHERE d.runner = 0 AND d.id = ANY ($10::int8[])), \
+     change AS (INSERT INTO bide.change (process, kind, run) SELECT $11::int8, 1, $1::int8 FROM sent) \
+     SELECT count(*) FROM sent";
 const MADE: &str = "INSERT INTO bide.made (runner, id) VALUES (0, $1::int8)";
 const FORGET: &str = "DELETE FROM bide.made WHERE runner = 0 AND id = ANY ($1::int8[])";
 const INSERT: &str = "INSERT INTO bide.message (seq, run, number, kind, name, id, value, failure, sent_at, applied_at) \
@@ -202,6 +216,9 @@ impl PostgresStore {
         };
         let mut reopened = false;
         let sent = self.connections.writer(|session| {
+            if self.send_at_once(session, run, message, &forgotten)? {
+                return Ok(Sent::Stored);
+            }
             session.transact(|session| {
                 let (sent, reopens) = self.send_once(session, run, message)?;
                 reopened = reopens;
@@ -224,6 +241,48 @@ impl PostgresStore {
             self.notifier.send(Hint::Look);
         }
         Ok(sent)
+    }
+
+    /// Stores a message if nothing else is to be looked at; false if something is.
+    fn send_at_once(
+        &self,
+        session: &mut Session<'_>,
+        run: RunId,
+        message: &Message,
+        forgotten: &[i64],
+    ) -> Result<bool, Failed> {
+        let Address { kind, name } = &message.address;
+        // Answers to callbacks are looked up.
+        if *kind == MessageKind::Answer {
+            return Ok(false);
+        }
+        let (value, failure) = match &message.content {
+            Ok(value) => (Some(value.as_bytes()), None),
+            Err(failure) => (None, Some(Text::from(failure.as_json()))),
+        };
+        let id = message.id.as_deref().map(Text::from);
+        let sent = session.query_opt(
+            SEND,
+            &[
+                &run.row(),
+                &Uuid(run.0),
+                &message.number,
+                &i64::from(kind.code()),
+                &Text::from(&**name),
+                &id,
+                &value,
+                &failure,
+                &message.sent_at.0,
+                &forgotten,
+                &self.process.number,
+            ],
+        );
+        match sent {
+            Ok(row) => Ok(row.map_or(Ok(0), |row| row.try_get::<_, i64>(0))? > 0),
+            // The same message, or another one with its id, has come meanwhile.
+            Err(Failed::Server(error)) if constraint(&error).is_some() => Ok(false),
+            Err(failed) => Err(failed),
+        }
     }
 
     /// Within a transaction. Also whether the message has the run executed again.

@@ -12,6 +12,7 @@ use bide_core::{
     RunStatus, TaskId, TaskRow, Time, Value,
 };
 
+use super::changes::Kind;
 use super::columns::{Cell, Column, Rows};
 use super::statement::{self, PARTS, RUN, Shape};
 
@@ -60,6 +61,8 @@ pub(super) struct Stage<'a> {
     events: HashMap<(RunRowId, &'a str), Emitted<'a>>,
     progress: HashMap<TaskPlace, &'a Progress>,
     runs: HashMap<RunRowId, RunUpdate>,
+    /// What other processes must learn of.
+    changes: Vec<(i64, Kind, Option<RunRowId>)>,
     count: usize,
 }
 
@@ -72,6 +75,11 @@ impl<'a> Stage<'a> {
     pub(super) fn create(&mut self, new: &'a NewRun, owned: bool) {
         self.created_at.insert(new.id.row(), self.created.len());
         self.created.push(Created { new, owned, update: None });
+    }
+
+    /// Has other processes learn of something; `process` is this one.
+    pub(super) fn announce(&mut self, process: i64, kind: Kind, run: Option<RunRowId>) {
+        self.changes.push((process, kind, run));
     }
 
     /// Takes a write; false if that is for the next statement.
@@ -327,6 +335,9 @@ impl<'a> Stage<'a> {
                     [(*run).into(), (*channel).into(), emitted.end.saturating_sub(i64::from(keep)).into()]
                 );
             }
+        }
+        for (process, kind, run) in &self.changes {
+            row!(statement::CHANGE, [(*process).into(), (*kind as i64).into(), (*run).into()]);
         }
         for ((run, task, map), Progress { done, total, message, said_at }) in &self.progress {
             row!(

@@ -18,7 +18,7 @@ pub(super) struct Part {
 }
 
 /// The parts, in an order that the bits of a set have too.
-pub(super) const PARTS: [Part; 19] = [
+pub(super) const PARTS: [Part; 20] = [
     Part {
         name: "new_run",
         columns: &[
@@ -250,6 +250,12 @@ pub(super) const PARTS: [Part; 19] = [
               ON CONFLICT (run, task, map) DO UPDATE SET done = excluded.done, total = excluded.total, \
               message = excluded.message, said_at = excluded.said_at",
     },
+    // What other processes must learn of.
+    Part {
+        name: "change",
+        columns: &[("process", Int), ("kind", Int), ("run", Int)],
+        sql: "INSERT INTO bide.change (process, kind, run) SELECT u.process, u.kind, u.run FROM f, {u}",
+    },
 ];
 
 const MESSAGE: &[(&str, Kind)] = &[
@@ -295,6 +301,7 @@ pub(super) const ANSWER: usize = 15;
 pub(super) const EVENT: usize = 16;
 pub(super) const FORGET: usize = 17;
 pub(super) const PROGRESS: usize = 18;
+pub(super) const CHANGE: usize = 19;
 
 /// Updates of runs, which are counted.
 pub(super) const RUN: Part = Part {
@@ -400,6 +407,7 @@ mod tests {
             (EVENT, "event"),
             (FORGET, "forget"),
             (PROGRESS, "progress"),
+            (CHANGE, "change"),
         ];
         for (place, name) in places {
             assert_eq!(PARTS[place].name, name);

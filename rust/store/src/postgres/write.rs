@@ -5,11 +5,12 @@
 
 use std::sync::atomic::Ordering;
 
+use bide_core::RunStatus;
 use bide_core::record::{Committed, NewRun, RunRowId, Write};
-use bide_core::{MessageKind, RunStatus};
 use postgres::error::SqlState;
 
 use super::PostgresStore;
+use super::changes::Kind;
 use super::columns::Column;
 use super::create::{Creator, constraint};
 use super::error::Failed;
@@ -150,12 +151,20 @@ impl PostgresStore {
         for _ in 0..TRIES {
             let (creations, created) = creator.decide(session)?;
             let skipped = skipped(requests, &creations);
-            let stages = stages(lease, &created, batch, &skipped);
+            let mut stages = stages(lease, &created, batch, &skipped);
             if stages.iter().all(Stage::is_empty) {
                 if let Some(lease) = lease {
                     check(session, lease)?;
                 }
                 return Ok(creations);
+            }
+            if let Some(stage) = stages.first_mut() {
+                if lease.is_none() {
+                    stage.announce(self.process.number, Kind::Unowned, None);
+                }
+                for (write, kind) in batch.iter().filter_map(|write| Some((write, Kind::of(write)?))) {
+                    stage.announce(self.process.number, kind, Some(write.run()));
+                }
             }
             match self.execute(session, lease, id, &stages, (batch, &skipped), forgotten, others_wait)? {
                 Outcome::Made => return Ok(creations),
@@ -182,7 +191,6 @@ impl PostgresStore {
         others_wait: &mut bool,
     ) -> Result<Outcome, Failed> {
         let releases = self.has_shares.load(Ordering::Relaxed) && lease.is_some();
-        let announces = lease.is_none() || batch.iter().any(is_announced);
         let mut carried_out = |session: &mut Session<'_>| -> Result<(), Failed> {
             for (at, stage) in stages.iter().enumerate() {
                 self.carry_out(session, lease, id, stage, at == 0, forgotten)?;
@@ -190,16 +198,9 @@ impl PostgresStore {
             if let (true, Some(lease)) = (releases, lease) {
                 *others_wait = self.release_shares(session, lease, batch, skipped)?;
             }
-            if announces {
-                self.announce_writes(session, lease.is_none(), batch)?;
-            }
             Ok(())
         };
-        let done = if stages.len() == 1 && !releases && !announces {
-            carried_out(session)
-        } else {
-            session.transact(carried_out)
-        };
+        let done = if stages.len() == 1 && !releases { carried_out(session) } else { session.transact(carried_out) };
         let Err(Failed::Server(error)) = done else { return done.map(|()| Outcome::Made) };
         match constraint(&error) {
             Some("run_key" | "run_pkey") => Ok(Outcome::Taken),
@@ -261,7 +262,7 @@ impl PostgresStore {
                         to_tell.push(update.run);
                     }
                 }
-                Write::Message { run, .. } if is_announced(write) => {
+                Write::Message { run, .. } if Kind::of(write).is_some() => {
                     changes.get_or_insert_with(|| self.changes.lock()).run(*run);
                     posted = true;
                 }
@@ -283,15 +284,6 @@ impl PostgresStore {
         if !to_tell.is_empty() {
             self.notifier.send(Hint::Ended(to_tell));
         }
-    }
-}
-
-/// Whether other processes have to learn of a write: a request to another run, or an answer.
-pub(super) fn is_announced(write: &Write) -> bool {
-    match write {
-        Write::Message { message, consumed, .. } => !consumed && message.address.kind == MessageKind::Control,
-        Write::Answer { .. } => true,
-        _ => false,
     }
 }
 
