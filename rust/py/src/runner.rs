@@ -372,6 +372,15 @@ impl PyRunner {
         self.within(py, |engine| why::open_waits(py, engine, after, most))
     }
 
+    /// The names of the channels that a run has emitted to.
+    fn channels(&self, py: Python<'_>, id: &str) -> PyResult<Vec<String>> {
+        self.within(py, |engine| {
+            let id = run_id(py, id)?;
+            let names = gil::detached(py, || engine.store().channels(id)).map_err(|error| errors::store(py, &error))?;
+            Ok(names.iter().map(ToString::to_string).collect())
+        })
+    }
+
     /// The last event of a channel of a run; `None` if there is none.
     fn latest<'py>(
         &self,
