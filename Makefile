@@ -36,6 +36,7 @@ FIRST ?= 0
 PREEMPTIONS ?= 3
 FUZZ_SECONDS ?= 60
 KILLS ?= 1000
+EVENTS ?= 1000
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -72,7 +73,7 @@ test-python: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test .v
 	scripts/postgres run scripts/test-python $(BIN)/python $(WORKERS) $(PYTEST)
 
 .PHONY: soak
-soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
+soak: soak-worlds soak-kills soak-postgres soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
 
 .PHONY: soak-worlds
 soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=100000 [FIRST=0]
@@ -81,6 +82,10 @@ soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=1000
 .PHONY: soak-kills
 soak-kills: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## kill processes at random moments: make soak-kills KILLS=1000 [SEED=4711]
 	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
+
+.PHONY: soak-postgres
+soak-postgres: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## torture runners on a PostgreSQL: make soak-postgres EVENTS=1000 [SEED=4711]
+	scripts/postgres run $(BIN)/python tests/postgres_torture.py $(EVENTS) $(SEED)
 
 .PHONY: soak-models
 soak-models: ## the models of the scheduler with more preemptions: make soak-models PREEMPTIONS=4

@@ -377,7 +377,7 @@ def store_name(store: object, what: str) -> str:
         msg = f'{what} takes a path or a URL as its store, not an empty string; to use no file, pass ":memory:"'
         raise DefinitionError(msg)
     if "\0" in name:
-        msg = f"{what} got {name!r} as its store, which contains a NUL character and is not a path"
+        msg = f"{what} got {_without_secrets(name)!r} as its store, which contains a NUL character and is not a path"
         raise DefinitionError(msg)
     try:
         os.fsencode(name)
@@ -386,8 +386,15 @@ def store_name(store: object, what: str) -> str:
     return name
 
 
+def _without_secrets(name: str) -> str:
+    """Return a store as it may be shown: of a URL with a host only the scheme."""
+    scheme, sign, _ = name.partition("://")
+    return f"{scheme}://..." if sign and scheme != "sqlite" else name
+
+
 def _not_a_path(name: str, what: str) -> str:
     """Return why the text cannot be a path here, in ASCII: such a process may be able to print nothing else."""
+    name = _without_secrets(name)
     if is_text(name):
         return (
             f"{what} got {name!a} as its store, but this process can only use paths in {sys.getfilesystemencoding()}: "
