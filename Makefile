@@ -60,6 +60,10 @@ help: ## say what there is
 demo: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo ## watch a workflow be killed while it waits, go on and finish
 	$(BIN)/python -m examples.demo
 
+.PHONY: demo-many
+demo-many: $(STAMP)/bide-$(PROFILE) ## watch four runners on one PostgreSQL be killed and stopped, and its server crash
+	$(BIN)/python -m examples.demo_many
+
 .PHONY: test
 test: test-rust test-python ## run all tests
 
