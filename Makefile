@@ -36,6 +36,7 @@ FIRST ?= 0
 PREEMPTIONS ?= 3
 FUZZ_SECONDS ?= 60
 KILLS ?= 1000
+EVENTS ?= 1000
 
 # The crates look at this interpreter's headers. Naming it keeps cargo from
 # building them again when the PATH changes.
@@ -59,6 +60,10 @@ help: ## say what there is
 demo: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo ## watch a workflow be killed while it waits, go on and finish
 	$(BIN)/python -m examples.demo
 
+.PHONY: demo-many
+demo-many: $(STAMP)/bide-$(PROFILE) ## watch four runners on one PostgreSQL be killed and stopped, and its server crash
+	$(BIN)/python -m examples.demo_many
+
 .PHONY: test
 test: test-rust test-python ## run all tests
 
@@ -81,7 +86,7 @@ test-ray: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## run the tests of bide.
 	fi
 
 .PHONY: soak
-soak: soak-worlds soak-kills soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
+soak: soak-worlds soak-kills soak-postgres soak-models soak-fuzz soak-valgrind ## what make test does in small, for as long as one likes; parts: soak-…
 
 .PHONY: soak-worlds
 soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=100000 [FIRST=0]
@@ -90,6 +95,10 @@ soak-worlds: $(STAMP)/venv ## play simulated worlds: make soak-worlds SEEDS=1000
 .PHONY: soak-kills
 soak-kills: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## kill processes at random moments: make soak-kills KILLS=1000 [SEED=4711]
 	$(BIN)/python tests/kills.py $(KILLS) $(SEED)
+
+.PHONY: soak-postgres
+soak-postgres: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-test ## torture runners on a PostgreSQL: make soak-postgres EVENTS=1000 [SEED=4711]
+	scripts/postgres run $(BIN)/python tests/postgres_torture.py $(EVENTS) $(SEED)
 
 .PHONY: soak-models
 soak-models: ## the models of the scheduler with more preemptions: make soak-models PREEMPTIONS=4

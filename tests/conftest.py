@@ -70,10 +70,29 @@ def own_postgres() -> Iterator[postgres_server.Server]:
         yield server
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+KINDS = ("memory", "sqlite")
+"""The stores on which tests are run; a module names others with `KINDS = (..., "postgres")`."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has the fixture `store` on each kind of store."""
+    given = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    named = {name.strip() for names in given for name in (names.split(",") if isinstance(names, str) else names)}
+    its_own = "store" in named or hasattr(metafunc.module, "store")
+    if "store" in metafunc.fixturenames and not its_own:
+        metafunc.parametrize("store", getattr(metafunc.module, "KINDS", KINDS), indirect=True)
+
+
+@pytest.fixture
 def store(request: pytest.FixtureRequest, file: Path) -> str:
     """Each kind of store in turn."""
-    return ":memory:" if request.param == "memory" else str(file)
+    match request.param:
+        case "memory":
+            return ":memory:"
+        case "sqlite":
+            return str(file)
+        case _:
+            return postgres_server.fresh_schema()
 
 
 @pytest.fixture

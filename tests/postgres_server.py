@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -28,6 +29,33 @@ def fresh_schema(server: str | None = None) -> str:
     """Return the URL of a store in a schema that does not exist yet."""
     name = f"t{os.getpid()}_{next(_numbers)}_{time.time_ns() % 10**9}"
     return f"{server or shared()}?schema={name}"
+
+
+class SqlError(Exception):
+    """What psql says of a statement that failed."""
+
+
+def sql(url: str, statement: str) -> list[str]:
+    """Execute a statement with psql and return its rows, as `psql -At` writes them."""
+    done = subprocess.run(
+        [psql(), "--no-psqlrc", "-XqAt", "-v", "ON_ERROR_STOP=1", url.partition("?")[0], "-c", statement],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise SqlError(done.stderr.strip())
+    return done.stdout.splitlines()
+
+
+def psql() -> str:
+    """Return the path of psql."""
+    found = shutil.which("psql") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/psql"), reverse=True)), None
+    )
+    if found is None:
+        pytest.skip("there is no psql here")
+    return found
 
 
 class Server:

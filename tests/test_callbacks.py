@@ -14,6 +14,8 @@ import pytest
 import bide
 from processes import Child, eventually, ledger
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 @dataclass
 class Payment:

@@ -12,6 +12,8 @@ import bide
 import bide.testing
 from processes import Child, eventually, killed, ledger, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 @bide.task
 def inner(n: int = 1) -> int:

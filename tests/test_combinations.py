@@ -12,6 +12,8 @@ import pytest
 import bide
 from processes import Child, eventually, killed, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 paid, left = bide.signal("paid", int), bide.signal("left", str)
 
 

@@ -28,6 +28,7 @@ WORDS: dict[str, list[str]] = {
     "backfill": ["yearly", "2025-01-01", "2026-01-01"],
     "serve": ["shop:workflows"],
     "backup": ["copy.db"],
+    "move": ["moved.db"],
 }
 """What follows the store, for each command that takes more than that."""
 

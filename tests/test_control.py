@@ -12,6 +12,8 @@ import bide
 from bide import _core
 from processes import Child, eventually
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 def deferred(runner: bide.Runner, run: bide.RunHandle, task: str) -> None:
     eventually(lambda: runner.get(run.id).tasks[task].sub_status == "Deferred", f"{task} waits")

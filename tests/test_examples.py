@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import postgres_server
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -16,7 +18,7 @@ def run(*arguments: str, cwd: Path = CHECKOUT) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -108,5 +110,13 @@ def test_an_operator_finds_and_repairs_what_is_stuck() -> None:
 def test_the_demo_is_killed_while_it_waits_and_ends_as_it_says() -> None:
     printed = run("-m", "examples.demo")
     assert "killed with SIGKILL" in printed
+    assert "NO " not in printed
+    assert printed.splitlines()[-1] == "the demo went as it says"
+
+
+def test_four_runners_on_one_postgresql_lose_nothing_and_say_so() -> None:
+    postgres_server.shared()
+    printed = run("-m", "examples.demo_many", "--orders", "120")
+    assert "stopped as by a crash" in printed
     assert "NO " not in printed
     assert printed.splitlines()[-1] == "the demo went as it says"

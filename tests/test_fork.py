@@ -9,6 +9,8 @@ import pytest
 import bide
 from processes import Child, ledger, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 Made = tuple[bide.Workflow, list[str]]
 
 

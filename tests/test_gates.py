@@ -13,6 +13,8 @@ import pytest
 import bide
 from processes import Child, killed, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 def test_a_body_starts_once_its_gates_condition_holds(runner: bide.Runner) -> None:
     flag = threading.Event()

@@ -17,6 +17,8 @@ import bide
 from bide import HeldBy, RunStatus
 from processes import Child, eventually, ledger
 
+KINDS = ("memory", "sqlite", "postgres")
+
 PATIENCE = 30.0
 
 

@@ -16,6 +16,8 @@ import pytest
 import bide
 from processes import Child, eventually, killed, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 PATIENCE = 30.0
 
 

@@ -11,6 +11,8 @@ import pytest
 import bide
 from processes import killed, ledger, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 class Point(msgspec.Struct):
     """A value that is not a scalar."""

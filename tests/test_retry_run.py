@@ -8,6 +8,8 @@ import pytest
 import bide
 from processes import eventually
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 def fail(when: bool) -> None:
     if when:

@@ -13,6 +13,8 @@ import pytest
 import bide
 from processes import Child, eventually
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 @bide.task
 def load(path: str) -> str:

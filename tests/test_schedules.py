@@ -16,6 +16,8 @@ import bide
 import bide.testing
 from processes import Child, eventually
 
+KINDS = ("memory", "sqlite", "postgres")
+
 WEEK = timedelta(days=7)
 
 

@@ -12,6 +12,8 @@ import pytest
 import bide
 from processes import Child, eventually, ran
 
+KINDS = ("memory", "sqlite", "postgres")
+
 
 @dataclass
 class Decision:

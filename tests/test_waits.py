@@ -12,6 +12,8 @@ import bide
 from bide._waits import After, At, from_poll
 from bide.testing import Runner
 
+KINDS = ("memory", "sqlite", "postgres")
+
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001 - naive on purpose
 
 

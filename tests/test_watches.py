@@ -18,6 +18,8 @@ import bide
 import bide.testing
 from processes import Child, eventually, ledger
 
+KINDS = ("memory", "sqlite", "postgres")
+
 SOON = 0.02
 
 

@@ -15,6 +15,8 @@ import bide
 from bide import HeldBy, WaitKind
 from processes import Child, eventually
 
+KINDS = ("memory", "sqlite", "postgres")
+
 APPROVAL = bide.signal("approval", str)
 
 

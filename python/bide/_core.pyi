@@ -119,6 +119,7 @@ __all__ = [
     "_release",
     "_start_loop_thread",
     "_system_time",
+    "_transfer",
     "counts",
     "in_body",
     "in_step",
@@ -168,6 +169,9 @@ def _release() -> None:
 
 def _system_time() -> float:
     """Return the system's clock in seconds since 1970, even if Python's clock is patched."""
+
+def _transfer(source: str, target: str) -> list[tuple[str, int, str | None]]:
+    """Move the unfinished runs of a store to another one; return the top of each family, its runs, and why it stays."""
 
 @final
 class Channel(Generic[_T]):
@@ -719,6 +723,9 @@ class Runner:
 
     def find(self, text: str, workflow: str | None) -> list[tuple[str, str]]:
         """Return id and workflow of the runs with this id or key."""
+
+    def channels(self, id: str) -> list[str]:  # noqa: A002 - as the extension names it
+        """Return the names of the channels that a run has emitted to."""
 
     def attach(self, id: str) -> RunHandle:  # noqa: A002 - as the extension names it
         """Return a handle of a run that exists."""

@@ -41,14 +41,21 @@ RETENTION = timedelta(days=30)
 """How long ended runs are kept by default."""
 
 
+def _slots(slots: int | None, store: str) -> int | None:
+    """Check the number of slots. A runner without any is for stores that other runners can have too."""
+    none = slots is None or (slots == 0 and not isinstance(slots, bool) and store != ":memory:")
+    return slots if none else count(slots, "slots", MAX_SLOTS)
+
+
 class Runner(RunnerTwins, Watching, StoreAccess):
-    """Executes workflows on a store: a path, `":memory:"`, or `sqlite:///path`.
+    """Executes workflows on a store: a path, `":memory:"`, `sqlite:///path`, or `postgresql://user@host/database`.
 
     Use it as a sync or async context manager; without one it is closed when the interpreter exits.
 
     `workflows` are registered at once, so that their unfinished runs continue. `slots` is how many bodies execute at
-    the same time (default: processors plus 4, at most 32). With `durability="full"` what is committed also survives
-    a loss of power. `max_parked` limits how many plain functions may be deferred at once.
+    the same time (default: processors plus 4, at most 32); with `slots=0` it executes nothing, and what it submits is
+    for other runners. With `durability="full"` what is committed also survives a loss of power. `max_parked` limits how
+    many plain functions may be deferred at once.
 
     Ended runs are deleted once they have been kept for `retention`, seconds or a `timedelta` (default: 30 days), or
     never with `retention=None`; runs that have not ended stay, however old they are. If several runners share a
@@ -99,7 +106,7 @@ class Runner(RunnerTwins, Watching, StoreAccess):
         _surroundings.check()
         core = self._open(
             name,
-            None if slots is None else count(slots, "slots", MAX_SLOTS),
+            _slots(slots, name),
             durability,
             None if max_parked is None else count(max_parked, "max_parked"),
             kept,

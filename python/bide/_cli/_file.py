@@ -16,7 +16,7 @@ import click
 
 from bide._cli import _shapes
 from bide._cli._main import NotFound
-from bide._cli._store import check_there, of_ids, path_of
+from bide._cli._store import check_there, named, of_ids, path_of
 from bide._client import Client
 from bide._codec import Codec
 from bide._errors import BideError, SerializationError, StoreError
@@ -74,20 +74,6 @@ def _opened(store: str) -> Generator[sqlite3.Connection, None, None]:
         else:
             msg = f"{store} cannot be read ({error}): restore it from a backup if it is damaged"
         raise StoreError(msg) from None
-
-
-def channels(store: str, run: str) -> list[str]:
-    """Return the names of the channels that a run has emitted to."""
-    uuid = bytes.fromhex(run.replace("-", ""))
-    query = "SELECT DISTINCT e.channel FROM run r JOIN event e ON e.run = r.id WHERE r.uuid = ? AND r.id = ? ORDER BY 1"
-    with _opened(store) as connection:
-        return [name for (name,) in connection.execute(query, (uuid, _row(uuid)))]
-
-
-def _row(uuid: bytes) -> int:
-    """Return the row number of a run: 42 bits of its milliseconds, its counter and 9 random bits."""
-    number = int.from_bytes(uuid, "big")
-    return (number >> 80 & (1 << 42) - 1) << 21 | (number >> 64 & 0xFFF) << 9 | number >> 53 & 0x1FF
 
 
 def backup(store: str, to: str) -> int:

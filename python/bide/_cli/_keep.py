@@ -24,14 +24,8 @@ def export_command(store: str, run: str, *, workflow: str | None, app: str | Non
     Each line has a "type": run, task, journal, event or history. Secrets of callbacks are left out, unless a body has
     emitted one.
     """
-    from bide._cli import _file
-
-    with client_of(store) as client:
-        found = find(client, run, workflow).id
-    # One after the other: closing the second connection would release the locks of the first.
-    channels = _file.channels(store, found)
     with client_of(store, app) as client:
-        result = client.get(found)
+        result = find(client, run, workflow)
         item = _shapes.full_item(result)
         tasks: list[Item] = item.pop("tasks")
         write(_output.json_of({"type": "run", **item}))
@@ -39,7 +33,7 @@ def export_command(store: str, run: str, *, workflow: str | None, app: str | Non
             write(_output.json_of({"type": "task", **task}))
         for entry in snapshot_of(result).journal():
             write(_output.json_of({"type": "journal", **_shapes.journal_item(entry)}))
-        for channel in channels:
+        for channel in client._core.channels(result.id):
             for event in client.events(result, channel):
                 write(_output.json_of({"type": "event", "channel": channel, **_shapes.event_item(event)}))
         for happened in client.history(result):

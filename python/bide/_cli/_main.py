@@ -40,6 +40,7 @@ MODULES = {
         "limits",
     ),
     "_keep": ("export", "check", "backup"),
+    "_move": ("move",),
     "_serve": ("serve",),
 }
 """The commands by the module that has them; it is imported when one of them is called."""
@@ -140,8 +141,9 @@ def reported(act: Callable[[], Any]) -> Any:
 def cli() -> None:
     """Look at the runs of a store, and act on them, from outside of the processes that execute them.
 
-    STORE is the path of the store; without it the environment variable BIDE_STORE names one. A RUN is named by its id,
-    the beginning of its id, or its key.
+    STORE is the path of the store, or the URL of one in PostgreSQL. Without it the environment variable BIDE_STORE
+    names one: then the password of a URL is in no list of processes. A RUN is named by its id, the beginning of its id,
+    or its key.
 
     Exit codes: 0 done, 1 the run failed or what was asked could not be done, 2 a mistake in the command, 3 no such
     store or run.

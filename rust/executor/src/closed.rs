@@ -161,6 +161,10 @@ impl Look for Closed {
         self.refuse()
     }
 
+    fn channels(&self, _run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        self.refuse()
+    }
+
     fn runner(&self, _runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         self.refuse()
     }

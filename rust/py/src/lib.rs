@@ -48,6 +48,7 @@ mod submission;
 mod test_clock;
 mod test_hooks;
 mod thread;
+mod transfer;
 mod turn;
 mod value;
 mod wait;
@@ -160,5 +161,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(is_held, m)?)?;
     m.add_function(wrap_pyfunction!(release, m)?)?;
     m.add_function(wrap_pyfunction!(system_time, m)?)?;
+    m.add_function(wrap_pyfunction!(transfer::move_runs, m)?)?;
     Ok(())
 }

@@ -85,7 +85,9 @@ impl PyRunner {
             };
             let store = opened.map_err(|error| errors::store(py, &error))?;
             let slots = slots.unwrap_or_else(default_slots);
-            let pool = Pool::new(slots, max_parked.unwrap_or_else(default_max_parked), Box::new(threads::start_worker));
+            let executes = slots > 0;
+            let pool =
+                Pool::new(slots.max(1), max_parked.unwrap_or_else(default_max_parked), Box::new(threads::start_worker));
             // The notifier's thread must not be the first to import it: during an exit it could not end in there.
             py.import("logging")?;
             let notifier = Arc::new(Notifier::default());
@@ -98,7 +100,11 @@ impl PyRunner {
             let kept = clock.map(|_| Arc::clone(&store));
             let started = gil::detached(py, || {
                 let log = Box::new(move |level, line: &str| log.log(level, line));
-                Engine::start_with(store, time, pool, log, retention)
+                if executes {
+                    Engine::start_with(store, time, pool, log, retention)
+                } else {
+                    Engine::start_client(store, time, pool, log)
+                }
             });
             let engine = started.map_err(|error| errors::store(py, &error))?;
             engine.set_cancel_grace(span(cancel_grace.0), span(cancel_grace.1));
@@ -370,6 +376,15 @@ impl PyRunner {
     /// A page of the open waits of all runs, the oldest first.
     fn open_waits<'py>(&self, py: Python<'py>, after: Option<PyPosition>, most: usize) -> PyResult<Vec<PyListed<'py>>> {
         self.within(py, |engine| why::open_waits(py, engine, after, most))
+    }
+
+    /// The names of the channels that a run has emitted to.
+    fn channels(&self, py: Python<'_>, id: &str) -> PyResult<Vec<String>> {
+        self.within(py, |engine| {
+            let id = run_id(py, id)?;
+            let names = gil::detached(py, || engine.store().channels(id)).map_err(|error| errors::store(py, &error))?;
+            Ok(names.iter().map(ToString::to_string).collect())
+        })
     }
 
     /// The last event of a channel of a run; `None` if there is none.

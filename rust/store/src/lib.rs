@@ -27,6 +27,7 @@ mod ranges;
 mod recorded;
 mod schedules;
 pub mod sqlite;
+mod transfer;
 mod watches;
 
 pub use changes::{ChangedRuns, Changes, Seen};
@@ -41,6 +42,7 @@ pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
+pub use transfer::{Refusal, Transfer, transfer};
 pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
 /// How long a lease lasts without being renewed.

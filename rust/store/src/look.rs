@@ -101,6 +101,12 @@ pub trait Look {
     /// As [`crate::Store::load`].
     fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError>;
 
+    /// The names of the channels that a run has emitted to, sorted.
+    ///
+    /// # Errors
+    /// As [`crate::Store::load`].
+    fn channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError>;
+
     /// A runner that has not left.
     ///
     /// # Errors

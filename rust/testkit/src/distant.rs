@@ -301,6 +301,10 @@ impl Look for DistantStore {
         self.call(|store| store.requests(run))
     }
 
+    fn channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        self.call(|store| store.channels(run))
+    }
+
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         self.call(|store| store.runner(runner))
     }

@@ -58,6 +58,12 @@ impl Live {
         }
     }
 
+    /// The names of the channels of a run.
+    pub(super) fn channels(&self, run: RunRowId) -> Vec<Arc<str>> {
+        let channels = self.events.range((run, Arc::from(""))..).take_while(|((of, _), _)| *of == run);
+        channels.map(|((_, name), _)| Arc::clone(name)).collect()
+    }
+
     pub(super) fn set_progress(&mut self, row: ProgressRow) {
         self.progress.insert((row.run, row.task, row.map), row.progress);
     }

@@ -63,6 +63,12 @@ impl Look for MemoryStore {
         Ok(messages.filter(|message| message.address.kind == MessageKind::Control).collect())
     }
 
+    fn channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        let state = &*self.state.lock();
+        let found = state.runs.get(&run.row()).filter(|found| found.id == run);
+        Ok(found.map(|_| state.live.channels(run.row())).unwrap_or_default())
+    }
+
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
         let state = &*self.state.lock();
         let known = state.runners.get(&runner).filter(|runner| runner.expires.is_some());

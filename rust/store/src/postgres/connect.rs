@@ -10,7 +10,6 @@
 //! A call whose session is lost fails as [`StoreError::Disconnected`], and the next call makes a new one. What is tried
 //! too soon after a failure fails like that without a try.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
-use postgres::{Client, Config, SimpleQueryMessage, Statement};
+use postgres::{Client, Config, SimpleQueryMessage};
 
 use super::error::{Failed, Identity, is_repeatable};
-use super::session::Session;
+use super::session::{Session, Statements};
 use super::tls::{Tls, TlsMode};
 use super::url::{Host, Options};
 use crate::StoreError;
@@ -73,8 +72,8 @@ struct Server {
 /// A connection, and what is known of it.
 struct Link {
     client: Client,
-    /// The statements that were prepared in it.
-    statements: HashMap<String, Statement>,
+    /// What is known of its statements.
+    statements: Statements,
     /// What the server is.
     server: Server,
 }
@@ -405,7 +404,7 @@ impl Attempt<'_> {
                 client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
             }
         }
-        Ok(Link { client, server, statements: HashMap::new() })
+        Ok(Link { client, server, statements: Statements::new(is_pooled) })
     }
 
     /// Connects to the first address of the host that answers.

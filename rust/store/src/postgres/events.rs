@@ -1,5 +1,7 @@
 //! Reading what live runs show: the events of their channels.
 
+use std::sync::Arc;
+
 use bide_core::{RunId, StoredEvents, Time};
 
 use super::PostgresStore;
@@ -24,7 +26,17 @@ const AFTER: &str = concat!(
 const LAST: &str =
     concat!(event_columns!(), "WHERE e.run = $1::int8 AND e.channel = $2::text ORDER BY e.first DESC LIMIT 1");
 
+const CHANNELS: &str = "SELECT DISTINCT e.channel FROM bide.event e JOIN bide.run r ON r.id = e.run \
+     WHERE r.id = $1::int8 AND r.uuid = $2::uuid ORDER BY e.channel";
+
 impl PostgresStore {
+    pub(super) fn read_channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        self.connections.reader(|session| {
+            let rows = session.query(CHANNELS, &[&run.row(), &Uuid(run.0)])?;
+            rows.iter().map(|row| Ok(row.try_get::<_, Text<'_>>(0)?.0.as_ref().into())).collect()
+        })
+    }
+
     pub(super) fn read_events(
         &self,
         run: RunId,

@@ -4,12 +4,11 @@
 //! A notification says that there is something to look at. Without one it looks each second, at the rows that others
 //! have written since the last look, whichever order these were committed in: what counts is the snapshot, not a number.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::{Client, Statement};
 
 use super::changes::{self, Kind};
 use super::clock::ServerClock;
@@ -17,7 +16,7 @@ use super::connect::Connections;
 use super::error::Failed;
 use super::notify::{Note, Notifier};
 use super::presence::{self, Presence};
-use super::session::Session;
+use super::session::{Session, Statements};
 use crate::StoreError;
 use crate::changes::ChangeLog;
 
@@ -58,7 +57,7 @@ pub(super) struct Heard {
 /// A connection that listens.
 struct Link {
     client: Client,
-    statements: HashMap<String, Statement>,
+    statements: Statements,
     /// What was committed at the last look.
     snapshot: String,
     holds_lock: bool,
@@ -82,7 +81,7 @@ impl Listener {
 
     fn connect(&self) -> Result<Link, StoreError> {
         let client = self.connections.listener()?;
-        let mut link = Link { client, statements: HashMap::new(), snapshot: String::new(), holds_lock: false };
+        let mut link = Link { client, statements: Statements::new(false), snapshot: String::new(), holds_lock: false };
         let prepared = link.session(self.schema_name()).script(&format!("LISTEN {}", self.channel));
         let prepared = prepared.and_then(|()| self.look(&mut link, None));
         prepared.map(|_| link).map_err(|failed| self.connections.identity().failed(failed))

@@ -1,10 +1,11 @@
 //! Statements on one connection: prepared once, in the schema of the store.
 //!
 //! The statements in the sources say `bide.` for the schema, and every parameter says its type. Through a pooler that hands out
-//! connections per transaction nothing can stay prepared.
+//! connections per transaction nothing can stay prepared: there each statement is sent with the types of its parameters.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use postgres::types::private::BytesMut;
 use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -13,26 +14,52 @@ use postgres::{Client, Row, SimpleQueryMessage, Statement};
 use super::columns::Blob;
 use super::error::Failed;
 
+/// What is known of the statements of a connection, by their text.
+#[derive(Debug)]
+pub(super) enum Statements {
+    /// They stay prepared.
+    Prepared(HashMap<String, Statement>),
+    /// Nothing stays prepared. Each with the name of the store's schema, and the types of its parameters.
+    Unnamed(HashMap<String, (Arc<str>, Arc<[Type]>)>),
+}
+
+impl Statements {
+    /// Those of a new connection.
+    pub(super) fn new(is_pooled: bool) -> Self {
+        if is_pooled { Self::Unnamed(HashMap::new()) } else { Self::Prepared(HashMap::new()) }
+    }
+}
+
+/// How one statement is sent.
+enum Sent {
+    Prepared(Statement),
+    Unnamed(Arc<str>, Arc<[Type]>),
+}
+
 /// A connection that is in use.
 pub(super) struct Session<'c> {
     /// The connection.
     client: &'c mut Client,
-    /// What is prepared on it, by its text.
-    statements: &'c mut HashMap<String, Statement>,
+    /// What is known of its statements.
+    statements: &'c mut Statements,
     /// The schema of the store.
     schema: &'c str,
 }
 
 impl<'c> Session<'c> {
-    pub(super) fn new(client: &'c mut Client, statements: &'c mut HashMap<String, Statement>, schema: &'c str) -> Self {
+    pub(super) fn new(client: &'c mut Client, statements: &'c mut Statements, schema: &'c str) -> Self {
         Self { client, statements, schema }
     }
 
     /// Executes a statement and returns its rows.
     pub(super) fn query(&mut self, sql: &str, params: &[&dyn Param]) -> Result<Vec<Row>, Failed> {
-        let statement = self.prepare(sql)?;
-        let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param.as_sql()).collect();
-        Ok(self.client.query(&statement, &params)?)
+        match self.prepare(sql)? {
+            Sent::Prepared(statement) => {
+                let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param.as_sql()).collect();
+                Ok(self.client.query(&statement, &params)?)
+            }
+            Sent::Unnamed(sql, types) => Ok(self.client.query_typed(&sql, &typed(params, &types))?),
+        }
     }
 
     /// As `query`, for a statement that has one row at most.
@@ -42,9 +69,13 @@ impl<'c> Session<'c> {
 
     /// Executes a statement and returns how many rows it has changed.
     pub(super) fn execute(&mut self, sql: &str, params: &[&dyn Param]) -> Result<u64, Failed> {
-        let statement = self.prepare(sql)?;
-        let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param.as_sql()).collect();
-        Ok(self.client.execute(&statement, &params)?)
+        match self.prepare(sql)? {
+            Sent::Prepared(statement) => {
+                let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param.as_sql()).collect();
+                Ok(self.client.execute(&statement, &params)?)
+            }
+            Sent::Unnamed(sql, types) => Ok(self.client.execute_typed(&sql, &typed(params, &types))?),
+        }
     }
 
     /// The texts of the first column of a statement that cannot be prepared.
@@ -73,14 +104,63 @@ impl<'c> Session<'c> {
         done
     }
 
-    fn prepare(&mut self, sql: &str) -> Result<Statement, Failed> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
+    fn prepare(&mut self, sql: &str) -> Result<Sent, Failed> {
+        match self.statements {
+            Statements::Prepared(known) => {
+                if let Some(statement) = known.get(sql) {
+                    return Ok(Sent::Prepared(statement.clone()));
+                }
+                let statement = self.client.prepare(&in_schema(sql, self.schema))?;
+                known.insert(sql.to_owned(), statement.clone());
+                Ok(Sent::Prepared(statement))
+            }
+            Statements::Unnamed(known) => {
+                let (text, types) = known
+                    .entry(sql.to_owned())
+                    .or_insert_with(|| (in_schema(sql, self.schema).into(), types_of(sql).into()));
+                Ok(Sent::Unnamed(Arc::clone(text), Arc::clone(types)))
+            }
         }
-        let statement = self.client.prepare(&in_schema(sql, self.schema))?;
-        self.statements.insert(sql.to_owned(), statement.clone());
-        Ok(statement)
     }
+}
+
+/// The parameters of a statement, each with its type.
+fn typed<'p>(params: &[&'p dyn Param], types: &[Type]) -> Vec<(&'p (dyn ToSql + Sync), Type)> {
+    let unknown = std::iter::repeat(&Type::UNKNOWN);
+    params.iter().zip(types.iter().chain(unknown)).map(|(param, kind)| (param.as_sql(), kind.clone())).collect()
+}
+
+/// The types that a statement says of its parameters, such as `$1::int8[]`, in their order.
+fn types_of(sql: &str) -> Vec<Type> {
+    let mut types = Vec::new();
+    for part in sql.split('$').skip(1) {
+        let Some((number, rest)) = part.split_once("::") else { continue };
+        let Some(at) = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1)) else { continue };
+        let name: &str =
+            rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '[' || c == ']')).next().unwrap_or("");
+        if types.len() <= at {
+            types.resize(at + 1, Type::UNKNOWN);
+        }
+        if let (Some(place), Some(kind)) = (types.get_mut(at), type_named(name)) {
+            *place = kind;
+        }
+    }
+    types
+}
+
+fn type_named(name: &str) -> Option<Type> {
+    let known = [
+        ("int8", Type::INT8, Type::INT8_ARRAY),
+        ("int4", Type::INT4, Type::INT4_ARRAY),
+        ("bool", Type::BOOL, Type::BOOL_ARRAY),
+        ("float8", Type::FLOAT8, Type::FLOAT8_ARRAY),
+        ("text", Type::TEXT, Type::TEXT_ARRAY),
+        ("bytea", Type::BYTEA, Type::BYTEA_ARRAY),
+        ("uuid", Type::UUID, Type::UUID_ARRAY),
+    ];
+    let (base, is_list) = name.strip_suffix("[]").map_or((name, false), |base| (base, true));
+    let (_, one, list) = known.into_iter().find(|(name, ..)| *name == base)?;
+    Some(if is_list { list } else { one })
 }
 
 /// A statement with the name of the store's schema.
@@ -219,6 +299,13 @@ mod tests {
             assert_eq!(Text::from_sql(&Type::TEXT, &stored).unwrap().0, text);
         }
         assert!(Text::from_sql(&Type::TEXT, "\u{e000}".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_types_of_parameters_are_those_that_the_statement_says() {
+        let sql = "SELECT $2::text[], $1::int8 FROM bide.run WHERE id = ANY($3::uuid[]) OR id = $1::int8";
+        assert_eq!(types_of(sql), [Type::INT8, Type::TEXT_ARRAY, Type::UUID_ARRAY]);
+        assert_eq!(types_of("SELECT 1"), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What live runs show: the events of their channels, and how far their tasks have come.
 
+use std::sync::Arc;
+
 use bide_core::{NewEvents, Progress, ProgressRow, RunId, StoredEvents, Time};
 use rusqlite::{Connection, params};
 
@@ -32,6 +34,8 @@ const AFTER: &str = concat!(
 );
 const LAST: &str = concat!(event_columns!(), "WHERE e.run = ?1 AND e.channel = ?2 ORDER BY e.first DESC LIMIT 1");
 
+const CHANNELS: &str = "SELECT DISTINCT channel FROM event WHERE run = ?1 ORDER BY channel";
+
 macro_rules! progress_columns {
     () => {
         "SELECT task, map, done, total, message, said_at, run FROM progress "
@@ -44,7 +48,7 @@ pub(super) const PROGRESS_OF_ALL: &str =
 
 /// For the test that no hot statement scans a table.
 #[cfg(test)]
-pub(super) const HOT: &[&str] = &[APPEND, FORGET, PROGRESS, AFTER, LAST, PROGRESS_OF];
+pub(super) const HOT: &[&str] = &[APPEND, FORGET, PROGRESS, AFTER, LAST, CHANNELS, PROGRESS_OF];
 
 /// Appends events to a channel.
 pub(super) fn append(
@@ -127,6 +131,18 @@ impl SqliteStore {
             }
         }
         Ok(Some(found))
+    }
+
+    pub(super) fn read_channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        let reader = self.reader()?;
+        let id = run.0.to_be_bytes();
+        let read = || -> rusqlite::Result<Vec<Arc<str>>> {
+            if !reader.prepare_cached(EXISTS)?.exists(params![run.row(), &id[..]])? {
+                return Ok(Vec::new());
+            }
+            reader.prepare_cached(CHANNELS)?.query_map([run.row()], |row| row.get(0))?.collect()
+        };
+        read().map_err(|error| self.identity.error(&error))
     }
 }
 

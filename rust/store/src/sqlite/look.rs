@@ -1,5 +1,7 @@
 //! Reading what is under way in all runs: open waits, runners, runs that nobody has.
 
+use std::sync::Arc;
+
 use bide_core::record::StoredRun;
 use bide_core::{Message, RunId, Time};
 use rusqlite::{OptionalExtension, Row, params};
@@ -55,6 +57,10 @@ impl Look for SqliteStore {
 
     fn requests(&self, run: RunId) -> Result<Vec<Message>, StoreError> {
         self.read_requests(run)
+    }
+
+    fn channels(&self, run: RunId) -> Result<Vec<Arc<str>>, StoreError> {
+        self.read_channels(run)
     }
 
     fn runner(&self, runner: i64) -> Result<Option<RunnerInfo>, StoreError> {
