@@ -16,7 +16,7 @@ import click
 
 from bide._cli import _shapes
 from bide._cli._main import NotFound
-from bide._cli._store import check_there, named, of_ids, path_of
+from bide._cli._store import check_there, of_ids, path_of
 from bide._client import Client
 from bide._codec import Codec
 from bide._errors import BideError, SerializationError, StoreError
