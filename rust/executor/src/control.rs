@@ -26,6 +26,7 @@ use crate::runs::follow::Followers;
 use crate::runs::live::LiveRuns;
 use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
+use crate::runs::sharing::Sharing;
 use crate::runs::suspects::{Suspects, Turn};
 use crate::runs::unobserved::Unobserved;
 use crate::slot_queue::SlotQueue;
@@ -68,6 +69,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) limits: Limiter<H>,
     /// The bodies that wait for a slot to continue.
     pub(crate) slot_queue: SlotQueue,
+    /// What it leaves to other runners of a shared store.
+    pub(crate) sharing: Sharing,
     /// Counts what it does.
     pub(crate) meter: Meter,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
@@ -124,6 +127,7 @@ impl<H: Host> Control<H> {
             requests: Requests::default(),
             limits: Limiter::default(),
             slot_queue: SlotQueue::default(),
+            sharing: Sharing::new(store.is_shared()),
             meter: Meter::new(&clock),
             clock,
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),

@@ -115,8 +115,22 @@ pub trait Dispatch<H: Host>: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// How much there is to do for bodies that are coroutines, or for others.
+    fn load(&self, _coroutines: bool) -> Load {
+        Load { slots: usize::MAX, bodies: 0 }
+    }
+
     /// Called every 50 ms or so: reports the start of bodies that have executed for a while.
     fn look(&self) {}
+}
+
+/// How much there is to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// How many bodies can execute at once.
+    pub slots: usize,
+    /// How many execute, or are ready to.
+    pub bodies: usize,
 }
 
 /// The limit of a task.

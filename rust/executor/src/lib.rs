@@ -49,7 +49,7 @@ pub use due::{AlarmKind, Due};
 #[cfg(feature = "testing")]
 pub use engine::drive;
 pub use engine::{Engine, default_max_parked, default_slots};
-pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Ready, Source, TaskLimit};
+pub use host::{Arg, Args, Attached, Dispatch, Free, Gate, Host, Load, Ready, Source, TaskLimit};
 pub use ids::token as new_token;
 pub use limits::HeldBack;
 pub use log::{Level, Log};

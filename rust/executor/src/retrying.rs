@@ -105,6 +105,10 @@ impl Store for Retrying {
         self.inner.blocks()
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     /// Its calls have been repeated already.
     fn may_repeat(&self) -> bool {
         true

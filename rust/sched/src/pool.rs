@@ -273,6 +273,18 @@ impl<E: Upcalls> Pool<E> {
         (total - state.slots.free(), total)
     }
 
+    /// How many slots there are, and how many jobs execute, resume, or are queued.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        let shared = &*self.shared;
+        let stolen: usize = shared.stealers.iter().map(Stealer::len).sum();
+        let queued = shared.injector.len() + shared.ranked.len() + stolen;
+        let state = shared.state.lock();
+        let total = state.slots.total() as usize;
+        let others = state.slots.resumed() + state.held_back.len();
+        (total, total - state.slots.free() + others + queued)
+    }
+
     /// How many bodies with a handle execute or are parked, and how many may.
     #[must_use]
     pub fn handles(&self) -> (usize, usize) {

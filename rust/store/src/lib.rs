@@ -253,6 +253,11 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         false
     }
 
+    /// Whether runners on several hosts share the work in it: then one takes only what its slots can soon execute.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Registers a runner and gives it a lease.
     ///
     /// # Errors

@@ -126,6 +126,10 @@ impl Store for DistantStore {
         true
     }
 
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
     fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {
         self.clock.clone().unwrap_or(here)
     }

@@ -2,7 +2,7 @@
 //! had died.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{Batch, NewRun, NewTask, RunRowId, StoredRun};
@@ -49,6 +49,8 @@ pub struct FaultyStore {
     after_create: Mutex<Option<Hook>>,
     /// When a lease was last given or renewed.
     renewed: Mutex<Option<LeaseTime>>,
+    /// It says that several hosts share it.
+    shared: AtomicBool,
 }
 
 /// Is called between a call and its caller.
@@ -70,6 +72,7 @@ impl FaultyStore {
             watcher: Mutex::default(),
             after_create: Mutex::default(),
             renewed: Mutex::default(),
+            shared: AtomicBool::new(false),
         })
     }
 
@@ -81,6 +84,11 @@ impl FaultyStore {
     /// Calls back once, when the next runs are created and before their creator hears of it.
     pub fn after_create(&self, hook: Hook) {
         *self.after_create.lock() = Some(hook);
+    }
+
+    /// Has it say that several hosts share it.
+    pub fn share(&self) {
+        self.shared.store(true, Ordering::SeqCst);
     }
 
     /// Lets the `call`-th call fail.
@@ -152,6 +160,10 @@ impl Store for FaultyStore {
 
     fn blocks(&self) -> bool {
         self.inner.blocks()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::SeqCst) || self.inner.is_shared()
     }
 
     fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {

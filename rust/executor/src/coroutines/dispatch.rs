@@ -16,7 +16,7 @@ use super::body::{CoroutineBody, OpenCall};
 use super::rest::RestBook;
 use super::resting::Resting;
 use crate::engine::Engine;
-use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::host::{Dispatch, Gate, Host, Load, Ready};
 use crate::ledger::{Group, QueuedEvent};
 use crate::runs::run::Run;
 
@@ -315,6 +315,14 @@ impl<H: Host> Coroutines<H> {
         self.state.lock().closing
     }
 
+    /// How many slots there are, and how many bodies execute or are ready to.
+    pub(crate) fn load(&self) -> Load {
+        let state = self.state.lock();
+        let slots = state.slots.total() as usize;
+        let others = state.ready.len() + state.startable.len() + state.slots.resumed();
+        Load { slots, bodies: slots - state.slots.free() + others }
+    }
+
     /// How many slots are in use, and how many there are.
     #[must_use]
     pub fn slots_in_use(&self) -> (usize, usize) {
@@ -456,6 +464,10 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
     fn lost(&self) {
         self.lost.store(true, Ordering::Release);
         self.wake();
+    }
+
+    fn load(&self, _coroutines: bool) -> Load {
+        self.load()
     }
 
     fn look(&self) {

@@ -17,6 +17,7 @@ pub(crate) mod requests;
 pub(crate) mod run;
 pub(crate) mod schedules;
 pub(crate) mod settled;
+pub(crate) mod sharing;
 pub(crate) mod sources;
 pub(crate) mod submit;
 pub(crate) mod suspects;

@@ -172,6 +172,17 @@ impl<H: Host> Recovery<H> {
         }
     }
 
+    /// Claims runs that were left in the store for lack of room, as far as there is room now. Blocks.
+    pub(crate) fn recover_left(&self) -> Result<(), StoreError> {
+        for (number, versions) in self.control.sharing.left() {
+            let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };
+            if self.control.sharing.room(&self.control.dispatch, &workflow) != Some(0) {
+                self.recover_versions(&workflow, &versions)?;
+            }
+        }
+        Ok(())
+    }
+
     fn recover_unowned(&self) -> Result<(), StoreError> {
         if self.control.is_closing() {
             return Ok(());
@@ -231,14 +242,20 @@ impl<H: Host> Recovery<H> {
         }
         loop {
             let lease = self.control.lease();
-            let claimed = self.control.store().claim(lease, versions, self.control.clock.lease_time(), CLAIM);
+            let room = self.control.sharing.room(&self.control.dispatch, workflow).unwrap_or(CLAIM).min(CLAIM);
+            if room == 0 {
+                self.control.sharing.claimed(workflow, versions, 0, false);
+                return Ok(());
+            }
+            let claimed = self.control.store().claim(lease, versions, self.control.clock.lease_time(), room);
             let claimed = claimed.inspect_err(|error| {
                 // This runner may now own runs that it does not execute, and while it lives no other will: so it stops.
                 if matches!(error, StoreError::Unknown(_)) {
                     self.control.break_down(error);
                 }
             })?;
-            let more = claimed.len() == CLAIM;
+            let more = claimed.len() == room;
+            self.control.sharing.claimed(workflow, versions, claimed.len(), !more);
             let mut begin = Vec::with_capacity(claimed.len());
             let mut outcome = Ok(());
             let mut begins = |loaded: Result<Option<Arc<Run<H>>>, StoreError>| match loaded {

@@ -95,6 +95,23 @@ impl<H: Host> Submitter<H> {
         if self.control.is_client() {
             return self.submit_unowned(workflow, requests);
         }
+        let Some(room) = self.control.sharing.room(&self.control.dispatch, workflow) else {
+            return self.submit_own(workflow, requests);
+        };
+        let requests: Vec<RunRequest<H>> = requests.into_iter().collect();
+        if requests.len() <= room {
+            self.submit_own(workflow, requests)
+        } else {
+            self.submit_unowned(workflow, requests)
+        }
+    }
+
+    /// Creates runs that belong to this runner.
+    fn submit_own(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        requests: impl IntoIterator<Item = RunRequest<H>>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
         let now = self.control.clock.now();
         let lease = self.control.lease();
         let state = |id| RunState::new(id, Arc::clone(&workflow.graph), Arc::clone(&workflow.ids));

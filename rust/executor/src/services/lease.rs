@@ -13,6 +13,7 @@ use crate::host::{Dispatch, Host};
 use crate::runs::children::Children;
 use crate::runs::mail::Mail;
 use crate::runs::recover::Recovery;
+use crate::runs::sharing::LOOK_FOR_ROOM;
 use crate::runs::watch::Watch;
 use crate::services::schedules::SchedulesService;
 use crate::services::{Service, Signal};
@@ -78,7 +79,8 @@ impl<H: Host> Service for LeaseService<H> {
         self.wait_first();
         while !self.stop.is_set() {
             // A store that cannot be asked must not be asked without a rest.
-            if !self.turn(&mut state, LOOK) {
+            let span = if self.control.sharing.has_left() { LOOK_FOR_ROOM } else { LOOK };
+            if !self.turn(&mut state, span) {
                 self.stop.wait_for(LOOK);
             }
         }
@@ -166,6 +168,8 @@ impl<H: Host> LeaseService<H> {
     fn handle(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
         if changes.unowned {
             self.recovery.recover()?;
+        } else if self.control.sharing.has_left() {
+            self.recovery.recover_left()?;
         }
         if !self.control.is_client() && state.report.is_some_and(|at| self.control.clock.machine() >= at) {
             state.report = None;

@@ -9,7 +9,7 @@ use bide_sched::Upcalls;
 
 use crate::coroutines::Coroutines;
 use crate::engine::Engine;
-use crate::host::{Dispatch, Gate, Host, Ready};
+use crate::host::{Dispatch, Gate, Host, Load, Ready};
 use crate::ledger::Group;
 use crate::log::Level;
 use crate::runs::polls::{GatePolls, RestingPolls};
@@ -181,6 +181,16 @@ impl<H: Host> Dispatch<H> for Pool<H> {
         self.workers.suspend_bodies();
         if let Some(coroutines) = &self.coroutines {
             coroutines.lost();
+        }
+    }
+
+    fn load(&self, coroutines: bool) -> Load {
+        match &self.coroutines {
+            Some(own) if coroutines => own.load(),
+            _ => {
+                let (slots, bodies) = self.workers.load();
+                Load { slots, bodies }
+            }
         }
     }
 

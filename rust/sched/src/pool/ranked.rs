@@ -32,6 +32,10 @@ impl<J> Ranked<J> {
         self.count.load(Ordering::SeqCst) == 0
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
     pub(super) fn push(&self, priority: i32, job: J) {
         let Waiting { jobs, last } = &mut *self.waiting.lock();
         *last += 1;

@@ -237,6 +237,10 @@ impl Store for PostgresStore {
         self.write_commit(lease, commit)
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         self.create_free(runs)
     }

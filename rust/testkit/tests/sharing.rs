@@ -1,0 +1,129 @@
+//! A runner on a shared store takes what its slots can soon execute, and leaves the rest to others.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bide_core::record::RunRowId;
+use bide_core::{Event, Graph, Outcome, PollPolicy, RunStatus, TaskSpec, Value};
+use bide_executor::drive::{Driver, Gathering};
+use bide_executor::{Dispatch, Gate, Host, Load, Ready, RegisteredWorkflow, RunRequest, Source};
+use bide_store::{MemoryStore, RunFilter, Store};
+use bide_sync::Mutex;
+use bide_testkit::{FaultyStore, VirtualClock};
+
+const SLOTS: usize = 2;
+
+/// What a runner of [`SLOTS`] slots takes.
+const MOST: usize = 8;
+
+/// A host whose bodies are executed by the test.
+struct ByHand;
+
+#[derive(Default)]
+struct Bodies(Mutex<Vec<Ready<ByHand>>>);
+
+impl Host for ByHand {
+    type Body = ();
+    type Local = ();
+    type Dispatch = Bodies;
+
+    fn sources(_body: &()) -> &[Source] {
+        &[]
+    }
+
+    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
+        unreachable!("nothing has a gate")
+    }
+}
+
+impl Dispatch<ByHand> for Bodies {
+    fn ready(&self, ready: &mut Vec<Ready<ByHand>>) {
+        self.0.lock().append(ready);
+    }
+
+    fn gate(&self, _gate: Gate<ByHand>) {}
+
+    fn close(&self) {}
+
+    fn load(&self, _coroutines: bool) -> Load {
+        Load { slots: SLOTS, bodies: self.0.lock().len() }
+    }
+}
+
+struct Runner {
+    driver: Driver<ByHand>,
+    workflow: Arc<RegisteredWorkflow<ByHand>>,
+    gathering: Gathering<ByHand>,
+}
+
+impl Runner {
+    fn open(base: &Arc<MemoryStore>, seed: u64) -> Self {
+        let store = FaultyStore::new(Arc::clone(base) as Arc<dyn Store>);
+        store.share();
+        let driver: Driver<ByHand> =
+            Driver::open(store, VirtualClock::new(), Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
+        let graph = Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap();
+        let workflow = driver.engine().register(Arc::new(graph), Arc::new([()])).unwrap();
+        let gathering = driver.gathering();
+        Self { driver, workflow, gathering }
+    }
+
+    fn submit(&self, count: usize) {
+        let requests = (0..count).map(|_| RunRequest::new(Box::default()));
+        assert_eq!(self.driver.engine().submit(&self.workflow, requests).unwrap().len(), count);
+    }
+
+    /// The runs whose bodies are ready here.
+    fn has(&self) -> HashSet<RunRowId> {
+        self.driver.engine().dispatch().0.lock().iter().map(|ready| ready.run.id.row()).collect()
+    }
+
+    /// Executes so many bodies.
+    fn execute(&self, count: usize) {
+        let bodies: Vec<_> = self.driver.engine().dispatch().0.lock().drain(..count).collect();
+        for Ready { run, task } in bodies {
+            let attempt = run.state.lock().enter(task, self.driver.engine().clock().now()).unwrap().attempt;
+            let outcome = Outcome::Completed { output: Value::tagged(b'n', b""), changes: None };
+            let _ = self.driver.gather(&self.gathering, run, Event::Ended { task, attempt, outcome });
+        }
+        assert!(self.driver.commit(&self.gathering).is_empty());
+    }
+}
+
+#[test]
+fn a_submitter_keeps_what_its_slots_can_take_and_others_claim_the_rest() {
+    let base = MemoryStore::new();
+    let (mut one, mut other) = (Runner::open(&base, 1), Runner::open(&base, 2));
+    one.submit(MOST);
+    assert_eq!(one.has().len(), MOST, "what has room belongs to the submitter at once");
+    one.submit(2 * MOST);
+    one.driver.lease_turn();
+    assert_eq!(one.has().len(), MOST, "it takes no more than it has room for");
+    other.driver.lease_turn();
+    assert_eq!(other.has().len(), MOST);
+    assert!(one.has().is_disjoint(&other.has()));
+    for _ in 0..4 {
+        for runner in [&mut one, &mut other] {
+            let ready = runner.has().len();
+            runner.execute(ready);
+            runner.driver.lease_turn();
+            assert!(runner.has().len() <= 2 * MOST);
+        }
+    }
+    let runs = base.list(&RunFilter::default()).unwrap();
+    assert_eq!(runs.len(), 3 * MOST);
+    assert!(runs.iter().all(|run| run.run.status == RunStatus::Completed), "no run is left in the store");
+}
+
+#[test]
+fn room_that_comes_back_is_filled_from_the_store() {
+    let base = MemoryStore::new();
+    let mut runner = Runner::open(&base, 1);
+    runner.submit(2 * MOST);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), MOST);
+    runner.execute(3);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), MOST, "three came after three had ended");
+}
