@@ -15,8 +15,8 @@ SNAPSHOT = ROOT / "tests" / "messages.txt"
 CRATES = ("core", "sched", "store", "executor", "py")
 
 SQL = re.compile(
-    r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|FROM|WHERE|VALUES|SET|JOIN|BEGIN IMMEDIATE|ON CONFLICT)\b"
-    r"|::(int8|text|bytea)|\b(unnest\(|LIMIT|CASE WHEN|MATERIALIZED|LISTEN)\b|^bide\.run r$|^, \{\} AS "  # of PostgreSQL's
+    r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|PRAGMA|FROM|WHERE|VALUES|SET|JOIN|BEGIN IMMEDIATE|ON CONFLICT"
+    r"|LISTEN|LOCK TABLE|CASE WHEN|ARRAY|AS MATERIALIZED|LIMIT|unnest|t\.task)\b"
     r"|\b[rw]\.\w+ (=|<|>|>=) |^run r ?$|\b(BETWEEN|INDEXED BY)\b"  # parts of the statement of a listing
 )
 NOTHING_PUT_IN = re.compile(r"[{}\W\d]*")

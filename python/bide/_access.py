@@ -19,7 +19,7 @@ from bide._repair import Repairs
 from bide._run_handle import RunHandle
 from bide._schedules import Schedules
 from bide._submitter import Submission, Submitter
-from bide._text import check_text, is_text
+from bide._text import check_text, is_text, shown_store
 from bide._twins import StoreTwins
 from bide._waits import Duration
 from bide._watches import Watches
@@ -377,24 +377,17 @@ def store_name(store: object, what: str) -> str:
         msg = f'{what} takes a path or a URL as its store, not an empty string; to use no file, pass ":memory:"'
         raise DefinitionError(msg)
     if "\0" in name:
-        msg = f"{what} got {_without_secrets(name)!r} as its store, which contains a NUL character and is not a path"
+        msg = f"{what} got {shown_store(name)!r} as its store, which contains a NUL character and is not a path"
         raise DefinitionError(msg)
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
-        raise DefinitionError(_not_a_path(name, what)) from None
+        raise DefinitionError(_not_a_path(shown_store(name), what)) from None
     return name
-
-
-def _without_secrets(name: str) -> str:
-    """Return a store as it may be shown: of a URL with a host only the scheme."""
-    scheme, sign, _ = name.partition("://")
-    return f"{scheme}://..." if sign and scheme != "sqlite" else name
 
 
 def _not_a_path(name: str, what: str) -> str:
     """Return why the text cannot be a path here, in ASCII: such a process may be able to print nothing else."""
-    name = _without_secrets(name)
     if is_text(name):
         return (
             f"{what} got {name!a} as its store, but this process can only use paths in {sys.getfilesystemencoding()}: "

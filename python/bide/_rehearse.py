@@ -15,6 +15,7 @@ from bide._mentions import Mentions, mentions
 from bide._result import RunResult, TaskResult
 from bide._status import RunStatus, TaskStatus
 from bide._test_runner import Runner
+from bide._text import shown_store
 from bide._workflow import Workflow
 
 COPY = Path(__file__).with_name("_copy_store.py")
@@ -76,9 +77,10 @@ def rehearse(store: str | os.PathLike[str], workflows: Iterable[Workflow], *, ex
     unless `execute=True`: then those that would continue at once do, up to their next wait, so that a step which does
     not match its record is found, too. (A body that waits for a message or a time continues when that has come.)
     """
-    path = Path(os.fspath(store).removeprefix("sqlite:///"))
+    name = os.fspath(store).removeprefix("sqlite:///")
+    path = Path(name)
     if not path.is_file():
-        msg = f"rehearse takes the path of a store, and there is no file {str(path)!r}"
+        msg = f"rehearse takes the path of a store, and there is no file {shown_store(name)!r}"
         raise DefinitionError(msg)
     chosen = list(workflows)
     with tempfile.TemporaryDirectory(prefix="bide-rehearsal-") as folder:

@@ -50,3 +50,9 @@ def shown(name: str) -> str:
 def listed(names: Iterable[str]) -> str:
     """Return names as a message lists them."""
     return ", ".join(map(shown, names)) or "none"
+
+
+def shown_store(store: str) -> str:
+    """Return the path of a store as it is, and of a URL what comes before the part that may have a password."""
+    scheme, separator, _ = store.partition("://")
+    return f"{scheme}://…" if separator and scheme != "sqlite" else store

@@ -16,11 +16,12 @@ import click
 
 from bide._cli import _shapes
 from bide._cli._main import NotFound
-from bide._cli._store import check_there, named, of_ids, path_of
+from bide._cli._store import check_there, of_ids, path_of
 from bide._client import Client
 from bide._codec import Codec
 from bide._errors import BideError, SerializationError, StoreError
 from bide._result import RunResult
+from bide._text import shown_store
 
 if TYPE_CHECKING:
     from bide._cli._output import Item
@@ -58,7 +59,7 @@ def _opened(store: str) -> Generator[sqlite3.Connection, None, None]:
     check_there(store)
     path = path_of(store)
     if path is None:
-        msg = f"{named(store)} is no file: this works on a store in a file alone"
+        msg = f"{shown_store(store)} is no file: this works on a store in a file alone"
         raise StoreError(msg)
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:

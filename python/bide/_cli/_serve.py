@@ -10,6 +10,7 @@ import click
 from bide._cli._main import FAILED
 from bide._cli._output import note
 from bide._cli._store import APP, STORE, check_there, load, span_of
+from bide._text import shown_store
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -51,7 +52,7 @@ def serve_command(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     workflows = load(app)
     runner = Runner(store, workflows=workflows, slots=slots, async_slots=async_slots, durability=durability)
-    note(f"process {os.getpid()} executes {', '.join(one.name for one in workflows)} on {store}")
+    note(f"process {os.getpid()} executes {', '.join(one.name for one in workflows)} on {shown_store(store)}")
     if not runner._serve(grace):
         sys.exit(FAILED)  # it has logged why
 

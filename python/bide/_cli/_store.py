@@ -120,15 +120,6 @@ def path_of(store: str) -> Path | None:
     return None if "://" in path or path == ":memory:" else Path(path)
 
 
-def named(store: str) -> str:
-    """Return a store as it may be shown: of a URL what cannot be a secret."""
-    scheme, sign, rest = store.removeprefix("sqlite:///").partition("://")
-    if not sign:
-        return store
-    place = rest.partition("?")[0].rpartition("@")[2]
-    return f"{scheme}://{place}"
-
-
 def check_there(store: str) -> None:
     """Refuse a store that is not there: none is made."""
     path = path_of(store)

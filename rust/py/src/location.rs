@@ -16,7 +16,7 @@ pub(crate) fn open_existing(name: &OsStr) -> Result<Arc<dyn Store>, StoreError> 
                     "a store in memory belongs to its Runner: pass that one, Client(runner), or use a path".to_owned(),
                 ));
             }
-            Where::Server => return Ok(PostgresStore::open(&postgres::Options::parse(&name.to_string_lossy())?)?),
+            Where::Server(url) => return Ok(PostgresStore::shared(&postgres::Options::parse(url)?.of_existing())?),
             Where::File(path) => path.as_ref(),
         },
     };
@@ -35,7 +35,8 @@ pub(crate) fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, Sto
         None => name,
         Some(place) => match place? {
             Where::Memory => return Ok(MemoryStore::new()),
-            Where::Server => return Ok(PostgresStore::open(&postgres::Options::parse(&name.to_string_lossy())?)?),
+            // Whether a commit survives a loss of power is the server's setting.
+            Where::Server(url) => return Ok(PostgresStore::shared(&postgres::Options::parse(url)?)?),
             Where::File(path) => path.as_ref(),
         },
     };
@@ -47,8 +48,8 @@ pub(crate) fn open(name: &OsStr, durability: &str) -> Result<Arc<dyn Store>, Sto
 enum Where<'a> {
     Memory,
     File(&'a str),
-    /// PostgreSQL.
-    Server,
+    /// A PostgreSQL.
+    Server(&'a str),
 }
 
 /// What a path or URL means. Of a URL of another kind only the scheme is repeated: the rest may be secret.
@@ -71,9 +72,14 @@ fn place(text: &str) -> Result<Where<'_>, StoreError> {
         _ if text.starts_with("sqlite:") => refuse(
             "a URL of SQLite has three slashes: use sqlite:///path, or \":memory:\" for no file at all".to_owned(),
         ),
-        Some(("postgresql" | "postgres", _)) => Ok(Where::Server),
+        Some(("postgresql" | "postgres", _)) => Ok(Where::Server(text)),
+        Some((scheme, _)) if scheme.starts_with("postgresql+") => refuse(
+            "a URL of PostgreSQL names no driver: write postgresql:// in place of what is before the //".to_owned(),
+        ),
         Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte)) => {
-            refuse(format!("bide has no store for URLs of {scheme}://: use a path, sqlite:///path or \":memory:\""))
+            refuse(format!(
+                "bide has no store for URLs of {scheme}://: use a path, sqlite:///path, postgresql://… or \":memory:\""
+            ))
         }
         _ if text.starts_with("file:") => refuse(
             "bide takes no URIs of SQLite, and would make a file of this name: use a path without file:, or \

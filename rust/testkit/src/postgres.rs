@@ -3,10 +3,10 @@
 //! `BIDE_TEST_POSTGRES` is the URL of the shared server (`scripts/postgres run` sets it). Where it is not set, tests
 //! that need it say so and pass; the same where no server can be started.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use postgres::{Client, NoTls};
 
@@ -36,9 +36,10 @@ impl Schema {
     #[must_use]
     pub fn on(server: &str) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() % 1_000_000_000;
+        // On a server that is there for longer, process ids come again.
+        let random = RandomState::new().build_hasher().finish() % 1_000_000_000;
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let name = format!("t{}_{number}_{nanos}", std::process::id());
+        let name = format!("t{}_{number}_{random}", std::process::id());
         Self { server: server.to_owned(), name }
     }
 

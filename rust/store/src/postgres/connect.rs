@@ -11,7 +11,6 @@
 //! too soon after a failure fails like that without a try.
 
 use std::fs::File;
-use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,7 +110,7 @@ pub(super) struct Connections {
     listen_tls: Option<Tls>,
     /// The process that opened them.
     pid: u32,
-    slots: ManuallyDrop<Slots>,
+    slots: Slots,
     /// What the server was at the last connection.
     last_seen: Mutex<Option<Server>>,
     /// How often the server has lost commits that it had confirmed, or may have.
@@ -133,7 +132,7 @@ impl Connections {
             options: options.clone(),
             identity: identity.clone(),
             pid: std::process::id(),
-            slots: ManuallyDrop::default(),
+            slots: Slots::default(),
             last_seen: Mutex::default(),
             breaks: AtomicU64::new(0),
             pause: Mutex::default(),
@@ -340,11 +339,11 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
+        let slots = std::mem::take(&mut self.slots);
         if self.pid != std::process::id() {
+            std::mem::forget(slots);
             return;
         }
-        // SAFETY: the slots are taken here only, once, in the destructor, and nothing reads them afterwards.
-        let slots = unsafe { ManuallyDrop::take(&mut self.slots) };
         // A session says goodbye, for which it blocks: a thread of an async runtime must not.
         if tokio::runtime::Handle::try_current().is_err() {
             drop(slots);

@@ -13,7 +13,7 @@ use tokio_rustls::rustls;
 use super::tls::TlsMode;
 use super::url::{Host, Options};
 use crate::StoreError;
-use crate::sqlite::used_up;
+use crate::sqlite::error::used_up;
 
 /// Why a call of a session's could not be carried out.
 #[derive(Debug)]

@@ -33,7 +33,8 @@ const USED: &str = "WITH u AS MATERIALIZED (SELECT * FROM unnest($1::int8[], $2:
      coalesce(t.started, 0)::int8, t.oldest \
      FROM u LEFT JOIN LATERAL (SELECT sum(t.count) AS started, min(t.latest) AS oldest FROM bide.limit_start t \
      WHERE t.line = u.line AND t.latest >= u.since AND t.count > 0) t ON true";
-const OTHERS: &str = "SELECT line, priority, age FROM bide.limit_line WHERE line = ANY ($1::int8[]) AND runner <> $2::int8";
+const OTHERS: &str =
+    "SELECT line, priority, age FROM bide.limit_line WHERE line = ANY ($1::int8[]) AND runner <> $2::int8";
 /// What attempts have, and whether they are the holder's and have not ended.
 const ATTEMPTS: &str = "SELECT u.run, u.task, u.map, s.line, s.executing, \
      EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.run AND r.status < 3 AND r.runner = $4::int8) \
@@ -57,11 +58,6 @@ const LINES: &str = "INSERT INTO bide.limit_line (line, runner, count, priority,
      FROM unnest($1::int8[], $3::int8[], $4::int8[], $5::int8[]) u(line, count, priority, age) \
      ON CONFLICT (line, runner) DO UPDATE SET count = excluded.count, priority = excluded.priority, age = excluded.age";
 const NO_LINES: &str = "DELETE FROM bide.limit_line WHERE line = ANY ($1::int8[]) AND runner = $2::int8";
-
-/// For the test that no hot statement scans a table.
-#[cfg(test)]
-pub(super) const HOT: &[&str] =
-    &[LOCK, NEW_KEYS, USED, OTHERS, ATTEMPTS, GIVE, STARTS, SET_STARTS, ADD_STARTS, LINES, NO_LINES];
 
 /// What is known of an attempt.
 #[derive(Clone, Copy)]
@@ -267,7 +263,12 @@ fn read_attempts(
 }
 
 impl PostgresStore {
-    pub(super) fn grant_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    pub(super) fn grant_limits(
+        &self,
+        lease: Lease,
+        now: Time,
+        call: &LimitCall,
+    ) -> Result<Vec<Vec<Answer>>, StoreError> {
         // Before there are any: no attempt that has one ends before this returns.
         self.has_shares.store(true, Ordering::Relaxed);
         self.check_history(lease)?;
@@ -347,8 +348,19 @@ fn answer_line(
 
 /// Writes what the answers say.
 fn write(session: &mut Session<'_>, runner: i64, written: &Written) -> Result<(), Failed> {
-    let Written { given, given_lines, start_lines, starts, start_counts, lines, counts, priorities, ages, no_lines, .. } =
-        written;
+    let Written {
+        given,
+        given_lines,
+        start_lines,
+        starts,
+        start_counts,
+        lines,
+        counts,
+        priorities,
+        ages,
+        no_lines,
+        ..
+    } = written;
     if !given_lines.is_empty() {
         session.execute(GIVE, &[&given.runs, &given.tasks, &given.maps, given_lines, &runner])?;
     }

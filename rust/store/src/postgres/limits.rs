@@ -23,7 +23,8 @@ use super::session::{Session, Text};
 use crate::limits::stands;
 use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, ShareId, StoreError};
 
-const SPEC: &str = "SELECT name, executing, in_flight, rate_count, rate_span, key FROM bide.limit_spec WHERE name = $1::text";
+const SPEC: &str =
+    "SELECT name, executing, in_flight, rate_count, rate_span, key FROM bide.limit_spec WHERE name = $1::text";
 const SPECS: &str = "SELECT name, executing, in_flight, rate_count, rate_span, key FROM bide.limit_spec ORDER BY name";
 const DEFINE: &str = "INSERT INTO bide.limit_spec (name, executing, in_flight, rate_count, rate_span, key) \
      VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::int8, $6::text) ON CONFLICT (name) DO UPDATE SET \
@@ -82,23 +83,6 @@ const DELETE_KEYS: &str = "DELETE FROM bide.limit_key k WHERE k.id = ANY ($1::in
      AND NOT EXISTS (SELECT 1 FROM bide.limit_share s WHERE s.line = k.id) \
      AND NOT EXISTS (SELECT 1 FROM bide.limit_start t WHERE t.line = k.id) \
      AND NOT EXISTS (SELECT 1 FROM bide.limit_line l WHERE l.line = k.id)";
-
-/// For the test that no hot statement scans a table.
-#[cfg(test)]
-pub(super) const HOT: &[&str] = &[
-    SPEC,
-    RELEASE,
-    IDLE,
-    LOCK,
-    OTHERS_WAIT,
-    ABANDON,
-    RELEASE_RUN,
-    RELEASE_TASK,
-    RENUMBER,
-    SETTLE,
-    OLD_STARTS,
-    DELETE_KEYS,
-];
 
 /// Attempts, as the columns of a statement.
 #[derive(Default)]
@@ -308,9 +292,7 @@ impl Limits for PostgresStore {
     }
 
     fn limits(&self, now: Time) -> Result<Vec<LimitInfo>, StoreError> {
-        self.connections.reader(|session| {
-            specs(session)?.into_iter().map(|spec| info(session, spec, now)).collect()
-        })
+        self.connections.reader(|session| specs(session)?.into_iter().map(|spec| info(session, spec, now)).collect())
     }
 }
 

@@ -25,6 +25,7 @@ mod messages;
 mod named;
 mod notify;
 mod parts;
+mod plans;
 mod presence;
 mod process;
 mod purge;
@@ -32,6 +33,7 @@ mod read;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod refusals;
+mod registry;
 mod schedules;
 mod schema;
 mod session;
@@ -87,7 +89,7 @@ pub struct PostgresStore {
     /// The tasks of versions that were read already.
     versions: read::Versions,
     /// Their names.
-    names: Mutex<HashMap<i64, (Arc<str>, Arc<str>)>>,
+    names: workflow::Names,
     /// The statements of commits, by what they consist of.
     statements: Mutex<HashMap<statement::Shape, Arc<str>>>,
     /// How often the server had lost commits when each runner of this process was enrolled.
@@ -113,7 +115,7 @@ impl PostgresStore {
         let name = options.name().to_owned();
         let connections = Arc::new(Connections::open(options)?);
         let (schema, number) = connections.writer(|session| {
-            schema::migrate(session, &name, &options.schema)?;
+            schema::migrate(session, &name, options)?;
             let row = session.query_opt(SCHEMA, &[&Text::from(&*options.schema)])?;
             let Some(row) = row else { return Ok((0, 0)) };
             Ok((row.try_get(0)?, row.try_get(1)?))

@@ -40,12 +40,7 @@ const SET: &str = "INSERT INTO bide.schedule (name, revision, removed, workflow,
      on_miss = excluded.on_miss, overlap = excluded.overlap, jitter = excluded.jitter, timeout = excluded.timeout, \
      created_at = excluded.created_at, paused_at = excluded.paused_at, decided = excluded.decided, \
      last_tick = excluded.last_tick, last_run = excluded.last_run, queue = excluded.queue, open = excluded.open";
-const REMOVE: &str =
-    "UPDATE bide.schedule SET revision = $2::int8, removed = true, inputs = '', queue = '', open = '' WHERE name = $1::text";
-
-/// For the test that no hot statement scans a table.
-#[cfg(test)]
-pub(super) const HOT: &[&str] = &[SINCE, NAMED, CURRENT, SET, REMOVE];
+const REMOVE: &str = "UPDATE bide.schedule SET revision = $2::int8, removed = true, inputs = '', queue = '', open = '' WHERE name = $1::text";
 
 impl Schedules for PostgresStore {
     fn schedules(&self, after: i64) -> Result<Vec<StoredSchedule>, StoreError> {

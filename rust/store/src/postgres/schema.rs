@@ -1,6 +1,7 @@
 //! The schema: one `.sql` per migration, made in one transaction under a lock, so that two processes that open a new store
 //! do not get into each other's way.
 
+use super::Options;
 use super::error::Failed;
 use super::session::{Session, Text, in_schema};
 use crate::StoreError;
@@ -62,10 +63,18 @@ fn inspect(session: &mut Session<'_>, store: &str, schema: &str) -> Result<Found
     }
 }
 
-/// Brings the schema to the newest version.
-pub(super) fn migrate(session: &mut Session<'_>, store: &str, schema: &str) -> Result<(), Failed> {
-    if matches!(inspect(session, store, schema)?, Found::Version(version) if version == MIGRATIONS.len()) {
-        return Ok(());
+/// Brings the schema to the newest version, and makes it if need be.
+pub(super) fn migrate(session: &mut Session<'_>, store: &str, options: &Options) -> Result<(), Failed> {
+    let schema = &*options.schema;
+    match inspect(session, store, schema)? {
+        Found::Version(version) if version == MIGRATIONS.len() => return Ok(()),
+        Found::Nothing { .. } if !options.creates => {
+            return Err(Failed::Store(StoreError::Unavailable(format!(
+                "{store}: the schema {schema} of the database has no tables of bide's, and a Client makes none: open a \
+                 Runner on it first, or name another one with ?schema="
+            ))));
+        }
+        _ => {}
     }
     let made = session.transact(|session| {
         session.query(LOCK, &[])?;

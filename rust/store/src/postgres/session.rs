@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use postgres::types::private::BytesMut;
 use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use postgres::{Client, Row, Statement};
+use postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::columns::Blob;
 use super::error::Failed;
@@ -76,6 +76,16 @@ impl<'c> Session<'c> {
             }
             Sent::Unnamed(sql, types) => Ok(self.client.execute_typed(&sql, &typed(params, &types))?),
         }
+    }
+
+    /// The texts of the first column of a statement that cannot be prepared.
+    pub(super) fn texts(&mut self, sql: &str) -> Result<Vec<String>, Failed> {
+        let messages = self.client.simple_query(sql)?;
+        let text = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        Ok(messages.iter().filter_map(text).collect())
     }
 
     /// Executes several statements without parameters.

@@ -382,7 +382,7 @@ impl<'a> Created<'a> {
             .update
             .as_ref()
             .map_or(if self.owned { RunStatus::Running } else { RunStatus::Pending }, |it| it.status);
-        let stays = self.update.as_ref().is_none_or(|update| keeps_owner(update));
+        let stays = self.update.as_ref().is_none_or(keeps_owner);
         let new = self.new;
         [
             new.id.row().into(),

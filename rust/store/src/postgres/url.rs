@@ -60,7 +60,7 @@ impl fmt::Display for Host {
 }
 
 /// How to reach and use a database.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The URL without its password and its options, for messages.
     name: String,
@@ -88,6 +88,8 @@ pub struct Options {
     pub(super) listen: Option<Box<Options>>,
     /// Whether a commit waits until it survives the death of the server. Not: the last ones are lost with it.
     pub(super) synchronous: bool,
+    /// Whether the schema is made if there is none.
+    pub(super) creates: bool,
 }
 
 impl Options {
@@ -97,6 +99,17 @@ impl Options {
     /// `Unavailable` with what is wrong, without the URL's secrets.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         Parser { environment: |name| std::env::var(name).ok().filter(|value| !value.is_empty()) }.parse(url)
+    }
+
+    /// The same, of a store that is there already: none is made.
+    #[must_use]
+    pub fn of_existing(self) -> Self {
+        Self { creates: false, ..self }
+    }
+
+    /// Whether a store that was opened with these options is what others ask for.
+    pub(super) fn is_same_store(&self, other: &Self) -> bool {
+        *self == Self { creates: self.creates, ..other.clone() }
     }
 
     /// The URL as it may be shown.
@@ -209,6 +222,7 @@ impl<F: Fn(&str) -> Option<String>> Parser<F> {
             schema,
             listen: listen.map(Box::new),
             synchronous: given.synchronous.unwrap_or(true),
+            creates: true,
         })
     }
 }

@@ -39,14 +39,9 @@ const REMOVE: &str = "UPDATE bide.watch SET revision = revision + 1, removed = t
 const KNOWN_KEYS: &str = "SELECT key FROM bide.watch_key WHERE watch = $1::int8 AND key = ANY ($2::text[])";
 const TAKE_KEYS: &str = "INSERT INTO bide.watch_key (watch, key) SELECT $1::int8, u.key FROM unnest($2::text[]) u(key)";
 
-/// For the test that no hot statement scans a table.
-#[cfg(test)]
-pub(super) const HOT: &[&str] = &[NAMED, CURRENT, MAKE, UNMAKE, SET, REMOVE, KNOWN_KEYS, TAKE_KEYS];
-
 impl Watches for PostgresStore {
     fn watches(&self) -> Result<Vec<StoredWatch>, StoreError> {
-        self.connections
-            .reader(|session| session.query(ALL, &[])?.iter().map(|row| self.stored_watch(row)).collect())
+        self.connections.reader(|session| session.query(ALL, &[])?.iter().map(|row| self.stored_watch(row)).collect())
     }
 
     fn watch(&self, name: &str) -> Result<Option<StoredWatch>, StoreError> {
@@ -77,7 +72,8 @@ impl PostgresStore {
     ) -> Result<WatchChanged, Failed> {
         let name = Text::from(&*change.name);
         let found = session.query_opt(CURRENT, &[&name])?;
-        let found = found.map(|row| Ok::<_, Failed>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()?;
+        let found =
+            found.map(|row| Ok::<_, Failed>((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).transpose()?;
         let found: Option<(i64, i64, bool)> = found;
         if found.filter(|(.., removed)| !removed).map(|(_, revision, _)| revision) != change.expected {
             return Ok(WatchChanged::Moved);

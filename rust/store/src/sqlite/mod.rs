@@ -12,7 +12,7 @@ mod changes;
 mod checkpoint;
 mod connection;
 mod convert;
-mod error;
+pub(crate) mod error;
 mod events;
 mod fields;
 mod fork;
@@ -71,8 +71,6 @@ use crate::{
 use checkpoint::{Checkpointer, Debt};
 use connection::{connect, level, prepare};
 use error::Identity;
-#[cfg(feature = "postgres")]
-pub(crate) use error::used_up;
 use lock::LockFile;
 pub use options::Options;
 use surroundings::{FileId, Files};
