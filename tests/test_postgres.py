@@ -8,7 +8,7 @@ import pytest
 
 import bide
 import postgres_server
-from bide._cli._file import channels
+from bide._cli._file import check
 from bide.testing import rehearse
 
 
@@ -111,7 +111,7 @@ def test_what_works_on_files_alone_shows_no_password() -> None:
     with pytest.raises(bide.DefinitionError, match="there is no file 'postgresql://…'"):
         rehearse(url, [])
     with pytest.raises(bide.StoreError, match="postgresql://… is no file"):
-        channels(url, "0" * 32)
+        check(url)
 
 
 def test_a_pooler_needs_a_way_past_it(own_postgres: postgres_server.Server) -> None:

@@ -9,7 +9,6 @@ use bide_sync::{Condvar, Mutex};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::aio::LoopQueue;
 use crate::gil::{self, Kept};
 use crate::observe::{Observed, ObservedCommit};
 
@@ -17,8 +16,8 @@ use crate::observe::{Observed, ObservedCommit};
 enum Message {
     /// A line for the log.
     Log(Level, String),
-    /// The event loop has no turns, which this thread executes.
-    Stands(u64, Arc<LoopQueue>),
+    /// A line that is made here: if there is something to say.
+    Made(Box<dyn FnOnce(Python<'_>) -> PyResult<Option<String>> + Send>),
     /// A callback, called without arguments.
     Call(Kept),
     /// An event, for who observes.
@@ -53,9 +52,9 @@ impl Notifier {
         self.push(Message::Log(level, line.to_owned()));
     }
 
-    /// Warns that an event loop has no turns, whose thread `threading.get_ident` names so.
-    pub(crate) fn stands(&self, thread: u64, queue: &Arc<LoopQueue>) {
-        self.push(Message::Stands(thread, Arc::clone(queue)));
+    /// Warns with a line that is made once that is attached, if there is something to say by then.
+    pub(crate) fn warn_by(&self, make: impl FnOnce(Python<'_>) -> PyResult<Option<String>> + Send + 'static) {
+        self.push(Message::Made(Box::new(make)));
     }
 
     pub(crate) fn call(&self, callback: Kept) {
@@ -94,7 +93,9 @@ impl Notifier {
                 // An error in a logging handler or a callback has no caller to go to.
                 let _ = match message {
                     Message::Log(level, line) => log(py, level, &line),
-                    Message::Stands(thread, queue) => stands(py, thread, &queue),
+                    Message::Made(make) => {
+                        make(py).and_then(|line| line.map_or(Ok(()), |line| log(py, Level::Warning, &line)))
+                    }
                     Message::Call(callback) => gil::call0(callback.bind(py)).map(drop).map_err(Into::into),
                     Message::Observed(event) => event.deliver(py),
                     Message::Committed(commit) => commit.deliver(py),
@@ -130,30 +131,6 @@ fn log(py: Python<'_>, level: Level, line: &str) -> PyResult<()> {
     let percent = PyString::new(py, "%s").into_any();
     gil::call_args(&method, &[&percent, PyString::new(py, &line).as_any()])?;
     Ok(())
-}
-
-/// Says why the event loop has no turns: it was closed or stopped, or something blocks its thread, whose stack is shown.
-fn stands(py: Python<'_>, thread: u64, queue: &LoopQueue) -> PyResult<()> {
-    if let Some(bodies) = queue.body_loop(py) {
-        let event_loop = bodies.getattr("loop")?;
-        if event_loop.call_method0("is_closed")?.is_truthy()? {
-            let line = "the event loop that executes async bodies was closed before its runner: their runs continue once a \
-                        runner opens the store again; close the runner first, as async with bide.Runner(...) does";
-            return log(py, Level::Warning, line);
-        }
-        if !event_loop.call_method0("is_running")?.is_truthy()? {
-            let line = "the event loop that executes async bodies does not run: they continue once it does; keep it \
-                        running until the runner is closed, as async with bide.Runner(...) does";
-            return log(py, Level::Warning, line);
-        }
-    }
-    let frames = gil::call0(&py.import("sys")?.getattr("_current_frames")?)?;
-    let Ok(frame) = frames.get_item(thread) else { return Ok(()) };
-    let stack = gil::call1(&py.import("traceback")?.getattr("format_stack")?, &frame)?;
-    let stack: Vec<String> = stack.extract()?;
-    let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it continues \
-                meanwhile; give what blocks it to a thread, as in await handle.step(function) with a plain function";
-    log(py, Level::Warning, &format!("{line}. It is at:\n{}", stack.concat().trim_end()))
 }
 
 /// Where a thread is now.

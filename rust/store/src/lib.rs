@@ -10,8 +10,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, NewTask, RecordedTask, RunRow, RunRowId, StoredRun};
-use bide_core::{BlockReason, Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
+use bide_core::record::{Batch, Committed, NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
 mod clock;
@@ -27,6 +27,7 @@ mod ranges;
 mod recorded;
 mod schedules;
 pub mod sqlite;
+mod stored;
 mod transfer;
 mod watches;
 
@@ -42,6 +43,7 @@ pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
+pub use stored::{Standing, StoredVersion, StoredWorkflow};
 pub use transfer::{Refusal, Transfer, transfer};
 pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
@@ -72,30 +74,6 @@ pub enum Durability {
     Full,
 }
 
-/// A workflow version as a store knows it.
-#[derive(Clone, Debug)]
-pub struct StoredWorkflow {
-    /// The workflow's number.
-    pub number: i64,
-    /// The version's number.
-    pub version: i64,
-    /// Its tasks, in declaration order, with their numbers.
-    pub tasks: Arc<[RecordedTask]>,
-    /// The signals that it declares; `None`: it understands any.
-    pub signals: Option<Vec<String>>,
-}
-
-/// One version of a workflow, as recorded.
-#[derive(Clone, Debug)]
-pub struct StoredVersion {
-    /// Its number.
-    pub version: i64,
-    /// The hash of its graph.
-    pub hash: Arc<str>,
-    /// Its tasks, in declaration order.
-    pub tasks: Arc<[RecordedTask]>,
-}
-
 /// Which runs to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
@@ -115,33 +93,6 @@ pub struct RunFilter {
     pub ids: Option<RangeInclusive<RunId>>,
     /// At most this many.
     pub limit: Option<usize>,
-}
-
-/// Where a run stands, without anything that could be large.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Its status.
-    pub status: RunStatus,
-    /// The name of its workflow.
-    pub workflow: Arc<str>,
-    /// The hash of its version's graph.
-    pub version: Arc<str>,
-    /// The runner that has it.
-    pub runner: Option<i64>,
-    /// It is paused on request: it has an owner, or waits for one, like a running one.
-    pub held: bool,
-}
-
-impl From<&RunRow> for Standing {
-    fn from(run: &RunRow) -> Self {
-        Self {
-            status: run.status,
-            workflow: run.workflow.clone(),
-            version: run.version.clone(),
-            runner: run.runner,
-            held: run.status == RunStatus::Paused && run.blocked_by.as_ref().is_some_and(BlockReason::is_requested),
-        }
-    }
 }
 
 /// What became of a message that was sent.

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 
 use super::rest::AllResting;
 use crate::errors;
-use crate::gil::Kept;
+use crate::gil::{self, Kept};
 use crate::notify::Notifier;
 
 /// What other threads leave to the loop.
@@ -187,6 +187,30 @@ impl LoopQueue {
     }
 }
 
+/// Says why the event loop has no turns: it was closed or stopped, or something blocks its thread, whose stack is shown.
+fn why_it_stands(py: Python<'_>, thread: u64, queue: &LoopQueue) -> PyResult<Option<String>> {
+    if let Some(bodies) = queue.body_loop(py) {
+        let event_loop = bodies.getattr("loop")?;
+        if event_loop.call_method0("is_closed")?.is_truthy()? {
+            let line = "the event loop that executes async bodies was closed before its runner: their runs continue once a \
+                        runner opens the store again; close the runner first, as async with bide.Runner(...) does";
+            return Ok(Some(line.to_owned()));
+        }
+        if !event_loop.call_method0("is_running")?.is_truthy()? {
+            let line = "the event loop that executes async bodies does not run: they continue once it does; keep it \
+                        running until the runner is closed, as async with bide.Runner(...) does";
+            return Ok(Some(line.to_owned()));
+        }
+    }
+    let frames = gil::call0(&py.import("sys")?.getattr("_current_frames")?)?;
+    let Ok(frame) = frames.get_item(thread) else { return Ok(None) };
+    let stack = gil::call1(&py.import("traceback")?.getattr("format_stack")?, &frame)?;
+    let stack: Vec<String> = stack.extract()?;
+    let line = "the event loop that executes async bodies has been blocked for over 100 ms: nothing else on it continues \
+                meanwhile; give what blocks it to a thread, as in await handle.step(function) with a plain function";
+    Ok(Some(format!("{line}. It is at:\n{}", stack.concat().trim_end())))
+}
+
 /// The loop, as the dispatcher of the engine sees it.
 pub(crate) struct Loop(pub(crate) Arc<LoopQueue>);
 
@@ -213,7 +237,8 @@ impl EventLoop for Loop {
             && watched.reported.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY)
         {
             watched.reported = Some(now);
-            queue.notifier.stands(thread, queue);
+            let stands = Arc::clone(queue);
+            queue.notifier.warn_by(move |py| why_it_stands(py, thread, &stands));
         }
         drop(watched);
         if executing {

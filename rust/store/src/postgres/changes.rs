@@ -4,11 +4,9 @@
 use bide_core::MessageKind;
 use bide_core::record::{RunRowId, Write};
 
-use super::PostgresStore;
 use super::error::Failed;
 use super::session::{Session, Text};
 
-const ANNOUNCE: &str = "INSERT INTO bide.change (process, kind, run) VALUES ($1::int8, $2::int8, $3::int8)";
 /// Of transactions that were not committed when the snapshot was taken, whichever numbers they have.
 const SINCE: &str = "SELECT DISTINCT kind::int8, run FROM bide.change \
      WHERE xact >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xact, $1::text::pg_snapshot) \
@@ -25,17 +23,6 @@ pub(super) enum Kind {
     Mail = 1,
     /// Shares of limits were released for which other runners wait.
     Limits = 2,
-}
-
-impl PostgresStore {
-    /// Has other processes learn of something, if the transaction is committed.
-    pub(super) fn announce(&self, session: &mut Session<'_>, kind: Kind, run: Option<RunRowId>) -> Result<(), Failed> {
-        session.execute(ANNOUNCE, &[&self.process.number, &(kind as i64), &run]).map(drop)
-    }
-
-    pub(super) fn announce_unowned(&self, session: &mut Session<'_>) -> Result<(), Failed> {
-        self.announce(session, Kind::Unowned, None)
-    }
 }
 
 impl Kind {

@@ -1,18 +1,11 @@
 //! Claims of runs that have no owner: what nobody else is about to claim, from where the last claim has ended.
 
-use std::collections::HashMap;
-
 use bide_core::RunId;
-use bide_sync::Mutex;
 
 use super::PostgresStore;
 use super::error::Failed;
 use super::session::{Session, Uuid};
 use crate::{CommitId, Lease, LeaseTime, StoreError};
-
-/// Where the last claims of each version have ended. What was claimed leaves entries in the index that a long transaction
-/// elsewhere keeps the server from removing: a claim from the beginning would walk them all, each time.
-pub(super) type Positions = Mutex<HashMap<i64, i64>>;
 
 const IS_FREE: &str = "SELECT EXISTS (SELECT 1 FROM unnest($1::int8[]) v(id) CROSS JOIN LATERAL (SELECT 1 FROM bide.run r \
      WHERE r.version = v.id AND r.status < 3 AND r.runner IS NULL AND (r.status <> 2 OR r.held) LIMIT 1) r)";

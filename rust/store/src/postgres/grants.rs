@@ -146,9 +146,9 @@ fn lock<'c>(session: &mut Session<'_>, lines: &'c [LineClaims]) -> Result<Lines<
     if !missing.is_empty() {
         let names: Vec<Text<'_>> = missing.iter().map(|line| Text::from(&*line.limit)).collect();
         let keys: Vec<Text<'_>> = missing.iter().map(|line| Text::from(&*line.key)).collect();
-        if session.execute(NEW_KEYS, &[&names, &keys])? > 0 {
-            locked = find(session, lines)?;
-        }
+        session.execute(NEW_KEYS, &[&names, &keys])?;
+        // Also those that another runner has made just now.
+        locked = find(session, lines)?;
     }
     Ok(locked)
 }

@@ -8,9 +8,7 @@
 //! takes no other for dead because of its lease, until it has renewed and the others have had the time to ([`GRACE`]).
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
-use bide_sync::Mutex;
 use postgres::Row;
 
 use super::PostgresStore;
@@ -20,23 +18,6 @@ use super::notify::Hint;
 use super::process::{Process, host};
 use super::session::{Session, Text};
 use crate::{Boot, LEASE, Lease, LeaseTime, StoreError};
-
-/// How long others have to renew, once the server is there again.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// When a runner of this process last found that its own lease had run out.
-#[derive(Default)]
-pub(super) struct Late(Mutex<Option<Instant>>);
-
-impl Late {
-    fn note(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    fn is_recent(&self) -> bool {
-        self.0.lock().is_some_and(|when| when.elapsed() < GRACE)
-    }
-}
 
 const FORGOTTEN: &str = "DELETE FROM bide.runner WHERE expires IS NULL";
 const ENROLL: &str = "INSERT INTO bide.runner (epoch, expires, boot, process, machine, pid, started, host, started_at) \

@@ -1,15 +1,13 @@
 //! Messages that anybody sends to a run, and what is read of messages and answers.
 
-use std::collections::BTreeMap;
-
 use bide_core::record::RunRowId;
 use bide_core::{
     Address, Ask, Cancel, EntryKind, Failure, Message, MessageKind, RunId, RunStatus, StoredMessage, Value,
 };
-use bide_sync::Mutex;
 use postgres::Row;
 
 use super::PostgresStore;
+use super::cells::content;
 use super::changes::Kind;
 use super::columns::{Cell, Column, Rows};
 use super::create::constraint;
@@ -19,7 +17,6 @@ use super::limits;
 use super::notify::Hint;
 use super::parts::{message, message_columns};
 use super::session::{Session, Text, Uuid};
-use super::stage::content;
 use super::statement::MESSAGES as MESSAGE_PART;
 use super::statement::PARTS;
 use crate::recorded::parse_signals;
@@ -79,32 +76,6 @@ const MAIL_SINCE: &str = "SELECT greatest(seq, $1::int8), run, pg_current_snapsh
      AND NOT pg_visible_in_snapshot(xact, $2::text::pg_snapshot) ORDER BY seq";
 const ANSWER: &str = "SELECT ARRAY[]::int8[], ARRAY[failure]::text[], ARRAY[value]::bytea[] FROM bide.answer \
      WHERE number = $1::int8 AND run = $2::int8";
-
-/// What was committed when a caller got all messages up to a number: those that were not are still to come to it, also
-/// with lower numbers.
-#[derive(Default)]
-pub(super) struct MailPositions(Mutex<BTreeMap<i64, String>>);
-
-impl MailPositions {
-    /// For as many runners of a process as there may be.
-    const KEPT: usize = 1024;
-
-    fn get(&self, after: i64) -> Option<String> {
-        self.0.lock().get(&after).cloned()
-    }
-
-    /// The older one of two for a number stays: what comes twice does no harm.
-    fn set(&self, after: i64, snapshot: String) {
-        let mut positions = self.0.lock();
-        positions.entry(after).or_insert(snapshot);
-        while positions.len() > Self::KEPT {
-            positions.pop_first();
-        }
-    }
-}
-
-/// The last messages that this process has sent, whose records are still there.
-pub(super) type SentMessages = Mutex<Vec<i64>>;
 
 /// So many records of sent messages are kept; then they are deleted together.
 const KEPT: usize = 64;

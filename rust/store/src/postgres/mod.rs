@@ -4,6 +4,8 @@
 //! listens. All of them block: none may be used on a thread of an async runtime. Nothing here decides about runs: it reads and
 //! writes rows. A commit is one statement and one round trip.
 
+mod announce;
+mod cells;
 mod changes;
 mod claims;
 mod clock;
@@ -34,6 +36,7 @@ mod read;
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod refusals;
 mod registry;
+mod remembered;
 mod schedules;
 mod schema;
 mod session;
@@ -65,6 +68,7 @@ use listen::{Heard, Listener};
 use notify::Notifier;
 use presence::Presence;
 use process::Process;
+use remembered::{Late, MailPositions, Names, Positions, SentMessages, Versions};
 use session::{Session, Text};
 pub use url::Options;
 
@@ -87,21 +91,21 @@ pub struct PostgresStore {
     _heard: Arc<Heard>,
     clock: Arc<ServerClock>,
     /// The tasks of versions that were read already.
-    versions: read::Versions,
+    versions: Versions,
     /// Their names.
-    names: workflow::Names,
+    names: Names,
     /// The statements of commits, by what they consist of.
     statements: Mutex<HashMap<statement::Shape, Arc<str>>>,
     /// How often the server had lost commits when each runner of this process was enrolled.
     histories: Mutex<HashMap<i64, u64>>,
     /// The calls that were made.
     made: made::Made,
-    sent: messages::SentMessages,
-    mail_positions: messages::MailPositions,
+    sent: SentMessages,
+    mail_positions: MailPositions,
     /// Where claims have ended.
-    positions: claims::Positions,
+    positions: Positions,
     /// When a lease of this process was last found to have run out.
-    late: lease::Late,
+    late: Late,
     /// Whether runs of this process may have shares of limits, which their ends release. Nobody else pays for limits.
     has_shares: AtomicBool,
 }
@@ -153,9 +157,9 @@ impl PostgresStore {
             histories: Mutex::default(),
             made: made::Made::default(),
             sent: Mutex::default(),
-            mail_positions: messages::MailPositions::default(),
+            mail_positions: MailPositions::default(),
             positions: Mutex::default(),
-            late: lease::Late::default(),
+            late: Late::default(),
             has_shares: AtomicBool::new(false),
         }))
     }

@@ -69,7 +69,8 @@ pub(super) fn host() -> String {
     String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 #[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use std::process::{Command, Stdio};

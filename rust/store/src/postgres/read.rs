@@ -1,11 +1,9 @@
 //! Reading runs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::record::{RecordedTask, StoredRun};
 use bide_core::{RunId, RunStatus};
-use bide_sync::Mutex;
 
 use super::PostgresStore;
 use super::error::Failed;
@@ -15,9 +13,6 @@ use super::parts::{self, Parts, Read};
 use super::session::{Session, Text, Uuid};
 use crate::recorded::parse_tasks;
 use crate::{RunFilter, Standing, StoreError, StoredVersion};
-
-/// The task lists of the versions read so far; they never change.
-pub(super) type Versions = Mutex<HashMap<i64, Arc<[RecordedTask]>>>;
 
 const ONE: &str = "SELECT * FROM bide.run WHERE id = $1::int8 AND uuid = $2::uuid";
 const MANY: &str =

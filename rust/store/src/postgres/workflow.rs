@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bide_core::TaskId;
 use bide_core::record::{NewTask, RecordedTask};
-use bide_sync::Mutex;
 
 use super::PostgresStore;
 use super::error::Failed;
@@ -26,9 +25,6 @@ const ADD_VERSION: &str = "INSERT INTO bide.version (workflow, hash, tasks) \
 const DECLARE: &str = "UPDATE bide.version SET signals = $2::text WHERE id = $1::int8";
 const NAMES: &str = "SELECT w.name, v.hash FROM bide.version v JOIN bide.workflow w ON w.id = v.workflow \
      WHERE v.id = $1::int8";
-
-/// The names of versions: of the workflow, and the hash of the graph.
-pub(super) type Names = Mutex<HashMap<i64, (Arc<str>, Arc<str>)>>;
 
 /// A version's row.
 struct VersionRow {
