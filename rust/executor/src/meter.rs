@@ -196,20 +196,21 @@ impl Meter {
         }
     }
 
-    /// Makes a commit to a store, which `blocks` or not.
-    pub(crate) fn commit<R>(&self, blocks: bool, commit: impl FnOnce() -> R) -> R {
+    /// Makes a commit to a store, which `blocks` or not, and counts it unless it fails.
+    pub(crate) fn commit<R, E>(&self, blocks: bool, commit: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         if !blocks {
-            self.counters.commits.count.fetch_add(1, Ordering::Relaxed);
-            return commit();
+            return commit().inspect(|_| {
+                self.counters.commits.count.fetch_add(1, Ordering::Relaxed);
+            });
         }
         let began = self.clock.machine();
-        let outcome = commit();
+        let made = commit()?;
         let took = self.clock.machine().saturating_sub(began);
         self.counters.commits.add(took);
         if let Some(observer) = self.observer.get() {
             observer(took);
         }
-        outcome
+        Ok(made)
     }
 
     /// What was counted so far.

@@ -181,6 +181,7 @@ fn runs_that_cannot_be_created_stop_no_runner() {
         assert_eq!(scene.driver.engine().live_count(), 1);
         scene.submit(None, "x").unwrap();
         assert_eq!(scene.logged(), [""; 0]);
+        assert_eq!(scene.driver.engine().figures().commits.count, 2, "of the runs that there are");
     }
 }
 

@@ -9,7 +9,7 @@ use bide_sched::Alarm;
 
 use super::body::{CoroutineBody, OpenCall};
 use super::dispatch::Coroutines;
-use super::resting::{Place, Wait, common};
+use super::resting::{Wait, common};
 use crate::host::Host;
 use crate::runs::polls::RestingPolls;
 use crate::runs::run::Run;
@@ -59,17 +59,7 @@ impl<H: Host> CoroutineBody<H> {
 impl<H: Host> Coroutines<H> {
     /// The waits that are due now: each is to be asked, unless it may not be any more.
     pub fn take_due(&self, now: Duration) -> Vec<u64> {
-        let mut state = self.resting.state.lock();
-        let mut taken = Vec::new();
-        while let Some(first) = state.due.first_entry().filter(|first| *first.key() <= now) {
-            taken.extend(first.remove());
-        }
-        for ticket in &taken {
-            if let Some(wait) = state.get(*ticket) {
-                wait.due = None;
-            }
-        }
-        taken
+        self.resting.state.lock().take_due(now)
     }
 
     /// The waits that were rung: each is to continue with what [`CoroutineBody::woken`] says.
@@ -80,7 +70,7 @@ impl<H: Host> Coroutines<H> {
     /// When the next wait is due, by the steady clock.
     #[must_use]
     pub fn next_due(&self) -> Option<Duration> {
-        self.resting.state.lock().due.first_key_value().map(|(due, _)| *due)
+        self.resting.state.lock().next_due()
     }
 
     /// Whether the condition of a wait is to be asked now. The lease holds.
@@ -105,12 +95,7 @@ impl<H: Host> Coroutines<H> {
 
     /// No body is resumed any more: forgets all of them.
     pub(super) fn forget_resting(&self) {
-        let mut state = self.resting.state.lock();
-        state.due.clear();
-        let ticket = |(index, place): (usize, &Place<_>)| u64::from(place.generation) << 32 | index as u64;
-        let tickets: Vec<u64> = state.places.iter().enumerate().map(ticket).collect();
-        let forgotten: Vec<_> = tickets.into_iter().map(|ticket| state.remove(ticket)).collect();
-        drop(state);
+        let forgotten = self.resting.state.lock().clear();
         drop(forgotten);
     }
 

@@ -24,11 +24,23 @@ pub(super) struct State<T> {
     pub(super) places: Vec<Place<T>>,
     /// Places without a wait.
     free: Vec<u32>,
-    /// Tickets, by when they are due by the steady clock.
-    pub(super) due: BTreeMap<Duration, Vec<u64>>,
+    /// Those that are due, by the steady clock.
+    due: BTreeMap<Duration, Bucket>,
     /// Those that were rung.
     pub(super) rung: Vec<u64>,
 }
+
+/// The waits that are due at one time.
+#[derive(Default)]
+struct Bucket {
+    /// Their tickets, and some of waits that are over.
+    tickets: Vec<u64>,
+    /// How many are not over.
+    waits: usize,
+}
+
+/// A bucket may have so many tickets of waits that are over, and as many as it has waits.
+const OVER: usize = 64;
 
 pub(super) struct Place<T> {
     /// How many waits have been here before: tells their tickets apart.
@@ -56,6 +68,13 @@ pub(super) fn common(due: Duration, span: Duration) -> Duration {
     Duration::from_nanos(u64::try_from(due.as_nanos().next_multiple_of(step)).unwrap_or(u64::MAX))
 }
 
+/// Whether the wait of a ticket is not over.
+fn is_there<T>(places: &[Place<T>], ticket: u64) -> bool {
+    places
+        .get(place_of(ticket))
+        .is_some_and(|place| place.wait.is_some() && u64::from(place.generation) == ticket >> 32)
+}
+
 impl<T> State<T> {
     pub(super) fn get(&mut self, ticket: u64) -> Option<&mut Wait<T>> {
         let place = self.places.get_mut(place_of(ticket))?;
@@ -79,25 +98,54 @@ impl<T> State<T> {
         place.generation = place.generation.wrapping_add(1);
         let removed = place.wait.take();
         self.free.push(place_of(ticket) as u32);
-        if let Some(due) = removed.as_ref().and_then(|wait| wait.due)
-            && let Some(tickets) = self.due.get_mut(&due)
-        {
-            if let Some(at) = tickets.iter().position(|other| *other == ticket) {
-                tickets.swap_remove(at);
-            }
-            if tickets.is_empty() {
-                self.due.remove(&due);
-            }
+        if let Some(due) = removed.as_ref().and_then(|wait| wait.due) {
+            self.leave(due);
         }
         removed
+    }
+
+    /// A wait that is due at this time is over. Its ticket stays for a while: to search for it would take longer.
+    fn leave(&mut self, due: Duration) {
+        let Some(bucket) = self.due.get_mut(&due) else { return };
+        bucket.waits -= 1;
+        if bucket.waits == 0 {
+            self.due.remove(&due);
+        } else if bucket.tickets.len() > 2 * bucket.waits + OVER {
+            bucket.tickets.retain(|ticket| is_there(&self.places, *ticket));
+        }
+    }
+
+    /// Takes those that are due now.
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<u64> {
+        let mut taken = Vec::new();
+        while let Some(first) = self.due.first_entry().filter(|first| *first.key() <= now) {
+            taken.extend(first.remove().tickets);
+        }
+        taken.retain(|ticket| self.get(*ticket).map(|wait| wait.due = None).is_some());
+        taken
+    }
+
+    /// When the first one is due.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.due.first_key_value().map(|(due, _)| *due)
+    }
+
+    /// Forgets all.
+    pub(super) fn clear(&mut self) -> Vec<Wait<T>> {
+        self.due.clear();
+        let ticket = |(index, place): (usize, &Place<T>)| u64::from(place.generation) << 32 | index as u64;
+        let tickets: Vec<u64> = self.places.iter().enumerate().map(ticket).collect();
+        tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
     }
 
     /// Sets when a wait is due. True: before all others.
     pub(super) fn set_due(&mut self, ticket: u64, due: Duration) -> bool {
         let Some(wait) = self.get(ticket) else { return false };
         wait.due = Some(due);
-        let first = self.due.first_key_value().is_none_or(|(first, _)| due < *first);
-        self.due.entry(due).or_default().push(ticket);
+        let first = self.next_due().is_none_or(|first| due < first);
+        let bucket = self.due.entry(due).or_default();
+        bucket.tickets.push(ticket);
+        bucket.waits += 1;
         first
     }
 }
@@ -119,6 +167,35 @@ impl<T: Send> Alarm for Resting<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_that_are_due_at_one_time_those_that_have_not_left_are_taken() {
+        let resting = Resting::<usize>::new(|| ());
+        let mut state = resting.state.lock();
+        let (due, later) = (Duration::from_secs(1), Duration::from_secs(2));
+        let tickets: Vec<u64> = (0..1000).map(|n| state.add(n)).collect();
+        for ticket in &tickets {
+            state.set_due(*ticket, due);
+        }
+        let last = state.add(1000);
+        assert!(!state.set_due(last, later));
+        // Their places are taken again, by waits that are due later.
+        for ticket in &tickets[..990] {
+            assert_eq!(state.remove(*ticket).map(|wait| wait.due), Some(Some(due)));
+            let next = state.add(0);
+            state.set_due(next, later);
+        }
+        assert!(state.due[&due].tickets.len() <= 2 * 10 + OVER, "what has left does not gather");
+        assert!(state.remove(tickets[0]).is_none());
+        assert_eq!((state.next_due(), state.take_due(due)), (Some(due), tickets[990..].to_vec()));
+        // Those that were taken are due at no time.
+        assert!(state.get(tickets[990]).is_some_and(|wait| wait.due.is_none()));
+        assert_eq!(state.remove(tickets[990]).map(|wait| wait.due), Some(None));
+        state.set_due(tickets[991], due);
+        assert!(state.remove(tickets[991]).is_some());
+        assert_eq!((state.next_due(), state.take_due(later).len()), (Some(later), 991));
+        assert_eq!((state.next_due(), state.clear().len(), state.clear().len()), (None, 999, 0));
+    }
 
     #[test]
     fn a_poll_is_never_early_and_late_by_a_256th_of_its_interval_at_most() {

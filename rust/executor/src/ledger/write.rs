@@ -50,10 +50,10 @@ pub(super) fn write<H: Host>(
     let (committed, skipped) = if creates {
         // The record of a child's start is in the batch, and in memory: both are committed, or neither.
         let child = group.iter().any(|request| request.starts_child());
-        let written = match child {
-            true => retrying_busy(engine, || create(engine, store, pending, group, lease)),
-            false => create(engine, store, pending, group, lease),
-        };
+        let written = counted(engine, store, || match child {
+            true => retrying_busy(engine, || create(store, pending, group, lease)),
+            false => create(store, pending, group, lease),
+        });
         match written {
             Ok(written) => written,
             Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => return Err(error),
@@ -87,7 +87,6 @@ pub(super) fn write<H: Host>(
 /// # Errors
 /// `Unknown` is final; any other means that nothing was written.
 fn create<H: Host>(
-    engine: &impl Upcalls<H>,
     store: &dyn Store,
     pending: &mut Pending<Tagged<H>>,
     group: &mut [&mut Request<H>],
@@ -96,8 +95,7 @@ fn create<H: Host>(
     let nothing_else = group.iter().all(|request| request.creates.is_some() && !request.starts_child());
     let requests: SmallVec<[&[NewRun]; 8]> = group.iter().filter_map(|request| request.rows()).collect();
     let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
-    counts::add_commit();
-    let mut outcome = engine.meter().commit(store.blocks(), || store.write(lease, &mut commit));
+    let mut outcome = store.write(lease, &mut commit);
     if let Err(StoreError::Unknown(why)) = &outcome
         && nothing_else
         && !store.may_repeat()
@@ -150,9 +148,17 @@ fn commit_retrying_busy<H: Host>(
     lease: Lease,
     batch: &mut Batch,
 ) -> Result<Committed, StoreError> {
-    counts::add_commit();
     let write = || store.write(lease, &mut Commit::of(batch)).map(|written| written.committed);
-    engine.meter().commit(store.blocks(), || retrying_busy(engine, write))
+    counted(engine, store, || retrying_busy(engine, write))
+}
+
+/// Counts a commit with all its tries, once it is made.
+fn counted<H: Host, R>(
+    engine: &impl Upcalls<H>,
+    store: &dyn Store,
+    commit: impl FnOnce() -> Result<R, StoreError>,
+) -> Result<R, StoreError> {
+    engine.meter().commit(store.blocks(), commit).inspect(|_| counts::add_commit())
 }
 
 fn retrying_busy<H: Host, R>(

@@ -78,9 +78,11 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
         let moved = line.moved.iter().map(|entered| entered.moved).collect();
         call.lines.push(LineClaims { limit, key, moved, patience: line.patience, claims, behind: line.behind });
     }
-    counts::add_commit();
     match control.store().claim_limits(lease, control.clock.now(), &call) {
-        Ok(answers) => carry_out(control, timers, lines, answers),
+        Ok(answers) => {
+            counts::add_commit();
+            carry_out(control, timers, lines, answers);
+        }
         Err(error) => {
             control.limits.state.lock().take_back(call, lines);
             match error {

@@ -1,6 +1,7 @@
 //! `_core.LoopQueue`: a turn of the event loop of a runner, as `bide/_loop.py` takes it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,10 +30,8 @@ pub(crate) struct PyLoopQueue {
     pub(super) engine: Arc<PyEngine>,
     /// Bodies that were taken and not executed yet.
     pub(super) starts: Mutex<VecDeque<Start<Python3>>>,
-    /// What was woken and did not have its turn yet.
-    woken: Mutex<VecDeque<Arc<Sleeper>>>,
-    /// Waits that are due and were not asked yet.
-    due: Mutex<VecDeque<u64>>,
+    /// What did not have its turn yet.
+    backlog: Mutex<Backlog>,
     /// How many drivers execute what is ready, or are about to.
     pub(super) driving: AtomicUsize,
     /// How many there are to be: one, unless each is kept by its first body, as when many bodies wait at once.
@@ -47,14 +46,67 @@ pub(crate) struct PyLoopQueue {
 
 type Place = (RunRowId, TaskRef, u32);
 
+/// What is to have its turn, in this order.
+#[derive(Default)]
+struct Backlog {
+    /// `asyncio` futures to complete.
+    futures: Vec<Kept>,
+    /// Waits that were rung between two polls.
+    rung: VecDeque<u64>,
+    /// What was woken.
+    woken: VecDeque<Arc<Sleeper>>,
+    /// Waits that are due to be asked.
+    due: VecDeque<u64>,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.futures.is_empty() && self.rung.is_empty() && self.woken.is_empty() && self.due.is_empty()
+    }
+}
+
+/// What a turn has to work off. What it leaves, also by an error, is the next turn's, before which the loop has one.
+struct Left<'a> {
+    queue: &'a PyLoopQueue,
+    backlog: Backlog,
+}
+
+impl<'a> Left<'a> {
+    fn take(queue: &'a PyLoopQueue) -> Self {
+        Self { queue, backlog: std::mem::take(&mut *queue.backlog.lock()) }
+    }
+}
+
+impl Deref for Left<'_> {
+    type Target = Backlog;
+
+    fn deref(&self) -> &Backlog {
+        &self.backlog
+    }
+}
+
+impl DerefMut for Left<'_> {
+    fn deref_mut(&mut self) -> &mut Backlog {
+        &mut self.backlog
+    }
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if !self.backlog.is_empty() {
+            *self.queue.backlog.lock() = std::mem::take(&mut self.backlog);
+            self.queue.queue.wake();
+        }
+    }
+}
+
 impl PyLoopQueue {
     pub(crate) fn new(queue: Arc<LoopQueue>, engine: Arc<PyEngine>) -> Self {
         Self {
             queue,
             engine,
             starts: Mutex::default(),
-            woken: Mutex::default(),
-            due: Mutex::default(),
+            backlog: Mutex::default(),
             driving: AtomicUsize::new(0),
             wanted: AtomicUsize::new(1),
             yielded: AtomicUsize::new(0),
@@ -91,6 +143,40 @@ impl PyLoopQueue {
         }
     }
 
+    /// Works off what has its turn, for as long as a turn may take.
+    fn work_off(&self, py: Python<'_>, asks: Option<&Asks<'_>>, left: &mut Left<'_>) -> PyResult<()> {
+        let since = self.engine.clock().machine();
+        let is_over = || self.engine.clock().machine().saturating_sub(since) > BUDGET;
+        while let Some(ticket) = left.rung.pop_front() {
+            left.futures.extend(self.wake_resting(py, asks, ticket)?);
+            if is_over() {
+                return Ok(());
+            }
+        }
+        while let Some(sleeper) = left.woken.pop_front() {
+            let Some(Parked { future, call }) = sleeper.parked() else { continue };
+            let call = call.as_ref().and_then(|call| call.bind(py).cast::<PyCall>().ok());
+            left.futures.extend(match (call, asks) {
+                (Some(call), Some(asks)) => PyCall::wakes(call, asks, future)?,
+                _ => Some(future),
+            });
+            if is_over() {
+                return Ok(());
+            }
+        }
+        let holds = self.engine.lease_holds();
+        while let Some(ticket) = left.due.pop_front() {
+            left.futures.extend(match asks {
+                Some(asks) if holds => self.ask_resting(py, asks, ticket)?,
+                _ => self.wake_resting(py, asks, ticket)?,
+            });
+            if left.due.len().is_multiple_of(16) && is_over() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// The tasks of bodies that have suspended and are as wanted.
     fn tasks<'py>(
         py: Python<'py>,
@@ -113,57 +199,22 @@ impl PyLoopQueue {
     fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
         panics::method(|| {
             self.home.check("Runner")?;
-            let mut woken = std::mem::take(&mut *self.woken.lock());
-            woken.extend(self.queue.take());
+            let mut left = Left::take(self);
+            left.woken.extend(self.queue.take());
             self.commit_gathered(py);
-            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
-            let (rung, due) = (coroutines.take_rung(), coroutines.take_due(self.engine.clock().steady()));
-            let mut due_now = std::mem::take(&mut *self.due.lock());
-            due_now.extend(due);
-            if woken.is_empty() && rung.is_empty() && due_now.is_empty() {
+            let Some(coroutines) = self.engine.dispatch().coroutines() else {
+                left.backlog = Backlog::default();
+                return Ok(Vec::new());
+            };
+            left.rung.extend(coroutines.take_rung());
+            left.due.extend(coroutines.take_due(self.engine.clock().steady()));
+            if left.is_empty() {
                 return Ok(Vec::new());
             }
             let asks = self.body_loop(py).map_or(Ok(None), |bodies| Asks::here(&bodies))?;
-            let asks = asks.as_ref();
-            let mut futures = Vec::new();
-            let mut complete = |future: Option<Kept>| {
-                futures.extend(future.map(|future| future.into_owned(py).into_bound().unbind()));
-            };
-            for ticket in rung {
-                complete(self.wake_resting(py, asks, ticket)?);
-            }
-            let since = self.engine.clock().machine();
-            let is_over = || self.engine.clock().machine().saturating_sub(since) > BUDGET;
-            while let Some(sleeper) = woken.pop_front() {
-                let Some(Parked { future, call }) = sleeper.parked() else { continue };
-                let call = call.as_ref().and_then(|call| call.bind(py).cast::<PyCall>().ok());
-                complete(match (call, asks) {
-                    (Some(call), Some(asks)) => PyCall::wakes(call, asks, future)?,
-                    _ => Some(future),
-                });
-                if is_over() {
-                    break;
-                }
-            }
-            let holds = self.engine.lease_holds();
-            while woken.is_empty()
-                && let Some(ticket) = due_now.pop_front()
-            {
-                complete(match asks {
-                    Some(asks) if holds => self.ask_resting(py, asks, ticket)?,
-                    _ => self.wake_resting(py, asks, ticket)?,
-                });
-                if due_now.len().is_multiple_of(16) && is_over() {
-                    break;
-                }
-            }
-            if !woken.is_empty() || !due_now.is_empty() {
-                // The loop has a turn before the next ones.
-                self.woken.lock().extend(woken);
-                self.due.lock().extend(due_now);
-                self.queue.wake();
-            }
-            Ok(futures)
+            self.work_off(py, asks.as_ref(), &mut left)?;
+            let complete = |future: Kept| future.into_owned(py).into_bound().unbind();
+            Ok(std::mem::take(&mut left.futures).into_iter().map(complete).collect())
         })
     }
 

@@ -21,6 +21,8 @@ struct OfLine<'a> {
     runs: &'a HashMap<RunRowId, MemRun, RowHash>,
     runner: i64,
     line: LineKey,
+    /// Shares of other lines were released.
+    released: bool,
 }
 
 impl Shares for OfLine<'_> {
@@ -41,7 +43,7 @@ impl Shares for OfLine<'_> {
 
     fn give(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
         let held = self.held(share)?;
-        self.limits.give(share, self.line.clone(), self.runner);
+        self.released |= self.limits.give(share, self.line.clone(), self.runner);
         Ok(held)
     }
 
@@ -52,11 +54,12 @@ impl Shares for OfLine<'_> {
 }
 
 impl State {
-    fn answer(&mut self, runner: i64, claims: &LineClaims, now: Time) -> Vec<Answer> {
+    /// Answers the claims of a line. True if shares of other lines were released.
+    fn answer(&mut self, runner: i64, claims: &LineClaims, now: Time) -> (Vec<Answer>, bool) {
         let line = (Arc::clone(&claims.limit), Arc::clone(&claims.key));
         let limits = &mut self.limits;
         let Some(spec) = limits.specs.get(&claims.limit).cloned() else {
-            return claims.claims.iter().map(|_| Answer::Granted(None)).collect();
+            return (claims.claims.iter().map(|_| Answer::Granted(None)).collect(), false);
         };
         let starts = limits.starts.get_mut(&line).map(|starts| {
             starts.forget_before(Room::counts_since(&spec, now));
@@ -68,9 +71,9 @@ impl State {
         });
         let (executing, in_flight) = limits.used.get(&line).copied().unwrap_or_default();
         let used = Used { executing, in_flight, started, oldest };
-        let mut shares = OfLine { limits, runs: &self.runs, runner, line };
+        let mut shares = OfLine { limits, runs: &self.runs, runner, line, released: false };
         let Ok(answers) = answer(&mut shares, &spec, claims, (used, &others), now);
-        let OfLine { line, .. } = shares;
+        let OfLine { line, released, .. } = shares;
         match claims.waiting(&answers) {
             Some(waiting) => drop(self.limits.lines.entry(line).or_default().insert(runner, waiting)),
             None => {
@@ -82,7 +85,7 @@ impl State {
                 }
             }
         }
-        answers
+        (answers, released)
     }
 }
 
@@ -119,7 +122,12 @@ impl Limits for MemoryStore {
                 }
             }
         }
-        let answers = call.lines.iter().map(|line| state.answer(lease.runner, line, now)).collect();
+        let mut answers = Vec::with_capacity(call.lines.len());
+        for line in &call.lines {
+            let (answered, frees) = state.answer(lease.runner, line, now);
+            answers.push(answered);
+            released |= frees;
+        }
         if released && state.limits.others_wait(lease.runner) {
             self.changes.limits();
         }

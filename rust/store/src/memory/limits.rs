@@ -101,10 +101,13 @@ impl MemLimits {
         true
     }
 
-    pub(super) fn give(&mut self, share: ShareId, line: LineKey, runner: i64) {
+    /// True if it had a share of another line, which is released.
+    pub(super) fn give(&mut self, share: ShareId, line: LineKey, runner: i64) -> bool {
+        let is_elsewhere = self.shares.get(&share).is_some_and(|known| known.line != line);
         self.release(share);
         self.count(&line, 1, 1);
         self.shares.insert(share, Share { line, runner: Some(runner), executing: true });
+        is_elsewhere
     }
 
     fn of_run(&self, run: RunRowId) -> Vec<ShareId> {

@@ -253,6 +253,11 @@ pub fn another_runner_that_waits_gets_its_turn_and_is_told(store: &dyn Store) {
     assert_eq!(other.ask_claims("", vec![claim(theirs[0], later(0))], START), [GRANTED]);
     assert_eq!(one.ask_claims("", vec![claim(mine[1], later(1))], START), [full]);
     assert_eq!(one.used(""), (1, 1, 0, 1));
+    // What has a share here takes one of another value of the key.
+    let seen = ok(store.wait_for_changes(Seen::default(), Duration::ZERO)).seen;
+    assert_eq!(other.ask("another", &theirs, None, START), [GRANTED]);
+    assert!(ok(store.wait_for_changes(seen, Duration::from_secs(30))).limits);
+    assert_eq!((one.used(""), one.used("another")), ((0, 0, 0, 1), (1, 1, 0, 0)));
 }
 
 pub fn a_share_moves_with_its_task_to_another_version(store: &dyn Store) {
