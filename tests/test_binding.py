@@ -25,7 +25,7 @@ def test_the_order_is_special_then_task_then_input() -> None:
     def body(context, load, path, handle=None, size=3): ...  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
     binding = bind(body, "me", TASKS)
-    assert [source[:2] for source in binding.positional] == [
+    assert [(source.kind, source.name) for source in binding.positional] == [
         ("context", "context"),
         ("task", "load"),
         ("input", "path"),
@@ -252,7 +252,7 @@ def test_the_nearest_name_is_suggested() -> None:
 
 
 def test_a_source_is_what_the_executor_reads() -> None:
-    assert Source._fields == ("kind", "name", "codec", "default", "parameter", "members")
+    assert Source.__struct_fields__ == ("kind", "name", "codec", "default", "parameter", "members")
 
 
 def test_a_dict_of_no_tasks_is_refused() -> None:

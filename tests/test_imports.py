@@ -11,6 +11,7 @@ import bide
 LATE = {
     "asyncio",
     "bide._canonical",
+    "bide._draw",
     "bide._fingerprint",
     "bide._logging",
     "bide._plain_snapshot",
@@ -27,6 +28,7 @@ LATE = {
     "pathlib",
     "pickle",
     "pydantic",
+    "queue",
     "signal",
     "socket",
     "sqlite3",
@@ -34,6 +36,7 @@ LATE = {
     "subprocess",
     "tempfile",
     "traceback",
+    "unicodedata",
     "zoneinfo",
 }
 

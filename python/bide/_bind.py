@@ -9,7 +9,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import msgspec
 
@@ -88,7 +88,7 @@ class Gate:
     """In ``Annotated[T, bide.Gate]``: the value that the task's gate was satisfied with."""
 
 
-class Source(NamedTuple):
+class Source(msgspec.Struct, frozen=True):
     """Where one argument comes from. `codec` is the reader's; None where it leaves that to the writer's."""
 
     kind: Kind
@@ -107,7 +107,7 @@ class Source(NamedTuple):
         return (self.name,) if self.kind in {"task", "item_of_task", "mapped", "failure"} else ()
 
 
-class InputParam(NamedTuple):
+class InputParam(msgspec.Struct, frozen=True):
     """A run input as one body wants it."""
 
     name: str
@@ -117,7 +117,7 @@ class InputParam(NamedTuple):
     """The body is mapped over it: a tuple is taken as a list."""
 
 
-class Binding(NamedTuple):
+class Binding(msgspec.Struct, frozen=True):
     """All sources of one body."""
 
     positional: tuple[Source, ...]
@@ -142,12 +142,11 @@ def bind(
     """Read the signature of a body of the task `owner` in a workflow of `task_names`, or of a condition `of` a body."""
     condition = of is not None
     where = f"the gate of task {owner!r}" if condition else f"task {owner!r}"
-    params, returns = read(fn, where)
-    if condition:
-        returns = MISSING
+    signature = read(fn, where)
+    params, returns = signature.params, MISSING if condition else signature.returns
     by_async = is_async(fn)
     if not params and type(returns) is type:
-        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - NamedTuple, in order
+        return Binding((), (), (), (), False, False, Codec(returns, where), by_async)  # noqa: FBT003 - in order
     names = Names(fn)
     codec = Codec(names.resolve(returns, where, "the return value"), where)
     noted = _noted(of, owner) if of is not None and params else {}
@@ -197,7 +196,7 @@ def return_annotation(fn: Callable[..., Any], where: str) -> object:
 
 def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
     """Return the parameters that take the value of the gate, each with the annotation of the value."""
-    names, params = Names(fn), read(fn, where)[0]
+    names, params = Names(fn), read(fn, where).params
     found = ((one.name, names.resolve(one.annotation, where, f"parameter {one.name!r}")) for one in params)
     return {name: _without(annotation) for name, annotation in found if _takes_gate(annotation)}
 
@@ -205,7 +204,7 @@ def gate_parameters(fn: Callable[..., Any], where: str) -> dict[str, object]:
 def _noted(fn: Callable[..., Any], owner: str) -> dict[str, Any]:
     """Return the notes in the annotations of a body's parameters, each with its annotation."""
     names, where, found = Names(fn), f"task {owner!r}", {}
-    for one in read(fn, where)[0]:
+    for one in read(fn, where).params:
         annotation = names.resolve(one.annotation, where, f"parameter {one.name!r}")
         if (note := _outright(annotation, where, one.name)) is not None:
             found[one.name] = note, annotation
@@ -229,12 +228,14 @@ def with_writers(binding: Binding, writers: dict[str, Codec], where: str) -> Bin
             members = tuple(
                 [(name, _read_by(codec, writers[name], source, name, where)) for name, codec in source.members]
             )
-            return source._replace(members=members)
+            return msgspec.structs.replace(source, members=members)
         if source.kind in {"context", "handle", "input", "gate", "item_of_input", "failure"}:
             return source
-        return source._replace(codec=_read_by(source.codec, writers[source.name], source, source.name, where))
+        codec = _read_by(source.codec, writers[source.name], source, source.name, where)
+        return msgspec.structs.replace(source, codec=codec)
 
-    return binding._replace(
+    return msgspec.structs.replace(
+        binding,
         positional=tuple(map(read, binding.positional)),
         keyword=tuple((name, read(source)) for name, source in binding.keyword),
     )

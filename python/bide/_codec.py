@@ -275,7 +275,7 @@ class Codec:
 
     def _refuse_difference(self, difference: "_compare.Difference | None") -> None:
         if difference is not None:
-            self._refuse(*difference)
+            self._refuse(difference.path, difference.value, difference.reason)
 
     def _refuse(self, path: str, culprit: object, reason: str) -> Never:
         if len(path) > LONGEST_PATH:

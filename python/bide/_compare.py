@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -29,7 +29,7 @@ ZONES = "a zone is kept if it is a zoneinfo.ZoneInfo or a datetime.timezone, but
 _encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 
 
-class Difference(NamedTuple):
+class Difference(msgspec.Struct, frozen=True):
     """Where and how a decoded value differs from the original."""
 
     path: str
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
     def under(self, step: str) -> "Difference":
         """Return the same difference as seen from one level up, so that only a difference builds a path."""
-        return self._replace(path=step + self.path)
+        return Difference(step + self.path, self.value, self.reason)
 
 
 def compare(a: object, b: object, depth: int = 0) -> Difference | None:

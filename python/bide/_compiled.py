@@ -6,7 +6,7 @@ by position (`rust/py/src/workflow.rs`): the order of the fields here is the ord
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -25,7 +25,7 @@ from bide._text import is_text, listed
 from bide._waits import Wait, callables, leaves
 
 
-class CompiledTask(NamedTuple):
+class CompiledTask(msgspec.Struct, frozen=True):
     """A task as the executor reads it."""
 
     name: str
@@ -232,7 +232,7 @@ def _with_requests(one: TaskDef, binding: Binding) -> Binding:
             "annotate one Annotated[bide.Received[In, Out], bide.Gate]"
         )
         raise DefinitionError(msg)
-    return binding._replace(wants_handle=True)
+    return msgspec.structs.replace(binding, wants_handle=True)
 
 
 def _typed_gate(one: TaskDef, binding: Binding) -> Wait | None:

@@ -19,6 +19,7 @@ from bide._combine import Fired, First, Plan
 from bide._compiled import CompiledTask
 from bide._control import Asked
 from bide._loop import BodyLoop
+from bide._options import Options
 from bide._repair import Forking
 from bide._result import RunResult
 from bide._retry import Retry
@@ -680,7 +681,7 @@ class Runner:
         contextvars: list[ContextVars],
         linger: bool,
         many: bool,
-        options: tuple[dict[str, str], int, int | None] | None = None,
+        options: Options | None = None,
         awaited: bool = False,
     ) -> list[RunHandle]:
         """Create runs, each from inputs and a key, in one commit; or attach to the runs that their keys name.

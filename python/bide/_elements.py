@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, get_args, get_origin
 
+import msgspec
+
 from bide._bind import Binding, Source, element_codec
 from bide._errors import DefinitionError
 from bide._map import CompiledMap
@@ -87,10 +89,11 @@ class MappedTasks:
                     self._check_list(source, where)
                 return source
             if source.kind == "item_of_task":
-                return source._replace(kind="same_element")
+                return msgspec.structs.replace(source, kind="same_element")
             return self._list(source, where, of_mapped=of_mapped) if source.kind == "task" else source
 
-        return binding._replace(
+        return msgspec.structs.replace(
+            binding,
             positional=tuple(map(read, binding.positional)),
             keyword=tuple((name, read(source)) for name, source in binding.keyword),
         )
@@ -106,7 +109,7 @@ class MappedTasks:
             msg = f"{of}: annotate it list[T], or bide.Mapped[T] if some may have failed{element}"
             raise DefinitionError(msg)
         codec = None if annotation is MISSING else element_codec(annotation, where, source.parameter)
-        return source._replace(kind="list", codec=codec)
+        return msgspec.structs.replace(source, kind="list", codec=codec)
 
     def _check_list(self, source: Source, where: str) -> None:
         """Refuse a list that is none, as far as the annotation of the task that returns it says."""

@@ -4,7 +4,7 @@ How a reader of a mapped task takes their outputs is decided when the workflow i
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Mapped(msgspec.Struct, Generic[T], frozen=True):
     """The index of each element in `succeeded`."""
 
 
-class CompiledMap(NamedTuple):
+class CompiledMap(msgspec.Struct, frozen=True):
     """How a task is mapped, as the executor reads it."""
 
     tasks: tuple[str, ...]

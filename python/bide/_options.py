@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+
+import msgspec
 
 from bide._duration import moment, seconds
 from bide._errors import DefinitionError
@@ -12,8 +13,8 @@ from bide._waits import Duration
 MOST = 2**31
 
 
-class Options(NamedTuple):
-    """They cross into Rust as one value that is read by position (`rust/py/src/options.rs`)."""
+class Options(msgspec.Struct, frozen=True):
+    """They cross into Rust as one value (`rust/py/src/options.rs`)."""
 
     tags: dict[str, str]
     priority: int

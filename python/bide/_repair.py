@@ -6,7 +6,9 @@ A fork is a new run that begins with recorded outcomes of another one. What it k
 
 import contextvars
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
 
 from bide._codec import Codec
 from bide._compiled import CompiledWorkflow
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     Encoded = list[tuple[str, bytes]]
 
 
-class Forking(NamedTuple):
+class Forking(msgspec.Struct, frozen=True):
     """A fork, as the executor takes it."""
 
     run: str

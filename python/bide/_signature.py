@@ -10,7 +10,9 @@ import types
 import typing
 from collections.abc import Callable
 from inspect import CO_VARARGS, Parameter, signature
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
+
+import msgspec
 
 from bide._callables import call_method
 from bide._codec import REMEDY_NAME
@@ -20,7 +22,7 @@ MISSING: Any = Parameter.empty
 """The default or annotation of a parameter that has none."""
 
 
-class Param(NamedTuple):
+class Param(msgspec.Struct, frozen=True):
     """One parameter."""
 
     name: str
@@ -30,7 +32,7 @@ class Param(NamedTuple):
     """It can be passed by keyword only."""
 
 
-class Signature(NamedTuple):
+class Signature(msgspec.Struct, frozen=True):
     """The parameters in order, and the annotation of what is returned."""
 
     params: tuple[Param, ...]

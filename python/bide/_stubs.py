@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from bide._callables import is_async
 from bide._compiled import CompiledWorkflow
 from bide._errors import DefinitionError
@@ -127,7 +129,8 @@ class Stubs:
         if not found:
             return None
         return tuple(
-            one._replace(fn=found[one.name].stands_for(one.fn)) if one.name in found else one for one in workflow.tasks
+            structs.replace(one, fn=found[one.name].stands_for(one.fn)) if one.name in found else one
+            for one in workflow.tasks
         )
 
     def unused(self) -> str | None:

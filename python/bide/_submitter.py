@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import queue
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +10,7 @@ from bide._errors import RunnerClosed
 
 if TYPE_CHECKING:
     import asyncio
+    import queue
 
     from bide import _core
     from bide._options import Options
@@ -55,9 +55,9 @@ class Submitter:
     def __init__(self, owner: str) -> None:
         """Begin with the first run. `owner` is what is closed, for the message."""
         self._owner = owner.lower()
-        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submission | None] | None = None
         self._lock = threading.Lock()
-        self._started = self._stopped = False
+        self._stopped = False
 
     def put(self, submission: Submission) -> "asyncio.Future[RunHandle]":
         """Submit a run soon."""
@@ -65,29 +65,33 @@ class Submitter:
             if self._stopped:
                 msg = f"this {self._owner} is closed: create a new one"
                 raise RunnerClosed(msg)
+            if self._queue is None:
+                import queue  # noqa: PLC0415 - few programs submit so
+
+                waiting: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
+                threading.Thread(target=self._serve, args=(waiting,), name="bide-submit", daemon=True).start()
+                self._queue = waiting
             self._queue.put(submission)
-            starts, self._started = not self._started, True
-        if starts:
-            threading.Thread(target=self._serve, name="bide-submit", daemon=True).start()
         return submission.future
 
     def stop(self) -> None:
         """Submit nothing any more. What has come by now is still answered."""
         with self._lock:
             self._stopped = True
-            self._queue.put(None)
+            if self._queue is not None:
+                self._queue.put(None)
 
-    def _serve(self) -> None:
-        while (first := self._queue.get()) is not None:
+    def _serve(self, waiting: "queue.SimpleQueue[Submission | None]") -> None:
+        while (first := waiting.get()) is not None:
             batch: list[Submission] = [first]
             ends = False
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < MOST and not ends:
-                    more = self._queue.get_nowait()
-                    if more is None:
-                        ends = True
-                    else:
-                        batch.append(more)
+            # Nobody else takes any.
+            while len(batch) < MOST and not ends and not waiting.empty():
+                more = waiting.get()
+                if more is None:
+                    ends = True
+                else:
+                    batch.append(more)
             self._work(batch)
             if ends:
                 return

@@ -9,7 +9,9 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, overload
+from typing import Any, ParamSpec, TypeGuard, TypeVar, overload
+
+import msgspec
 
 from bide._callables import is_generator, is_plain
 from bide._duration import optional_seconds
@@ -30,7 +32,7 @@ NO_SETTINGS = ((), None, None, None, "succeeded", 0, None)
 """What `task` gets for all settings but the name if it gets none, in the order of `_define`."""
 
 
-class TaskDef(NamedTuple):
+class TaskDef(msgspec.Struct, frozen=True):
     """A task as it was decorated."""
 
     name: str
@@ -121,7 +123,7 @@ def as_task(obj: object) -> TaskDef:
         return _define(obj, None, NO_SETTINGS)
     if definition.carrier is not obj:
         _check_body(obj, definition.name)
-        return definition._replace(fn=obj, carrier=obj)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return msgspec.structs.replace(definition, fn=obj, carrier=obj)
     return definition
 
 
@@ -182,7 +184,7 @@ def _put(fn: Callable[P, R], definition: TaskDef) -> Callable[P, R]:
     def same(*args: P.args, **kwargs: P.kwargs) -> R:
         return fn(*args, **kwargs)
 
-    setattr(same, ATTRIBUTE, definition._replace(carrier=same))
+    setattr(same, ATTRIBUTE, msgspec.structs.replace(definition, carrier=same))
     return same
 
 

@@ -193,7 +193,9 @@ class Source:
         self._pending: Future[Any] | None = None
         self._is_over = False
 
-    def __call__(self, cursor: bytes, number: int) -> "tuple[list[tuple[str, list[tuple[str, bytes]]]], bytes] | str | None":
+    def __call__(
+        self, cursor: bytes, number: int
+    ) -> "tuple[list[tuple[str, list[tuple[str, bytes]]]], bytes] | str | None":
         """Return new items and the next cursor, or how the source has failed, or None if it answers later.
 
         The answer of a later call is asked for once the extension has heard of it, by this number.

@@ -10,7 +10,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
-from bide import _draw
 from bide._compiled import CompiledWorkflow, compile_workflow
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError, not_picklable
@@ -131,10 +130,14 @@ class Workflow:
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
+        from bide import _draw  # noqa: PLC0415 - few workflows are drawn
+
         return _draw.mermaid(self._edges())
 
     def _repr_html_(self) -> str:
         """Return the graph as an SVG, for notebooks."""
+        from bide import _draw  # noqa: PLC0415 - few workflows are drawn
+
         return _draw.svg(self._name, self.levels, self._edges())
 
     def __reduce__(self) -> NoReturn:

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,6 +33,17 @@ __all__ = ["Telemetry"]
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 
 _SCOPE: Final = "bide"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Read once: to look a member up takes longer than what else is done with it for each span.
+_RUN_ENDED: Final = RunEventKind.RunEnded
+_RETRY: Final = RunEventKind.Retry
+_STEP_ENDED: Final = RunEventKind.StepEnded
+_WAIT_OPENED: Final = RunEventKind.WaitOpened
+_PAUSED: Final = RunStatus.Paused
+_RUN_FAILED: Final = RunStatus.Failed
+_TASK_FAILED: Final = TaskStatus.Failed
 
 
 class Telemetry:
@@ -72,10 +83,10 @@ class Telemetry:
 
     def _with_context(self, event: RunEvent, submitter: contextvars.Context | None) -> None:
         """Take an event; `submitter` are the contextvars with which the run was submitted, if it was here."""
-        if event.wait_kind is not None or event.kind is RunEventKind.RunEnded:
+        if event.wait_kind is not None or event.kind is _RUN_ENDED:
             self._metrics.take(event)
         since, tracer = event.since, self._tracer or self._find_tracer()
-        if since is None or event.status is RunStatus.Paused or tracer is None:
+        if since is None or event.status is _PAUSED or tracer is None:
             return
         run = self._run
         if run.id != event.run:
@@ -84,7 +95,7 @@ class Telemetry:
         name, own, context, attributes = _describe(event, run, start)
         if not own:
             return
-        links = _links(event, submitter) if event.kind is RunEventKind.RunEnded else ()
+        links = _links(event, submitter) if event.kind is _RUN_ENDED else ()
         with self._lock:
             self._ids.trace_id, self._ids.span_id = run.trace_id, own
             span = tracer.start_span(name, context, attributes=attributes, links=links, start_time=start)
@@ -128,7 +139,7 @@ class _Run:
 def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context, dict[str, str | int]]:
     """Return the name of a span, its id, its parent and its attributes; no id if nothing was executed."""
     attributes: dict[str, str | int] = {"bide.run.id": run.id, "bide.workflow.name": run.workflow}
-    if event.kind is RunEventKind.RunEnded:
+    if event.kind is _RUN_ENDED:
         if event.version is not None:
             attributes["bide.workflow.version"] = event.version
         return run.workflow, run.root, Context(), attributes
@@ -233,11 +244,11 @@ class _Metrics:
         kind, seconds = event.kind, 0.0
         if event.since is not None:
             seconds = max((event.at - event.since).total_seconds(), 0.0)
-        if kind is RunEventKind.RunEnded and event.status is not RunStatus.Paused:
+        if kind is _RUN_ENDED and event.status is not _PAUSED:
             self._run.record(seconds, attributes)
-        elif event.wait_kind is not None and kind is not RunEventKind.StepEnded:
+        elif event.wait_kind is not None and kind is not _STEP_ENDED:
             attributes["bide.wait.kind"] = str(event.wait_kind)
-            if kind is RunEventKind.WaitOpened:
+            if kind is _WAIT_OPENED:
                 self._open.add(1, attributes)
                 return
             self._open.add(-1, attributes)
@@ -264,10 +275,11 @@ def _links(event: RunEvent, submitter: contextvars.Context | None) -> list[trace
 
 
 def _has_failed(event: RunEvent) -> bool:
-    failed = event.status is TaskStatus.Failed or event.status is RunStatus.Failed
-    return failed or event.outcome == "failed" or event.kind is RunEventKind.Retry
+    failed = event.status is _TASK_FAILED or event.status is _RUN_FAILED
+    return failed or event.outcome == "failed" or event.kind is _RETRY
 
 
 def _ns(at: datetime) -> int:
     """Return the nanoseconds since 1970 of a time that is known to the microsecond."""
-    return round(at.timestamp() * 1_000_000) * 1_000
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000

@@ -17,15 +17,15 @@ type Values = Vec<(String, Vec<u8>)>;
 /// `bide._repair.Forking`: the run, the tasks at which the new one starts, the outputs that it has instead of recorded
 /// ones, its inputs if they are others, which of these are read by which task, who asks, and why.
 #[derive(FromPyObject)]
-pub(crate) struct PyFork(
-    String,
-    Vec<String>,
-    Values,
-    Option<Values>,
-    Vec<(String, String)>,
-    Option<String>,
-    Option<String>,
-);
+pub(crate) struct PyFork {
+    run: String,
+    start_at: Vec<String>,
+    edit: Values,
+    inputs: Option<Values>,
+    changed: Vec<(String, String)>,
+    by: Option<String>,
+    reason: Option<String>,
+}
 
 /// Forks a run.
 pub(crate) fn fork(
@@ -35,7 +35,7 @@ pub(crate) fn fork(
     asked: PyFork,
     contextvars: Bound<'_, PyAny>,
 ) -> PyResult<Handle<Python3>> {
-    let PyFork(run, start_at, edit, inputs, changed, by, reason) = asked;
+    let PyFork { run, start_at, edit, inputs, changed, by, reason } = asked;
     let from = run_id(py, &run)?;
     start_gates(py, engine, workflow)?;
     let vars = Vars::new(contextvars)?.map(std::sync::Arc::new);

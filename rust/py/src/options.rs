@@ -10,12 +10,17 @@ use pyo3::types::PyDict;
 use crate::body::{Argument, PyBody};
 use crate::value::Codec;
 
-/// `bide._options.Options`: tags, priority, and when the run begins, in microseconds since 1970.
+/// `bide._options.Options`: tags, priority, and when the run begins.
 #[derive(FromPyObject)]
-pub(crate) struct PyOptions(BTreeMap<String, String>, i32, Option<i64>);
+pub(crate) struct PyOptions {
+    tags: BTreeMap<String, String>,
+    priority: i32,
+    /// In microseconds since 1970.
+    start_at: Option<i64>,
+}
 
 impl From<PyOptions> for RunOptions {
-    fn from(PyOptions(tags, priority, start_at): PyOptions) -> Self {
+    fn from(PyOptions { tags, priority, start_at }: PyOptions) -> Self {
         let tags = tags.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
         Self { tags, priority, start_at: start_at.map(Time), deadline: None }
     }

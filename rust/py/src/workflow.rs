@@ -130,37 +130,44 @@ impl PyWorkflow {
 /// `bide._compiled.CompiledTask`: name, function, binding, codec of what is returned, dependencies, `run_if`, `Retry`,
 /// timeout, gate, the bindings of what the gate calls, how it is mapped, and the mapped tasks that it gathers with its `Limit`.
 #[derive(FromPyObject)]
-struct CompiledTask<'py>(
-    String,
-    Bound<'py, PyAny>,
-    CompiledBinding<'py>,
-    Codec,
-    Vec<String>,
-    RunIfName,
-    Option<Bound<'py, PyAny>>,
-    Option<f64>,
-    Option<Bound<'py, PyAny>>,
-    Vec<CompiledBinding<'py>>,
-    Option<CompiledMap>,
-    (Vec<String>, Option<Bound<'py, PyAny>>),
-);
+struct CompiledTask<'py> {
+    name: String,
+    #[pyo3(attribute("fn"))]
+    function: Bound<'py, PyAny>,
+    binding: CompiledBinding<'py>,
+    returns: Codec,
+    dependencies: Vec<String>,
+    run_if: RunIfName,
+    retry: Option<Bound<'py, PyAny>>,
+    timeout: Option<f64>,
+    gate: Option<Bound<'py, PyAny>>,
+    gate_bindings: Vec<CompiledBinding<'py>>,
+    map: Option<CompiledMap>,
+    gathers_limit: (Vec<String>, Option<Bound<'py, PyAny>>),
+}
 
 /// `bide._map.CompiledMap`: the tasks and the inputs that a task is mapped over, and how many elements may fail: a
 /// count or a share.
 #[derive(FromPyObject)]
-struct CompiledMap(Vec<String>, Vec<String>, Option<u32>, Option<f64>);
+struct CompiledMap {
+    tasks: Vec<String>,
+    inputs: Vec<String>,
+    limit: Option<u32>,
+    share: Option<f64>,
+}
 
 impl From<CompiledMap> for MapSpec {
-    fn from(CompiledMap(tasks, inputs, count, share): CompiledMap) -> Self {
+    fn from(CompiledMap { tasks, inputs, limit, share }: CompiledMap) -> Self {
         let tasks = tasks.into_iter().map(|name| Over::Task(name.into()));
         let inputs = inputs.into_iter().map(|name| Over::Input(name.into()));
-        let tolerate = share.map_or(Tolerated::Count(count.unwrap_or(0)), Tolerated::Share);
+        let tolerate = share.map_or(Tolerated::Count(limit.unwrap_or(0)), Tolerated::Share);
         Self { over: tasks.chain(inputs).collect(), tolerate }
     }
 }
 
-/// `bide._bind.Binding`: positional sources, sources by keyword, dependencies, inputs, whether the handle and the
-/// context are wanted, the codec of what is returned, and whether it is a coroutine function.
+/// `bide._bind.Binding`: positional sources, sources by keyword, whether the handle and the context are wanted, and
+/// whether it is a coroutine function.
+#[derive(FromPyObject)]
 struct CompiledBinding<'py> {
     positional: Bound<'py, PyTuple>,
     keyword: Bound<'py, PyTuple>,
@@ -169,28 +176,17 @@ struct CompiledBinding<'py> {
     is_async: bool,
 }
 
-impl<'py> FromPyObject<'_, 'py> for CompiledBinding<'py> {
-    type Error = PyErr;
-
-    fn extract(binding: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        type Parts<'py, T = Bound<'py, PyAny>> = (Bound<'py, PyTuple>, Bound<'py, PyTuple>, T, T, bool, bool, T, bool);
-        let (positional, keyword, _dependencies, _inputs, wants_handle, wants_context, _returns, is_async): Parts<'py> =
-            binding.extract()?;
-        Ok(Self { positional, keyword, wants_handle, wants_context, is_async })
-    }
-}
-
 /// `bide._bind.Source`: kind, name, the reader's codec, default, the parameter's name, and the tasks of a dict of
 /// outputs.
 #[derive(FromPyObject)]
-struct CompiledSource<'py>(
-    SourceKind,
-    String,
-    Option<Codec>,
-    Bound<'py, PyAny>,
-    String,
-    Vec<(Bound<'py, PyString>, Codec)>,
-);
+struct CompiledSource<'py> {
+    kind: SourceKind,
+    name: String,
+    codec: Option<Codec>,
+    default: Bound<'py, PyAny>,
+    parameter: String,
+    members: Vec<(Bound<'py, PyString>, Codec)>,
+}
 
 /// `Retry._parts(has_timeout)`: attempts (none: no limit), delay, backoff, `max_delay`, jitter, `fresh`, `matches`, and
 /// whether that is true of a timeout.
@@ -212,7 +208,7 @@ struct Calls<'py> {
 impl<'py> CompiledTask<'py> {
     /// What the core wants to know, and what the host does.
     fn split(self) -> PyResult<(TaskSpec, Calls<'py>)> {
-        let Self(
+        let Self {
             name,
             function,
             binding,
@@ -224,8 +220,8 @@ impl<'py> CompiledTask<'py> {
             gate,
             gate_bindings,
             map,
-            (gathers, limit),
-        ) = self;
+            gathers_limit: (gathers, limit),
+        } = self;
         let mut spec = TaskSpec::new(name);
         spec.dependencies = dependencies.into_iter().map(Into::into).collect();
         spec.run_if = run_if.0;
@@ -307,7 +303,7 @@ fn read_source(
     gate: Option<OwnGate<'_, '_>>,
 ) -> PyResult<Argument> {
     let py = source.py();
-    let CompiledSource(kind, name, codec, default, parameter, members) = source.extract()?;
+    let CompiledSource { kind, name, codec, default, parameter, members } = source.extract()?;
     let task =
         |name: &str| graph.find(name).ok_or_else(|| errors::definition(py, &format!("no task is named '{name}'")));
     let mut form = None;
