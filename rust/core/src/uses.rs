@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, Lookup, StepArguments};
 use crate::journal::{Journal, Recall, comparable};
+use crate::quick_hash::QuickHash;
 
 /// How often a body has used each name since it was entered, and which records of steps it has not used yet.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ struct Counts {
     first: Option<(Arc<str>, u32)>,
     /// The others.
     #[expect(clippy::box_collection, reason = "most bodies that wait have none")]
-    others: Option<Box<HashMap<Arc<str>, u32>>>,
+    others: Option<Box<HashMap<Arc<str>, u32, QuickHash>>>,
 }
 
 impl Counts {

@@ -71,22 +71,25 @@ impl TaskDetail {
     }
 }
 
+/// Keys that are looked up.
+type Keys = HashSet<EntryKey, QuickHash>;
+
 impl RunState {
     /// The waits that are really to be opened, of those that a body or a gate asks for: not those that were closed
     /// after the body had looked them up, nor the members of such a combination.
     pub(super) fn still_open(&self, task: TaskRef, waits: Vec<Wait>) -> Vec<Wait> {
         let Some(detail) = self.known_detail(task).filter(|detail| !detail.journal.is_empty()) else { return waits };
         if let [wait] = &waits[..] {
-            return if self.stands(task, wait, &HashSet::new()) { Vec::new() } else { waits };
+            return if self.stands(task, wait, &Keys::default()) { Vec::new() } else { waits };
         }
-        let mut opening = HashSet::new();
+        let mut opening = Keys::default();
         // Members before their combinations.
         for wait in waits.iter().rev().filter(|wait| detail.journal.get(&wait.key).is_some()) {
             if !self.stands(task, wait, &opening) {
                 opening.insert(wait.key.clone());
             }
         }
-        let mut standing = HashSet::new();
+        let mut standing = Keys::default();
         for wait in &waits {
             let closed = detail.journal.get(&wait.key).is_some() && !opening.contains(&wait.key);
             if closed || standing.contains(&wait.key) {
@@ -98,7 +101,7 @@ impl RunState {
     }
 
     /// Whether an entry is closed and stays so, though a wait for it is opened. `opening`: the members that do not.
-    fn stands(&self, task: TaskRef, wait: &Wait, opening: &HashSet<EntryKey>) -> bool {
+    fn stands(&self, task: TaskRef, wait: &Wait, opening: &Keys) -> bool {
         let entry = self.known_detail(task).and_then(|detail| detail.journal.get(&wait.key));
         entry.filter(|entry| is_closed(entry)).is_some_and(|entry| match &wait.operation {
             Operation::Message(_) | Operation::Child { .. } => entry.operation == wait.operation,
@@ -124,7 +127,7 @@ impl RunState {
         let Some(first) = waits.first() else { return };
         let detail = self.detail(task);
         detail.combinations().parents.remove(&first.key);
-        let opening: HashSet<&EntryKey> = waits.iter().map(|wait| &wait.key).collect();
+        let opening: HashSet<&EntryKey, QuickHash> = waits.iter().map(|wait| &wait.key).collect();
         for Wait { key, operation, .. } in waits {
             if let Operation::Any { members } | Operation::All { members } = operation {
                 let closed = |member: &EntryKey| detail.journal.get(member).is_some_and(is_closed);
@@ -135,7 +138,7 @@ impl RunState {
     }
 
     /// Decides a combination that was just opened, if a member decides it that was closed before.
-    fn decide_opened(&mut self, task: TaskRef, key: &EntryKey, opening: &HashSet<EntryKey>, out: &mut Out<'_>) {
+    fn decide_opened(&mut self, task: TaskRef, key: &EntryKey, opening: &Keys, out: &mut Out<'_>) {
         let Some(detail) = self.known_detail(task) else { return };
         let entry = detail.journal.get(key).filter(|entry| entry.state == EntryState::Open);
         let Some(entry) = entry else { return };
@@ -163,8 +166,8 @@ impl RunState {
         self.lose_dropped(task, &waits, out);
         self.note_combinations(task, &waits);
         let combined = waits.len() > 1 || waits.iter().any(|wait| !wait.operation.members().is_empty());
-        let opening: HashSet<EntryKey> =
-            if combined { waits.iter().map(|wait| wait.key.clone()).collect() } else { HashSet::new() };
+        let opening: Keys =
+            if combined { waits.iter().map(|wait| wait.key.clone()).collect() } else { Keys::default() };
         for wait in waits {
             let key = combined.then(|| wait.key.clone());
             self.open_entry(task, wait, out);
@@ -180,7 +183,11 @@ impl RunState {
         for Wait { key, operation, .. } in waits.iter().filter(|wait| !wait.operation.members().is_empty()) {
             let before = self.known_detail(task).and_then(|detail| detail.journal.get(key));
             let before: Vec<EntryKey> = before.map_or_else(Vec::new, |entry| entry.operation.members().to_vec());
-            for dropped in before.iter().filter(|member| !operation.members().contains(member)) {
+            let members: HashSet<&EntryKey, QuickHash> = match before.is_empty() {
+                true => HashSet::default(),
+                false => operation.members().iter().collect(),
+            };
+            for dropped in before.iter().filter(|member| !members.contains(member)) {
                 if let Some(lost) = self.detail(task).journal.lose(dropped, out.now).cloned() {
                     self.write_entry(task, &lost, out);
                     self.lose_open(task, dropped, out);

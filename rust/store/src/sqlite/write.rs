@@ -1,7 +1,9 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
+mod entries;
+
 use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, Entry, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
+use bide_core::{BlockReason, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
 
@@ -13,6 +15,7 @@ use super::limits;
 use super::messages;
 use super::transaction::Transaction;
 use crate::{Commit, Creation, Lease, StoreError, Written};
+use entries::{AT_ONCE, ENTRIES, ENTRY, entries, entry};
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9)";
@@ -33,8 +36,6 @@ const DONE: &str = "INSERT INTO task (run, task, map, status, output, started_at
 const TASK: &str = "INSERT OR REPLACE INTO task (run, task, map, status, output, started_at, ended_at, \
      first_started_at, attempts, entered, waited, sub_status, changes, failure, retry_at, blocked_by, length) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
-const ENTRY: &str = "INSERT OR REPLACE INTO journal (run, task, map, name, n, seq, kind, state, opened_at, closed_at, \
-     due, deadline, proof, value, failure) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const DROP_ENTRY: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map = ?3 AND name = ?4 AND n = ?5";
 const DROP_ELEMENTS: &str = "DELETE FROM task WHERE run = ?1 AND task = ?2 AND map >= 0";
 const DROP_ELEMENT_ENTRIES: &str = "DELETE FROM journal WHERE run = ?1 AND task = ?2 AND map >= 0";
@@ -57,6 +58,7 @@ pub(super) const HOT: &[&str] = &[
     DONE,
     TASK,
     ENTRY,
+    ENTRIES,
     DROP_ENTRY,
     DROP_ELEMENTS,
     DROP_ELEMENT_ENTRIES,
@@ -168,6 +170,15 @@ impl SqliteStore {
         let Some(first) = alike.first() else { return Ok(0) };
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut bytes = 0;
+        let mut alike = alike;
+        if matches!(first, Write::Entry { .. }) && skipped.is_empty() && alike.len() >= AT_ONCE {
+            let (many, rest) = alike.as_chunks::<AT_ONCE>();
+            let mut statement = writer.prepare_cached(ENTRIES).map_err(explain)?;
+            for rows in many {
+                bytes += entries(&mut statement, rows).map_err(explain)?;
+            }
+            alike = rest;
+        }
         let mut statement = writer.prepare_cached(statement_of(first)).map_err(explain)?;
         for write in alike.iter().filter(|write| skipped.binary_search(&write.run()).is_err()) {
             match write {
@@ -353,30 +364,6 @@ fn task(statement: &mut rusqlite::Statement<'_>, row: &TaskRow) -> rusqlite::Res
         micros(row.retry_at),
         row.blocked_by.as_deref(),
         row.length,
-    ])
-}
-
-fn entry(
-    statement: &mut rusqlite::Statement<'_>,
-    (run, task, map): (i64, i64, i32),
-    row: &Entry,
-) -> rusqlite::Result<usize> {
-    statement.execute(params![
-        run,
-        task,
-        map,
-        &*row.key.name,
-        row.key.n,
-        row.seq,
-        row.kind().code(),
-        row.state.code(),
-        row.opened_at.0,
-        micros(row.closed_at),
-        micros(row.due()),
-        micros(row.deadline),
-        row.operation.stored_proof(),
-        bytes(row.value.as_ref()),
-        json(row.failure.as_ref()),
     ])
 }
 

@@ -50,6 +50,22 @@ pub fn every_journal_entry_reads_back(store: &dyn Store) {
     });
 }
 
+pub fn each_of_many_entries_of_a_batch_reads_back(store: &dyn Store) {
+    let desk = Desk::new(store);
+    proptest!(|(entry in rows::entries(), count in 1..60_i64)| {
+        let run = desk.create(START, None);
+        let last = Entry { seq: entry.seq + 1, ..entry.clone() };
+        let write = |task, entry: &Entry| {
+            Write::Entry { run: run.row(), task, map: NO_MAP, entry: Box::new(entry.clone()) }
+        };
+        // The first one is written twice.
+        desk.commit((0..count).map(|task| write(task, &entry)).chain([write(0, &last)]).collect());
+        let expected: Vec<_> =
+            (0..count).map(|task| (task, NO_MAP, if task == 0 { last.clone() } else { entry.clone() })).collect();
+        prop_assert_eq!(desk.load(run).entries, expected);
+    });
+}
+
 pub fn every_run_update_reads_back(store: &dyn Store) {
     let desk = Desk::new(store);
     proptest!(|(mut update in rows::run_updates())| {

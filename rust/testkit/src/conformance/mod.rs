@@ -76,6 +76,7 @@ macro_rules! conformance {
             every_task_row_reads_back
             every_short_row_reads_back_as_a_completed_task
             every_journal_entry_reads_back
+            each_of_many_entries_of_a_batch_reads_back
             every_run_update_reads_back
             a_later_row_or_entry_replaces_the_earlier
             a_journal_is_read_in_order_and_loses_what_is_dropped
