@@ -204,16 +204,13 @@ impl Meter {
             });
         }
         let began = self.clock.machine();
-        let outcome = commit();
-        if outcome.is_err() {
-            return outcome;
-        }
+        let made = commit()?;
         let took = self.clock.machine().saturating_sub(began);
         self.counters.commits.add(took);
         if let Some(observer) = self.observer.get() {
             observer(took);
         }
-        outcome
+        Ok(made)
     }
 
     /// What was counted so far.
