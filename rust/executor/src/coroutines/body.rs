@@ -13,7 +13,9 @@ use std::time::Duration;
 use bide_core::attempt::{
     Action, Attempt, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
 };
+use bide_core::record::StepRecord;
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
+use bide_store::Lease;
 use bide_sync::Mutex;
 pub use call::OpenCall;
 use tokio::sync::oneshot;
@@ -284,6 +286,17 @@ impl<H: Host> CoroutineBody<H> {
         let attempt = self.attempt();
         self.run.state.lock().leaves_call(self.task, attempt);
         self.regain();
+    }
+
+    /// See [`crate::BodyCx::step_record`].
+    ///
+    /// # Errors
+    /// What another call of the handle would be refused for now.
+    pub fn step_record(&self, call: &OpenCall, value: Value) -> Result<(Lease, StepRecord), CallError> {
+        let lease = self.engine.lease();
+        let call = call.call.lock();
+        self.attempt.lock().may_show(self.standing(Caller::Future(Within::Step)))?;
+        Ok((lease, self.run.state.lock().step_record(&call, value, self.engine.now())))
     }
 
     fn regain(&self) {

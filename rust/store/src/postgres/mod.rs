@@ -36,6 +36,7 @@ mod session;
 mod stage;
 mod statement;
 mod tls;
+mod transaction;
 mod url;
 mod watches;
 mod workflow;
@@ -46,13 +47,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Maintenance, Purged,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime, Maintenance, Purged,
     RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use clock::{ServerClock, SharedClock};
@@ -79,6 +80,10 @@ pub struct PostgresStore {
     presence: Arc<Presence>,
     /// Sends hints to them.
     notifier: Arc<Notifier>,
+    /// What the database is recognised by, and how often the server had lost commits when that was asked.
+    database: Mutex<Option<(u64, String)>>,
+    /// That a dead runner cannot be fenced, until it is reported.
+    locked: Mutex<Option<String>>,
     /// Held for the thread that listens, which ends without it.
     _heard: Arc<Heard>,
     clock: Arc<ServerClock>,
@@ -152,6 +157,8 @@ impl PostgresStore {
             mail_positions: messages::MailPositions::default(),
             positions: Mutex::default(),
             late: lease::Late::default(),
+            database: Mutex::default(),
+            locked: Mutex::default(),
             has_shares: AtomicBool::new(false),
         }))
     }
@@ -333,6 +340,18 @@ impl Store for PostgresStore {
         Ok(self.changes.since(seen))
     }
 
+    fn database(&self) -> Result<Option<Database>, StoreError> {
+        self.read_database().map(Some)
+    }
+
+    fn record_statement(&self, lease: Lease, record: &StepRecord, marker: &str) -> Option<String> {
+        Some(self.statement_of_record(lease, record, marker))
+    }
+
+    fn recorded_step(&self, lease: Lease, record: &StepRecord) -> Result<Option<Value>, StoreError> {
+        self.read_recorded_step(lease, record)
+    }
+
     fn interrupt_waits(&self) {
         self.changes.interrupt();
     }
@@ -349,6 +368,6 @@ impl Maintenance for PostgresStore {
     }
 
     fn warning(&self) -> Option<String> {
-        self.clock.warning(&self.name)
+        self.locked.lock().take().or_else(|| self.clock.warning(&self.name))
     }
 }

@@ -497,7 +497,7 @@ fn task(row: &TaskRow) -> [Cell<'_>; 17] {
     ]
 }
 
-fn entry<'a>([run, task, map]: [Cell<'a>; 3], row: &'a Entry) -> [Cell<'a>; 15] {
+pub(super) fn entry<'a>([run, task, map]: [Cell<'a>; 3], row: &'a Entry) -> [Cell<'a>; 15] {
     [
         run,
         task,
