@@ -21,6 +21,7 @@ PAGES = [
     "docs/running.md",
     "docs/telemetry.md",
     "docs/testing.md",
+    "docs/transactions.md",
     "README.md",
 ]
 

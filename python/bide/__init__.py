@@ -57,6 +57,7 @@ if _typing.TYPE_CHECKING:
     from bide._logging import LogFilter, install_log_record_factory
     from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
+    from bide._transactions import AsyncTransaction, Transaction
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "AnyOf",
     "AsyncReceived",
     "AsyncTaskHandle",
+    "AsyncTransaction",
     "At",
     "BideError",
     "Callback",
@@ -126,6 +128,7 @@ __all__ = [
     "TaskStatus",
     "TaskTimeout",
     "Tolerate",
+    "Transaction",
     "Unrecorded",
     "Until",
     "Wait",
@@ -181,6 +184,10 @@ def __getattr__(name: str) -> object:
         from bide import _limits  # noqa: PLC0415 - see above
 
         return getattr(_limits, name)
+    if name in {"AsyncTransaction", "Transaction"}:
+        from bide import _transactions  # noqa: PLC0415 - see above
+
+        return getattr(_transactions, name)
     if name == "ChildRun":
         from bide import _children  # noqa: PLC0415 - see above
 
