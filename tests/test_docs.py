@@ -22,6 +22,7 @@ PAGES = [
     "docs/running.md",
     "docs/telemetry.md",
     "docs/testing.md",
+    "docs/transactions.md",
     "README.md",
 ]
 

@@ -62,6 +62,13 @@ def test_an_order_is_settled_by_what_comes_first() -> None:
     assert "refunded: wrong size" in run("examples/order.py")
 
 
+def test_an_order_and_its_payment_are_committed_once_although_workers_are_killed() -> None:
+    printed = run("examples/shop.py")
+    assert "killed before the commit: 0 orders, 0 payments" in printed
+    assert "killed after the commit: 1 orders, 1 payments" in printed
+    assert "9 lamps are left" in printed
+
+
 def test_an_approval_outlives_its_worker_and_escalates() -> None:
     printed = run("examples/approval.py")
     assert "ended by SIGKILL when it had reminded the manager" in printed

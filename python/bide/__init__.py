@@ -61,6 +61,7 @@ if _typing.TYPE_CHECKING:
     from bide._observe import RunEvent, RunEventKind
     from bide._processes import Processes
     from bide._ray import Ray
+    from bide._transactions import AsyncTransaction, Transaction
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "AnyOf",
     "AsyncReceived",
     "AsyncTaskHandle",
+    "AsyncTransaction",
     "At",
     "BideError",
     "Callback",
@@ -134,6 +136,7 @@ __all__ = [
     "TaskStatus",
     "TaskTimeout",
     "Tolerate",
+    "Transaction",
     "Unrecorded",
     "Until",
     "Wait",
@@ -163,6 +166,7 @@ _LATE = {
     **dict.fromkeys(("LogFilter", "install_log_record_factory"), "_logging"),
     **dict.fromkeys(("AllOf", "AnyOf", "Fired", "First", "all_of", "any_of"), "_combine"),
     **dict.fromkeys(("RunEvent", "RunEventKind"), "_observe"),
+    **dict.fromkeys(("AsyncTransaction", "Transaction"), "_transactions"),
     **dict.fromkeys(("HeldBy", "HeldTask", "OpenWait", "RunnerInfo", "WaitKind", "Why"), "_why"),
     **dict.fromkeys(("HeldBack", "LimitInfo", "LimitUse"), "_limits"),
     "Callback": "_callbacks",

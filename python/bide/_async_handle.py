@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bide._result import RunResult
     from bide._retry import Retry
     from bide._signals import AsyncReceived, Request
+    from bide._transactions import AsyncTransaction
     from bide._workflow import Workflow
 
 P = ParamSpec("P")
@@ -396,6 +397,21 @@ class AsyncTaskHandle(AsyncCalls):
         if isinstance(left.outcome, BaseException):
             raise left.outcome
         return left.outcome
+
+    def transaction(self, connection: object, *, same_database: bool | None = None) -> "AsyncTransaction":
+        """Begin a transaction that commits a step's record together with what the step does. See `TaskHandle`.
+
+        Example::
+
+            async with handle.transaction(connection) as step:
+                receipt = await step(pay, connection, order)
+
+        `connection` is a `psycopg.AsyncConnection`, one of asyncpg, an `AsyncConnection` or `AsyncSession` of
+        SQLAlchemy, or one of sqlite3, which is used on the loop's thread.
+        """
+        from bide._transactions import AsyncTransaction  # noqa: PLC0415 - for those who have a database
+
+        return AsyncTransaction(self, connection, same_database)
 
     async def checkpoint(self, state: object) -> None:
         """Record `state` and forget the steps and waits that the body has recorded until now, in one commit."""

@@ -23,6 +23,7 @@ from bide._options import Options
 from bide._repair import Forking
 from bide._result import RunResult
 from bide._retry import Retry
+from bide._transactions import Transaction
 from bide._waits import OnError, WaitBase
 from bide._workflow import Workflow as _Workflow
 
@@ -205,6 +206,50 @@ class Follower:
     @property
     def patience(self) -> float:
         """After how many seconds to read again without having been called."""
+
+@final
+class OpenStep:
+    """A step that a transaction of the user's records, being executed. See `_transactions.py`."""
+
+    def __new__(cls, name: str, call: Call) -> OpenStep:
+        """Return the step of a coroutine that this call is to execute."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def place(self) -> tuple[str, int, str, int, int, bytes | None]:
+        """Return run, element, name, use, the number of the last checkpoint, and the proof of the arguments."""
+
+    def store(self) -> str:
+        """Return the name of the store."""
+
+    def database(self) -> tuple[str, str] | None:
+        """Return an expression, and what it is in the store's database. Blocks."""
+
+    def statement(self, marker: str, value: bytes) -> str:
+        """Return the statement that records it in the store's database."""
+
+    def outcome(self) -> tuple[bool, bytes | None]:
+        """Return whether the runner still has the run, and what is recorded there for certain. Blocks."""
+
+    def encode(self, value: object) -> bytes:
+        """Return a result as it is stored."""
+
+    def decode(self, value: bytes) -> Any:
+        """Return the result that is stored so."""
+
+    def execute(self, function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Call its function."""
+
+    def finish(self, value: bytes) -> None:
+        """Commit that it has returned this; of a coroutine's step once its call is awaited."""
+
+    def lose(self) -> None:
+        """Have the body return, because another runner has the run."""
+
+    def abandon(self) -> None:
+        """Leave it without a record."""
 
 @final
 class TaskHandle:
@@ -516,6 +561,29 @@ class TaskHandle:
 
         `raise bide.Unrecorded(exc_or_value)` in the step leaves it unrecorded.
         """
+
+    def transaction(self, connection: object, *, same_database: bool | None = None) -> Transaction:
+        """Begin a transaction that commits a step's record together with what the step does: both or neither, once.
+
+        `connection` is a connection of psycopg, of sqlite3, or a `Connection` or `Session` of SQLAlchemy, with no
+        transaction begun. Example::
+
+            with handle.transaction(connection) as step:
+                receipt = step(pay, connection, order)
+
+        `step(fn, *args, name=None, key=None, **kwargs)` is `handle.step` within the transaction: after a crash, or in
+        the next attempt, `fn` is not called again if that was committed, and what it returned is returned again. The
+        connection itself, where it is an argument, is not compared. At the end of the block bide commits; an exception
+        rolls back, and nothing is recorded. A `with` block cannot be skipped: where the step was recorded before, what
+        the block does beside it is rolled back.
+
+        If the connection is one to the database of the store, the transaction writes the entry of the journal. In any
+        other PostgreSQL or SQLite database it writes into a table `bide_step`, which is made there.
+        `same_database=True` asks for the first, False for the second.
+        """
+
+    def _open_step(self, described: tuple[str, bytes | None, Codec, str | None, bool]) -> Any:
+        """Begin the step of a transaction: an `OpenStep`, or what is recorded."""
 
     def checkpoint(self, state: object) -> None:
         """Record `state` and forget the steps and waits that the body has recorded until now, in one commit.

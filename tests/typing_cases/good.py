@@ -55,6 +55,11 @@ def waits(handle: bide.TaskHandle, context: bide.Context) -> int:
     assert_type(handle.step(lookup, "x", retry=bide.Retry(5), key="x"), dict[str, int] | None)
     assert_type(handle.step(lookup, "x", once=True), dict[str, int] | None)
     assert_type(bide.current().step(int, "3", base=10), int)
+    with handle.transaction(object(), same_database=True) as step:
+        assert_type(step, bide.Transaction)
+        assert_type(step(lookup, "x"), dict[str, int] | None)
+        assert_type(step(lookup, "x", key="x"), dict[str, int] | None)
+        assert_type(step(int, "3", base=10, name="int"), int)
     handle.checkpoint({"turn": 1})
     assert_type(handle.last_checkpoint(int), int | None)
     assert_type(handle.last_checkpoint(int, default=0), int)
@@ -186,6 +191,11 @@ async def downloads(url: str, handle: bide.AsyncTaskHandle) -> int:
     assert_type(await handle.step(len, url), int)
     assert_type(await handle.step(fetch, url, key="k"), int)
     assert_type(await handle.step(len, url, key="k", retry=bide.Retry(attempts=2)), int)
+    async with handle.transaction(object()) as step:
+        assert_type(step, bide.AsyncTransaction)
+        assert_type(await step(fetch, url), int)
+        assert_type(await step(len, url, key="k"), int)
+        assert_type(await step(fetch, url, name="k"), int)
     assert_type(await handle.defer_until(maybe, 10), str)
     assert_type(await handle.defer_until(lambda: 3), int)
     assert_type(await handle.wait(bide.until(maybe), timeout=3), str)

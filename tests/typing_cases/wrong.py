@@ -45,6 +45,10 @@ def waits(handle: bide.TaskHandle) -> None:
     handle.sleep("1s")  # wrong
     number: int = handle.step(work, "x").upper()  # wrong
     handle.step(work, 3)  # wrong
+    with handle.transaction(object(), same_database="yes") as step:  # wrong
+        step(work, 3)  # wrong
+        step(work, "x", key=3)  # wrong
+        step(work, "x", key="k").upper()  # wrong
     handle.step(work, "x", "y")  # wrong
     handle.step(work, pth="x")  # wrong
     handle.step(work, "x", key="k").upper()  # wrong

@@ -490,7 +490,13 @@ impl Journal {
         self.get(key).is_some_and(|entry| entry.seq < self.checkpoint_seq())
     }
 
-    fn checkpoint_seq(&self) -> u32 {
+    /// The number that the next entry gets.
+    pub(crate) const fn next_seq(&self) -> u32 {
+        self.last_seq.saturating_add(1)
+    }
+
+    /// The number of the last checkpoint; 0 if there is none.
+    pub(crate) fn checkpoint_seq(&self) -> u32 {
         self.entries.get(&EntryKey::checkpoint()).map_or(0, |entry| entry.seq)
     }
 

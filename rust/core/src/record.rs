@@ -318,6 +318,22 @@ impl Write {
     }
 }
 
+/// The record of a step that a transaction of the user's makes, instead of a commit of its runner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepRecord {
+    /// The run.
+    pub run: RunRowId,
+    /// The task.
+    pub task: TaskId,
+    /// The map index.
+    pub map: i32,
+    /// The number of the body's last checkpoint in its journal, 0 before the first: uses of a name are counted anew
+    /// after each.
+    pub turn: u32,
+    /// The entry of the journal.
+    pub entry: Entry,
+}
+
 /// Writes that a store makes durable together or not at all.
 pub type Batch = Vec<Write>;
 

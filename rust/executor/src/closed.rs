@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
-    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
-    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
+    Answer, Changes, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
+    LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
+    ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
+    StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 
 /// A store that was released.
@@ -55,6 +55,14 @@ impl Store for Closed {
     }
 
     fn create_unowned(&self, _runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        self.refuse()
+    }
+
+    fn database(&self) -> Result<Option<Database>, StoreError> {
+        self.refuse()
+    }
+
+    fn recorded_step(&self, _lease: Lease, _record: &StepRecord) -> Result<Option<Value>, StoreError> {
         self.refuse()
     }
 

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
-    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
-    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
+    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
+    LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
+    ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
+    StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -137,6 +137,18 @@ impl Store for Retrying {
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         self.call(|store| store.create_unowned(runs)).map_err(unknown)
+    }
+
+    fn database(&self) -> Result<Option<Database>, StoreError> {
+        self.call(|store| store.database())
+    }
+
+    fn record_statement(&self, lease: Lease, record: &StepRecord, marker: &str) -> Option<String> {
+        self.inner.record_statement(lease, record, marker)
+    }
+
+    fn recorded_step(&self, lease: Lease, record: &StepRecord) -> Result<Option<Value>, StoreError> {
+        self.call(|store| store.recorded_step(lease, record))
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {

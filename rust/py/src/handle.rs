@@ -15,7 +15,8 @@ use crate::children;
 use crate::errors::names;
 use crate::gil;
 use crate::moment::datetime;
-use crate::step::{Options, Step};
+use crate::step::{Described, Options, Step};
+use crate::transaction::PyOpenStep;
 use crate::wait::Wait;
 use crate::{channel, in_step, panics};
 use waits::{checked_name, read_poll, read_wait};
@@ -236,6 +237,30 @@ impl PyTaskHandle {
             self.home.check("TaskHandle")?;
             let step = Step::read(r#fn, args, kwargs, Options { name, key, retry, once })?;
             self.record_step(&step)
+        })
+    }
+
+    /// Begins a transaction of the user's, on the user's connection, that records a step.
+    #[pyo3(signature = (connection, *, same_database=None))]
+    fn transaction<'py>(
+        slf: &Bound<'py, Self>,
+        connection: &Bound<'py, PyAny>,
+        same_database: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            slf.get().home.check("TaskHandle")?;
+            let py = slf.py();
+            let none = py.None().into_bound(py);
+            let make = py.import("bide._transactions")?.getattr("Transaction")?;
+            Ok(gil::call_args(&make, &[slf.as_any(), connection, same_database.unwrap_or(&none)])?.into_bound())
+        })
+    }
+
+    /// Begins a step that such a transaction records, as `bide._steps` describes it; the value of one that is recorded.
+    fn _open_step<'py>(slf: &Bound<'py, Self>, described: Described) -> PyResult<Bound<'py, PyAny>> {
+        panics::method(|| {
+            slf.get().home.check("TaskHandle")?;
+            PyOpenStep::begin(slf, described)
         })
     }
 

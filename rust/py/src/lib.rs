@@ -48,6 +48,7 @@ mod submission;
 mod test_clock;
 mod test_hooks;
 mod thread;
+mod transaction;
 mod transfer;
 mod turn;
 mod value;
@@ -139,6 +140,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<test_clock::PyTestClock>()?;
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
+    m.add_class::<transaction::PyOpenStep>()?;
     m.add_class::<aio::PyLoopQueue>()?;
     m.add_class::<aio::PyCoroutine>()?;
     m.add_class::<aio::PyDriver>()?;

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::body::PyRetry;
 use crate::errors::{self, names};
-use crate::gil::{self, Raised};
+use crate::gil::{self, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::in_step::InStep;
 use crate::test_hooks;
@@ -138,14 +138,24 @@ impl PyTaskHandle {
     }
 
     fn execute_step(&self, step: &Step<'_, '_>) -> Result<Value, Raised> {
-        let _in_step = InStep::enter();
-        let py = step.function.py();
-        let (engine, run) = (self.body().engine(), self.body().run().id);
-        let stub = test_hooks::step(engine, run, &step.name, step.function);
-        let stub = stub.map_err(|error| Raised::new(py, error))?;
-        let function = stub.as_ref().unwrap_or(step.function);
-        let value = self.with_context_read_only(py, || gil::call(function, step.arguments, step.keywords))?;
+        let value = self.call_step(&step.name, step.function, step.arguments, step.keywords)?;
         step.codec.encode(&value)
+    }
+
+    /// Calls the function of a step, or what a test has in its place.
+    pub(crate) fn call_step<'py>(
+        &self,
+        name: &str,
+        function: &Bound<'py, PyAny>,
+        arguments: &Bound<'py, PyTuple>,
+        keywords: Option<&Bound<'py, PyDict>>,
+    ) -> Result<Owned<'py>, Raised> {
+        let _in_step = InStep::enter();
+        let py = function.py();
+        let (engine, run) = (self.body().engine(), self.body().run().id);
+        let stub = test_hooks::step(engine, run, name, function).map_err(|error| Raised::new(py, error))?;
+        let function = stub.as_ref().unwrap_or(function);
+        self.with_context_read_only(py, || gil::call(function, arguments, keywords))
     }
 
     /// Records a state in the place of the journal.

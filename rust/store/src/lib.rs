@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Batch, Committed, NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 
 mod changes;
@@ -43,7 +43,7 @@ pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
-pub use stored::{Standing, StoredVersion, StoredWorkflow};
+pub use stored::{EventRange, Standing, StoredVersion, StoredWorkflow};
 pub use transfer::{Refusal, Transfer, transfer};
 pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
@@ -116,20 +116,6 @@ pub enum Sent {
     Undeclared(Vec<String>),
 }
 
-/// Which events of a channel to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventRange {
-    /// Those after an offset, at least `most` if there are that many: rows are read whole.
-    After {
-        /// The offset; 0 for the first event.
-        offset: u64,
-        /// How many.
-        most: usize,
-    },
-    /// The row that has the last one.
-    Last,
-}
-
 /// What one step of a purge has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
@@ -137,6 +123,15 @@ pub struct Purged {
     pub runs: usize,
     /// The row number to continue from; `None`: that was the last step.
     pub next: Option<RunRowId>,
+}
+
+/// How the database that a store is in is recognised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database {
+    /// An SQL expression for a text.
+    pub question: String,
+    /// What that is in the store's database, and in no other.
+    pub answer: String,
 }
 
 /// Why a store could not do what it was asked.
@@ -441,6 +436,32 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     /// # Errors
     /// As [`Store::load`]; `Unavailable` if the file is gone.
     fn wait_for_changes(&self, seen: Seen, timeout: Duration) -> Result<Changes, StoreError>;
+
+    /// How a transaction of the user's finds out whether it is one of the database that this store is in; `None` for a
+    /// store in which nobody else writes. Then a step can be recorded by such a transaction: see
+    /// [`Store::record_statement`].
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn database(&self) -> Result<Option<Database>, StoreError> {
+        Ok(None)
+    }
+
+    /// The statement by which a transaction of the user's in the same database records a step, if the lease holds until
+    /// it is committed and `marker` is set in it still. Its row has three numbers: whether the lease holds, whether the
+    /// marker is set, and how many records were written (none if there is one). `None` if there is no such database.
+    fn record_statement(&self, _lease: Lease, _record: &StepRecord, _marker: &str) -> Option<String> {
+        None
+    }
+
+    /// What is recorded under the key of a step, once every transaction has ended that had begun to record a step under
+    /// this lease: for a transaction of the user's whose outcome is not known.
+    ///
+    /// # Errors
+    /// `Fenced` if the lease was lost; else as [`Store::load`].
+    fn recorded_step(&self, _lease: Lease, _record: &StepRecord) -> Result<Option<Value>, StoreError> {
+        Ok(None)
+    }
 
     /// Ends all waits for changes that are under way, and the next one of each runner that did not wait: for a runner
     /// that stops.

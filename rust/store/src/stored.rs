@@ -55,3 +55,17 @@ impl From<&RunRow> for Standing {
         }
     }
 }
+
+/// Which events of a channel to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventRange {
+    /// Those after an offset, at least `most` if there are that many: rows are read whole.
+    After {
+        /// The offset; 0 for the first event.
+        offset: u64,
+        /// How many.
+        most: usize,
+    },
+    /// The row that has the last one.
+    Last,
+}

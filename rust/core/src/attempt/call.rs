@@ -150,6 +150,11 @@ impl Call {
         }
     }
 
+    /// What its record as a step consists of, but for its result.
+    pub(crate) fn step_operation(&self) -> (TaskRef, &EntryKey, Operation) {
+        (self.task, &self.key, Operation::step(self.proof()))
+    }
+
     /// The keys of all parts of a combination, or of all starts, in their order.
     #[must_use]
     pub fn part_keys(&self) -> Vec<EntryKey> {

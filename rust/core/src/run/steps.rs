@@ -1,17 +1,36 @@
 //! Steps that are recorded before they end, because they are executed at most once or tried again, and checkpoints.
 
-use crate::entry::{EntryKey, StepMode};
+use crate::attempt::Call;
+use crate::entry::{Entry, EntryKey, EntryState, StepMode};
 use crate::event::{Refused, Wait};
 use crate::failure::Failure;
 use crate::id::TaskRef;
-use crate::record::Write;
+use crate::journal::Journal;
+use crate::record::{StepRecord, Write};
 use crate::status::SubStatus;
-use crate::time::micros;
+use crate::time::{Time, micros};
 use crate::value::Value;
 
 use super::{Out, RunState};
 
 impl RunState {
+    /// The record of a step that has returned this value, as the commit of its end would write it: for a transaction
+    /// that writes it in the place of that.
+    #[must_use]
+    pub fn step_record(&self, call: &Call, value: Value, now: Time) -> StepRecord {
+        let (task, key, operation) = call.step_operation();
+        let journal = self.known_detail(task).map(|detail| &detail.journal);
+        let seq = journal.map_or(1, Journal::next_seq);
+        let entry = Entry {
+            state: EntryState::Satisfied,
+            value: Some(value),
+            closed_at: Some(now),
+            ..Entry::new(key.clone(), seq, operation, now)
+        };
+        let turn = journal.map_or(0, Journal::checkpoint_seq);
+        StepRecord { run: self.row(), task: self.ids[task.ix as usize], map: task.map, turn, entry }
+    }
+
     /// A step that is executed at most once is about to be. Its row stays as it is: the body executes.
     pub(super) fn intended(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
         let entry = self.detail(task).journal.begin_step(wait, StepMode::Once, None, out.now).clone();

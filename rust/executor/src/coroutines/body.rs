@@ -14,7 +14,9 @@ use std::time::Duration;
 use bide_core::attempt::{
     Action, Attempt, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
 };
+use bide_core::record::StepRecord;
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
+use bide_store::Lease;
 use bide_sync::Mutex;
 pub use call::OpenCall;
 use recorded::Recorded;
@@ -291,6 +293,17 @@ impl<H: Host> CoroutineBody<H> {
         self.regain();
     }
 
+    /// See [`crate::BodyCx::step_record`].
+    ///
+    /// # Errors
+    /// What another call of the handle would be refused for now.
+    pub fn step_record(&self, call: &OpenCall, value: Value) -> Result<(Lease, StepRecord), CallError> {
+        let lease = self.engine.lease();
+        let call = call.call.lock();
+        self.attempt.lock().may_show(self.standing(Caller::Future(Within::Step)))?;
+        Ok((lease, self.run.state.lock().step_record(&call, value, self.engine.now())))
+    }
+
     fn regain(&self) {
         let mut slot = self.slot.lock();
         if !matches!(*slot, Held::None) || self.has_ended() {
@@ -465,15 +478,12 @@ impl<H: Host> CoroutineBody<H> {
         {
             return false;
         }
-        let resumed = self.coroutines.resume(self.run.priority());
-        let slot = match resumed {
+        let slot = match self.coroutines.resume(self.run.priority()) {
             Ok(slot) => slot,
             Err(due) => {
                 let _waits = self.engine.slot_queue().enter(self.run.id.row(), self.task);
-                match due.await {
-                    Ok(slot) => slot,
-                    Err(_) => return false,
-                }
+                let Ok(slot) = due.await else { return false };
+                slot
             }
         };
         *self.slot.lock() = Held::Slot(slot);

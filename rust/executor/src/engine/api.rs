@@ -6,7 +6,7 @@ use std::time::Duration;
 use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
-use bide_store::{OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
+use bide_store::{Lease, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
 
 use crate::clock::Clock;
 use crate::control::Observer;
@@ -317,6 +317,11 @@ impl<H: Host> Engine<H> {
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         self.control.store()
+    }
+
+    /// The lease under which runs are executed now.
+    pub(crate) fn lease(&self) -> Lease {
+        self.control.lease()
     }
 }
 

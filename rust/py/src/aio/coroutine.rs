@@ -65,7 +65,7 @@ impl PyCoroutine {
     }
 
     /// The body, for a call of its handle.
-    pub(super) fn body(&self) -> PyResult<&Arc<CoroutineBody<Python3>>> {
+    pub(crate) fn body(&self) -> PyResult<&Arc<CoroutineBody<Python3>>> {
         self.home.check("AsyncTaskHandle")?;
         Ok(&self.body)
     }
@@ -102,7 +102,7 @@ impl PyCoroutine {
         if change { read_only(py, context.bind(py), yes) } else { Ok(()) }
     }
 
-    pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
+    pub(crate) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
         match error {
             CallError::Suspended => suspended(py),
             CallError::Failed(failure) if failure.kind == FailureKind::Cancelled => cancelled(py, failure),

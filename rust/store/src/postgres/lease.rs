@@ -8,8 +8,11 @@
 //! takes no other for dead because of its lease, until it has renewed and the others have had the time to ([`GRACE`]).
 
 use std::collections::HashMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use postgres::Row;
+use postgres::error::SqlState;
 
 use super::PostgresStore;
 use super::error::Failed;
@@ -32,6 +35,15 @@ const RUNNER: &str = "SELECT id, expires, boot, process, machine, pid, started, 
 /// Waits for the commit that is under way.
 const LOCK: &str = "SELECT id, expires, boot, process, machine, pid, started, epoch FROM bide.runner \
      WHERE id = ANY ($1::int8[]) AND expires IS NOT NULL ORDER BY id FOR UPDATE";
+/// A transaction of the user's that records a step may hold the lock while its client does nothing: it is ended after
+/// this time. One that cannot be ended is waited for as long as `LIMIT_WAIT` says.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LIMIT_WAIT: &str = "SET LOCAL lock_timeout = '4s'";
+const WHO_AM_I: &str = "SELECT pg_backend_pid()::int8";
+/// The state of a session of another role may be hidden.
+const END_IDLE: &str = "SELECT count(pg_terminate_backend(a.pid)) FROM unnest(pg_blocking_pids($1::int8::int4)) b \
+     JOIN pg_stat_activity a ON a.pid = b WHERE a.state IS NULL \
+     OR (a.state LIKE 'idle in transaction%' AND a.state_change < clock_timestamp() - interval '900 ms')";
 const FENCE_OFF: &str = "UPDATE bide.runner SET epoch = epoch + 1, expires = NULL WHERE id = ANY ($1::int8[])";
 const ABANDON: &str = "UPDATE bide.run SET runner = NULL, epoch = NULL \
      WHERE status < 3 AND runner IS NOT NULL AND runner = ANY ($1::int8[])";
@@ -201,8 +213,8 @@ impl PostgresStore {
         lease: Lease,
         now: LeaseTime,
     ) -> Result<(), Failed> {
-        session.transact(|session| {
-            let locked = read(&session.query(LOCK, &[&dead])?)?;
+        let fenced = session.transact(|session| {
+            let locked = read(&self.lock_runners(session, dead)?)?;
             // One that has renewed meanwhile stays.
             let still: Vec<&Runner> = match lease {
                 Lease::NONE => locked.iter().filter(|runner| self.has_died(runner)).collect(),
@@ -222,12 +234,47 @@ impl PostgresStore {
             limits::abandon(session, &still)?;
             session.execute(FORGET_MADE, &[&still])?;
             self.announce_unowned(session)
-        })?;
+        });
+        match fenced {
+            Err(Failed::Server(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                // They are found dead again.
+                *self.locked.lock() = Some(format!(
+                    "{}: the runs of a dead runner cannot be claimed, because a transaction that was to record a step of \
+                     one of them is still open, and user {} may not end it: end it by pg_terminate_backend, or GRANT \
+                     pg_signal_backend",
+                    self.name,
+                    self.connections.options().user
+                ));
+                return Ok(());
+            }
+            fenced => fenced?,
+        }
         // What of theirs is not claimed here another runner may have the workflow for. And one that only hung learns that
         // it was fenced.
         self.changes.unowned();
         self.notifier.send(Hint::Look);
         Ok(())
+    }
+
+    /// Locks the rows of these runners, in a transaction: those of them that are there. Waits for what is being
+    /// committed under their leases.
+    pub(super) fn lock_runners(&self, session: &mut Session<'_>, runners: &[i64]) -> Result<Vec<Row>, Failed> {
+        session.script(LIMIT_WAIT)?;
+        let own = session.query_opt(WHO_AM_I, &[])?.map(|row| row.try_get::<_, i64>(0)).transpose()?;
+        let (locked, waits) = channel::<()>();
+        let ends_idle = move || {
+            while waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                // If that fails the lock is not given, which is reported.
+                let _ = self.connections.reader(|session| session.query_opt(END_IDLE, &[&own]));
+            }
+        };
+        std::thread::scope(|scope| {
+            // Without the thread nothing is ended.
+            let _ = std::thread::Builder::new().name("bide-lock".to_owned()).spawn_scoped(scope, ends_idle);
+            let rows = session.query(LOCK, &[&runners]);
+            drop(locked);
+            rows
+        })
     }
 
     /// Blames the one marked body of each process that died, if it has exactly one. A runner whose lease ran out while its

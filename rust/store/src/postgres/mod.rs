@@ -43,6 +43,7 @@ mod session;
 mod stage;
 mod statement;
 mod tls;
+mod transaction;
 mod url;
 mod watches;
 mod workflow;
@@ -53,14 +54,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::{Cancel, Failure, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, Maintenance,
-    Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
+    Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use clock::{ServerClock, SharedClock};
 use connect::Connections;
@@ -87,6 +88,10 @@ pub struct PostgresStore {
     presence: Arc<Presence>,
     /// Sends hints to them.
     notifier: Arc<Notifier>,
+    /// What the database is recognised by, and how often the server had lost commits when that was asked.
+    database: Mutex<Option<(u64, String)>>,
+    /// That a dead runner cannot be fenced, until it is reported.
+    locked: Mutex<Option<String>>,
     /// Held for the thread that listens, which ends without it.
     _heard: Arc<Heard>,
     clock: Arc<ServerClock>,
@@ -160,6 +165,8 @@ impl PostgresStore {
             mail_positions: MailPositions::default(),
             positions: Mutex::default(),
             late: Late::default(),
+            database: Mutex::default(),
+            locked: Mutex::default(),
             has_shares: AtomicBool::new(false),
         }))
     }
@@ -341,6 +348,18 @@ impl Store for PostgresStore {
         Ok(self.changes.since(seen))
     }
 
+    fn database(&self) -> Result<Option<Database>, StoreError> {
+        self.read_database().map(Some)
+    }
+
+    fn record_statement(&self, lease: Lease, record: &StepRecord, marker: &str) -> Option<String> {
+        Some(self.statement_of_record(lease, record, marker))
+    }
+
+    fn recorded_step(&self, lease: Lease, record: &StepRecord) -> Result<Option<Value>, StoreError> {
+        self.read_recorded_step(lease, record)
+    }
+
     fn interrupt_waits(&self) {
         self.changes.interrupt();
     }
@@ -357,6 +376,6 @@ impl Maintenance for PostgresStore {
     }
 
     fn warning(&self) -> Option<String> {
-        self.clock.warning(&self.name)
+        self.locked.lock().take().or_else(|| self.clock.warning(&self.name))
     }
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bide_core::attempt::{Action, Call, CallError, Fed, Request, Sleep, StepOptions, now_value, read_now};
 use bide_core::event::Retry;
+use bide_core::record::StepRecord;
 use bide_core::{EntryKey, Failure, RetryPolicy, StepArguments, Time, Value};
 use bide_sched::Woken;
+use bide_store::Lease;
 
 use super::BodyCx;
 use super::waits::{Next, Waiting};
@@ -112,6 +114,26 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
     /// Leaves a step without recording it: it was interrupted.
     pub fn abandon_step(&self, call: Box<Call>) {
         self.attempt.lock().abandon(&call);
+    }
+
+    /// The record of a step that is being executed and returned this value, for a transaction of the user's. With the
+    /// lease under which that is to be written.
+    ///
+    /// # Errors
+    /// What another call of the handle would be refused for now.
+    pub fn step_record(&self, call: &Call, value: Value) -> Result<(Lease, StepRecord), CallError> {
+        // Before the check: a run that was lost is not written under the lease that came after.
+        let lease = self.engine.lease();
+        self.attempt.lock().may_show(self.standing())?;
+        Ok((lease, self.run.state.lock().step_record(call, value, self.engine.now())))
+    }
+
+    /// Ends a step that cannot be recorded, because another runner has the run: the body has to return.
+    pub fn lose_step(&self, mut call: Box<Call>) -> CallError {
+        match self.advance(&mut call, Fed::LeaseLost) {
+            Action::Done(Err(error)) => error,
+            action => unreachable!("{action:?} of a step without a lease"),
+        }
     }
 
     /// Feeds a step up to where it is executed or over.

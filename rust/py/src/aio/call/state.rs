@@ -160,6 +160,24 @@ impl PyCall {
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
     }
 
+    /// How the result of a step is stored; `None` if this is none.
+    pub(crate) fn step_codec(&self, py: Python<'_>) -> Option<Codec> {
+        match &self.state.lock().what {
+            What::Step(step) => Some(step.codec.kept(py)),
+            _ => None,
+        }
+    }
+
+    /// The coroutine whose call it is, and the call in the engine.
+    pub(crate) fn parts(&self) -> (&Py<PyCoroutine>, &Arc<OpenCall>) {
+        (&self.coroutine, &self.call)
+    }
+
+    /// The user's code for a step has come to this.
+    pub(crate) fn step_ends(&self, py: Python<'_>, fed: Fed) -> PyResult<()> {
+        self.feed(py, fed)
+    }
+
     pub(super) fn body(&self) -> PyResult<&Body> {
         self.coroutine.get().body()
     }
