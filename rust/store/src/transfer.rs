@@ -84,7 +84,7 @@ pub fn transfer(
         for roots in roots.chunks(GIVEN) {
             let new = to.enroll(new_clock.lease_time())?;
             let mover = Mover { from, to, old, new, old_clock: &*old_clock, new_clock: &*new_clock };
-            let moved = roots.iter().try_for_each(|root| mover.family(*root).map(|done| report(done)));
+            let moved = roots.iter().try_for_each(|root| mover.family(*root).map(&mut *report));
             // Its runners execute them from now on.
             let left = to.leave(new);
             moved?;

@@ -21,6 +21,7 @@ use super::statement::{Shape, statement};
 use crate::{Commit, CommitId, Creation, Lease, StoreError, Written};
 
 const FENCE: &str = "SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8";
+const MADE: &str = "SELECT 1 FROM bide.made WHERE runner = $1::int8 AND id = $2::int8";
 const GONE: &str =
     "SELECT id FROM unnest($1::int8[]) u(id) WHERE NOT EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.id) LIMIT 1";
 
@@ -33,6 +34,12 @@ pub(super) fn check(session: &mut Session<'_>, lease: Lease) -> Result<(), Faile
         Some(_) => Ok(()),
         None => Err(StoreError::Fenced { runner: lease.runner }.into()),
     }
+}
+
+/// Whether a commit is there already.
+fn was_made(session: &mut Session<'_>, lease: Option<Lease>, id: CommitId) -> Result<bool, Failed> {
+    let Some(lease) = lease else { return Ok(false) };
+    Ok(session.query_opt(MADE, &[&lease.runner, &id.0.cast_signed()])?.is_some())
 }
 
 /// How one try of a commit has ended.
@@ -203,8 +210,10 @@ impl PostgresStore {
         let done = if stages.len() == 1 && !releases { carried_out(session) } else { session.transact(carried_out) };
         let Err(Failed::Server(error)) = done else { return done.map(|()| Outcome::Made) };
         match constraint(&error) {
-            Some("run_key" | "run_pkey") => Ok(Outcome::Taken),
             Some("made_pkey") => Ok(Outcome::MadeBefore),
+            // A commit that was made before finds its rows in any order.
+            Some(_) if was_made(session, lease, id)? => Ok(Outcome::MadeBefore),
+            Some("run_key" | "run_pkey") => Ok(Outcome::Taken),
             Some("task_pkey") => Err(self.done_twice(&error).into()),
             _ if error.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION) => Err(self.gone(session, batch)?.into()),
             _ => Err(Failed::Server(error)),
