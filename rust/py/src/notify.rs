@@ -12,12 +12,15 @@ use pyo3::types::PyString;
 use crate::gil::{self, Kept};
 use crate::observe::{Observed, ObservedCommit};
 
+/// Makes a line for the log, if there is something to say by then.
+type MakesLine = dyn FnOnce(Python<'_>) -> PyResult<Option<String>> + Send;
+
 /// A report for Python.
 enum Message {
     /// A line for the log.
     Log(Level, String),
     /// A line that is made here: if there is something to say.
-    Made(Box<dyn FnOnce(Python<'_>) -> PyResult<Option<String>> + Send>),
+    Made(Box<MakesLine>),
     /// A callback, called without arguments.
     Call(Kept),
     /// An event, for who observes.

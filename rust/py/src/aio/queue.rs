@@ -12,6 +12,7 @@ use std::time::Duration;
 use bide_executor::EventLoop;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use super::rest::AllResting;
 use crate::errors;
@@ -190,13 +191,15 @@ impl LoopQueue {
 /// Says why the event loop has no turns: it was closed or stopped, or something blocks its thread, whose stack is shown.
 fn why_it_stands(py: Python<'_>, thread: u64, queue: &LoopQueue) -> PyResult<Option<String>> {
     if let Some(bodies) = queue.body_loop(py) {
-        let event_loop = bodies.getattr("loop")?;
-        if event_loop.call_method0("is_closed")?.is_truthy()? {
+        let event_loop = gil::getattr(&bodies, pyo3::intern!(py, "loop"))?;
+        let says =
+            |question: &str| gil::is_truthy(&*gil::call0(&*gil::getattr(&event_loop, &PyString::new(py, question))?)?);
+        if says("is_closed")? {
             let line = "the event loop that executes async bodies was closed before its runner: their runs continue once a \
                         runner opens the store again; close the runner first, as async with bide.Runner(...) does";
             return Ok(Some(line.to_owned()));
         }
-        if !event_loop.call_method0("is_running")?.is_truthy()? {
+        if !says("is_running")? {
             let line = "the event loop that executes async bodies does not run: they continue once it does; keep it \
                         running until the runner is closed, as async with bide.Runner(...) does";
             return Ok(Some(line.to_owned()));

@@ -43,8 +43,12 @@ impl<T> Items<T> {
     }
 
     fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
         fence(Ordering::SeqCst);
-        self.count.load(Ordering::Acquire) == 0
+        self.count.load(Ordering::Acquire)
     }
 }
 
@@ -62,6 +66,10 @@ impl<T> Injector<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// A batch of one.
@@ -97,6 +105,10 @@ pub(crate) struct Stealer<T>(Arc<Items<T>>);
 impl<T> Stealer<T> {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn steal(&self) -> Steal<T> {
