@@ -289,7 +289,7 @@ def test_of_coroutines_the_higher_priority_starts_and_resumes_first(store: str) 
     with bide.Runner(store, async_slots=1) as runner:
         first = runner.submit(blocking)
         assert entered.wait(30)
-        given = [("low", -1), ("a", 0), ("high", 5), ("b", 0)]
+        given = [("a", 0), ("b", 0), ("low", -1), ("high", 5)]
         handles = [runner.submit(workflow, {"name": name}, priority=priority) for name, priority in given]
         go.set()
         first.result(30)

@@ -99,7 +99,9 @@ impl<H: Host> Submitter<H> {
             return self.submit_own(workflow, requests);
         };
         let requests: Vec<RunRequest<H>> = requests.into_iter().collect();
-        if requests.len() <= room {
+        // One that is to go before others does so here: what is left to others is claimed in order of age.
+        let is_urgent = |request: &RunRequest<H>| request.options.as_ref().is_some_and(|it| it.priority > 0);
+        if requests.len() <= room || (requests.len() == 1 && requests.iter().all(is_urgent)) {
             self.submit_own(workflow, requests)
         } else {
             self.submit_unowned(workflow, requests)
