@@ -102,6 +102,7 @@ __all__ = [
     "Follower",
     "GateWatch",
     "LoopQueue",
+    "OpenStep",
     "Pending",
     "RunHandle",
     "Runner",
