@@ -158,6 +158,13 @@ bench: $(STAMP)/bide-release $(STAMP)/group-demo ## print the table of measureme
 bench-peers: $(STAMP)/bide-release $(STAMP)/group-demo .venv-peers/stamp ## the same with rows of other engines
 	$(BIN)/python -m benchmarks --peers $(BENCH)
 
+# With the durability that a server has as it is installed: each commit is synced.
+.PHONY: bench-postgres
+bench-postgres: $(STAMP)/bide-release $(STAMP)/group-demo .venv-peers/stamp ## bide beside DBOS on one PostgreSQL: make bench-postgres BENCH="wide chain"
+	url=$$(scripts/postgres start target/bench-postgres "fsync = on" "shared_buffers = '512MB'" "max_wal_size = '4GB'")
+	trap 'scripts/postgres stop target/bench-postgres' EXIT
+	$(BIN)/python -m benchmarks.postgres "$$url" $(BENCH)
+
 .PHONY: bench-rust
 bench-rust: $(STAMP)/venv ## measure the Rust side alone: closures beside bare tokio, and the stores
 	cargo bench --locked -p bide-executor --bench closures

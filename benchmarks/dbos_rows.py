@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dbos import DBOS, Queue, SendMessage
+from dbos import DBOS, SendMessage
 
 from . import measure
 
@@ -142,9 +142,9 @@ def row_submitters(setting: measure.Setting) -> measure.Metrics:
 def row_drain(setting: measure.Setting) -> measure.Metrics:
     """Measure four processes that work through a queue, from its first entry until all have ended."""
     database = f"dbos{time.time_ns()}"
-    queue = Queue("drained", worker_concurrency=50)
     command = [sys.executable, "-m", "benchmarks.dbos_rows", "serve", "--store", f"{setting.store}|{database}"]
     with launched(setting, database):
+        queue = DBOS.register_queue("drained", worker_concurrency=50, polling_interval_sec=0.1)
         workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
         for worker in workers:
             assert worker.stdout is not None  # noqa: S101 - for mypy
@@ -164,8 +164,8 @@ def row_drain(setting: measure.Setting) -> measure.Metrics:
 def serve(setting: measure.Setting) -> measure.Metrics:
     """Work through the queue of another process, until killed."""
     url, _, database = setting.store.partition("|")
-    Queue("drained", worker_concurrency=50)
     with launched(measure.Setting(url, busy=False), database):
+        DBOS.register_queue("drained", worker_concurrency=50, polling_interval_sec=0.1)
         print("ready", flush=True)
         sys.stdin.read()
     return {}

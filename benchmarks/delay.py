@@ -4,6 +4,7 @@ python -m benchmarks.delay PORT      forwards to that port of this machine, and 
 """
 
 import asyncio
+import contextlib
 import sys
 
 SECONDS = 0.001
@@ -12,8 +13,9 @@ SECONDS = 0.001
 async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass on what comes, each piece as late as the others."""
     loop = asyncio.get_running_loop()
-    while data := await reader.read(1 << 18):
-        loop.call_later(SECONDS, writer.write, data)
+    with contextlib.suppress(ConnectionError):  # one that is cut is closed, like one that ends
+        while data := await reader.read(1 << 18):
+            loop.call_later(SECONDS, writer.write, data)
     loop.call_later(SECONDS, writer.close)
 
 
