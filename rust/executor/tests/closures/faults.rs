@@ -355,12 +355,14 @@ async fn a_run_whose_creation_has_an_unknown_outcome_is_executed() {
 
 #[tokio::test]
 async fn a_runner_that_may_own_runs_it_does_not_know_stops() {
-    // When a runner registers a workflow, its fourth call claims and its fifth call loads.
-    for (call, fault) in [(4, Fault::UnknownAfter), (5, Fault::Unavailable)] {
+    // When a runner registers a workflow, its fourth call claims, its fifth loads what it has claimed together, and its
+    // sixth one by one.
+    let (claim, load) = (vec![4], vec![5, 6]);
+    for (calls, fault) in [(claim, Fault::UnknownAfter), (load, Fault::Unavailable)] {
         let (workflow, store) = (quick(), MemoryStore::new());
         orphan(&store, &workflow).await;
         let faulty = FaultyStore::new(Arc::clone(&store) as Arc<dyn Store>);
-        faulty.fail(call, fault);
+        calls.into_iter().for_each(|call| faulty.fail(call, fault));
         let runner = quiet(Arc::clone(&faulty) as Arc<dyn Store>);
         assert!(runner.register(&workflow).await.is_err());
         assert!(matches!(runner.submit(&workflow, &()).await, Err(Error::Store(_))), "{fault:?}");

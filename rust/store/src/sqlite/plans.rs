@@ -195,7 +195,9 @@ fn no_hot_statement_walks_a_table() {
     let connection = database();
     for sql in hot() {
         for step in plan(&connection, sql) {
-            assert!(!step.starts_with("SCAN"), "{sql}\n{step}");
+            // The rows of an insertion are gone through, too.
+            let walks = step.starts_with("SCAN") && !step.ends_with("-ROW VALUES CLAUSE");
+            assert!(!walks, "{sql}\n{step}");
         }
     }
 }
