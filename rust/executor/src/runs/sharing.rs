@@ -13,7 +13,7 @@ use crate::runs::run::RegisteredWorkflow;
 /// So many bodies for each slot are taken.
 const FOR_A_SLOT: usize = 4;
 
-/// At most so many runs are claimed beyond that, if those that were claimed last had ended by the next look.
+/// At most so many runs are claimed beyond that, if most of those that were claimed last have ended.
 const MOST: usize = 128;
 
 /// While runs were left in the store for lack of room, how often is looked whether there is room.
@@ -28,7 +28,7 @@ pub(crate) struct Sharing {
     left: Mutex<HashMap<i64, Vec<i64>>>,
     /// There are some.
     has_left: AtomicBool,
-    /// How many runs are claimed at once: more as long as they end within one look.
+    /// How many runs are claimed at once: more as long as they end soon.
     batch: AtomicUsize,
 }
 
@@ -45,8 +45,9 @@ impl Sharing {
         let Load { slots, bodies } = dispatch.load(workflow.bodies.iter().any(H::is_coroutine));
         let most = slots.saturating_mul(FOR_A_SLOT);
         let room = most.saturating_sub(bodies);
-        // Short bodies: all that were there have ended meanwhile.
-        Some(if bodies == 0 { room.max(self.batch.load(Ordering::Relaxed)) } else { room })
+        // Short bodies: most of those that were claimed have ended meanwhile.
+        let batch = self.batch.load(Ordering::Relaxed);
+        Some(if bodies <= batch / 4 { room.max(batch) } else { room })
     }
 
     /// Runs were claimed, as many as there was room for, or fewer: then there are no others.
@@ -57,7 +58,9 @@ impl Sharing {
             self.batch.store(0, Ordering::Relaxed);
         } else {
             left.insert(workflow.number, versions.to_vec());
-            self.batch.store((2 * count).min(MOST), Ordering::Relaxed);
+            if count > 0 {
+                self.batch.store((2 * count).min(MOST), Ordering::Relaxed);
+            }
         }
         self.has_left.store(!left.is_empty(), Ordering::Relaxed);
     }
