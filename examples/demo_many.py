@@ -26,7 +26,7 @@ import bide
 
 RUNNERS = 4
 SLOTS = 4
-BATCHES = 4  # the payments come in so many
+BATCHES = 4  # of payments
 PATIENCE = 120.0  # seconds to wait for something that should happen soon
 SERVER = Path(__file__).parent.parent / "scripts" / "postgres"
 

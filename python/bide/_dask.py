@@ -91,7 +91,7 @@ class _BegunDask:
         self._executor._forget(_key(self._call))
 
     def leave(self) -> None:
-        """Leave it published: whoever enters the body again attaches to it."""
+        """Leave it published: the runner that enters the body again attaches to it."""
 
     def where(self) -> str:
         status = self._future.status

@@ -92,7 +92,7 @@ class _BegunRay:
         _kill(self._name)
 
     def leave(self) -> None:
-        """Leave it: whoever enters the body again finds it."""
+        """Leave it: the runner that enters the body again finds it."""
 
     def where(self) -> str:
         return f"waits or executes on Ray, in the actor {self._name!r}"

@@ -10,10 +10,10 @@ use bide_sync::Mutex;
 use crate::host::{Dispatch, Host, Load};
 use crate::runs::run::RegisteredWorkflow;
 
-/// So many bodies for each slot are taken.
+/// How many bodies are taken for each slot.
 const FOR_A_SLOT: usize = 4;
 
-/// At most so many runs are claimed beyond that, if most of those that were claimed last have ended.
+/// How many runs are claimed at most beyond that, if most of those that were claimed last have ended.
 const MOST: usize = 128;
 
 /// While runs were left in the store for lack of room, how often is looked whether there is room.

@@ -259,9 +259,7 @@ fn of_tls(host: &Host, error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
             "connect by a name that is in its certificate, or use sslmode=verify-ca"
         }
-        rustls::Error::InvalidCertificate(UnknownIssuer) => {
-            "name the certificate of whoever vouches for it with sslrootcert="
-        }
+        rustls::Error::InvalidCertificate(UnknownIssuer) => "name the certificate of its issuer with sslrootcert=",
         rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "renew its certificate",
         rustls::Error::AlertReceived(_) => "it wants another certificate of its client: see sslcert and sslkey",
         _ => "check its certificate and its settings of TLS",

@@ -6,10 +6,10 @@ use bide_sync::Mutex;
 
 use crate::{CommitId, Creation};
 
-/// So many records of calls are kept; then they are deleted together.
+/// How many records of calls are kept until they are deleted together.
 const KEPT: usize = 256;
 
-/// And so many outcomes: one that is gone is found out from the rows.
+/// How many outcomes are kept: one that is gone is found out from the rows.
 const WITH_OUTCOME: usize = 4;
 
 /// The calls of one runner.

@@ -77,7 +77,7 @@ const MAIL_SINCE: &str = "SELECT greatest(seq, $1::int8), run, pg_current_snapsh
 const ANSWER: &str = "SELECT ARRAY[]::int8[], ARRAY[failure]::text[], ARRAY[value]::bytea[] FROM bide.answer \
      WHERE number = $1::int8 AND run = $2::int8";
 
-/// So many records of sent messages are kept; then they are deleted together.
+/// How many records of sent messages are kept until they are deleted together.
 const KEPT: usize = 64;
 
 /// Inserts a message, or only its id if a wait has consumed it.

@@ -21,7 +21,7 @@ const WATCHED: Duration = Duration::from_secs(15);
 /// So long after it has said that it watches, a process says it again.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 
-/// So many runs are named in a notification, which has a limited length; of more it says that there are some.
+/// How many runs a notification names, whose length is limited; of more it only says that there are some.
 const NAMED: usize = 400;
 
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1::text, $2::text)";

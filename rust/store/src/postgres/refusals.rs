@@ -94,7 +94,7 @@ fn a_server_proves_who_it_is_if_it_is_asked_to() {
     let not_pem = schema_file();
     for (url, why) in [
         (of("127.0.0.1", &format!("sslmode=verify-full&sslrootcert={root}")), "a name that is in its certificate"),
-        (of("127.0.0.1", "sslmode=verify-full"), "name the certificate of whoever vouches for it"),
+        (of("127.0.0.1", "sslmode=verify-full"), "name the certificate of its issuer"),
         (
             of("127.0.0.1", "sslmode=verify-ca&sslrootcert=/nowhere/root.crt"),
             "sslrootcert cannot be read from /nowhere",

@@ -26,7 +26,7 @@ const RECORD: &str =
 enum Found {
     /// No table of ours. `is_there`: the schema itself is.
     Nothing { is_there: bool },
-    /// A schema with so many migrations made.
+    /// A schema, with the number of migrations that were made.
     Version(usize),
 }
 

@@ -1,7 +1,7 @@
 //! The one statement of a commit: what it consists of, and how it is put together from that.
 //!
 //! All parts see what was committed before, and none sees what another one writes: a row is in one part once. The fence is
-//! a lock of the runner's row, so that whoever fences the runner waits for the commit, and the commit that waited for that
+//! a lock of the runner's row, so that a fencer of the runner waits for the commit, and the commit that waited for that
 //! finds no row and writes nothing. A bare look at the epoch would be none.
 
 use super::columns::{Kind, unnest};

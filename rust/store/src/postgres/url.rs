@@ -190,7 +190,7 @@ impl<F: Fn(&str) -> Option<String>> Parser<F> {
         let database = given.database.unwrap_or_else(|| user.clone());
         let password = given.password.or_else(|| (self.environment)("PGPASSWORD"));
         let tls = given.tls.unwrap_or_default();
-        // As libpq: whoever says whom to trust wants it checked.
+        // As libpq does: a URL that names trusted certificates wants them checked.
         let tls = if tls == TlsMode::Require && given.root_certificates.is_some() { TlsMode::VerifyChain } else { tls };
         let client_certificate = match (given.certificate, given.key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),

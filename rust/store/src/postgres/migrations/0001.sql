@@ -41,7 +41,7 @@ CREATE SEQUENCE bide.process;
 -- runner's row FOR KEY SHARE; who fences a runner locks the row FOR UPDATE first, and so waits for what is under way.
 CREATE TABLE bide.runner (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    epoch      bigint NOT NULL,  -- raised by whoever takes its runs over; every commit compares it
+    epoch      bigint NOT NULL,  -- raised by the runner that takes its runs over; every commit compares it
     expires    bigint,           -- when its lease runs out unless renewed; NULL: taken over
     boot       text,             -- the boot whose clock `expires` counts by; NULL: by the server's wall clock
     process    bigint NOT NULL,  -- the number of its process
@@ -111,7 +111,7 @@ CREATE TABLE bide.run_tag (
 CREATE INDEX run_tag_value ON bide.run_tag (name, value, run);
 
 -- A task of a run: written when it waits, fails an attempt or ends. The defaults are those of a task that completed at its
--- first try without a wait, because almost every row is such a one and shall be short.
+-- first try without a wait, because almost every row is one of these and shall be short.
 CREATE TABLE bide.task (
     run              bigint NOT NULL,
     task             bigint NOT NULL,  -- its number within the workflow
