@@ -7,7 +7,7 @@ use bide_core::{
 use postgres::Row;
 
 use super::PostgresStore;
-use super::cells::content;
+use super::cells;
 use super::changes::Kind;
 use super::columns::{Cell, Column, Rows};
 use super::create::constraint;
@@ -88,22 +88,11 @@ pub(super) fn insert(
     consumed: bool,
 ) -> Result<(), Failed> {
     let is_control = message.address.kind == MessageKind::Control;
-    let (value, failure) = content(Some(&message.content).filter(|_| !consumed || is_control));
     let Some(part) = PARTS.get(MESSAGE_PART) else { return Ok(()) };
     let mut rows = Rows::of(part.columns);
     let applied_at = (is_control && consumed).then_some(message.sent_at.0);
-    rows.push([
-        run.into(),
-        message.number.into(),
-        i64::from(message.address.kind.code()).into(),
-        (&*message.address.name).into(),
-        message.id.as_deref().into(),
-        value,
-        failure,
-        message.sent_at.0.into(),
-        Cell::Int(applied_at),
-        0.into(),
-    ]);
+    let [run, number, kind, name, id, value, failure, sent_at] = cells::message(run, message, !consumed || is_control);
+    rows.push([run, number, kind, name, id, value, failure, sent_at, Cell::Int(applied_at), 0.into()]);
     let sql = format!("{INSERT}{}{INSERT_REST}", super::columns::unnest(part.columns, 0));
     let params: Vec<_> = rows.columns.iter().map(Column::as_param).collect();
     session.execute(&sql, &params).map(drop)
