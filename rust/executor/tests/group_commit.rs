@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bide_executor::core::event::Wait;
 use bide_executor::core::{
-    Address, EntryKey, Event, Graph, Operation, Outcome, PollPolicy, TaskRef, TaskSpec, Time, Value,
+    Address, EntryKey, Event, Graph, Operation, Outcome, PollPolicy, RunStatus, TaskRef, TaskSpec, Time, Value,
 };
 use bide_executor::drive::{Driver, Lost};
 use bide_executor::store::{Durability, LEASE, RunFilter, SqliteStore, Store, StoreError};
@@ -155,6 +155,43 @@ fn threads_that_come_while_another_commits_share_one_commit() {
     for made in made {
         assert_eq!(live(&made.unwrap()[0]).input("input"), Some(&text("x")));
     }
+}
+
+#[test]
+fn a_commit_takes_with_it_what_has_gathered_on_all_slots() {
+    let scene = Scene::new();
+    let slots = [scene.driver.gathering(), scene.driver.gathering()];
+    let runs: Vec<_> = (0..4).map(|_| scene.running()).collect();
+    let end = || Event::Ended {
+        task: TaskRef::plain(0),
+        attempt: 1,
+        outcome: Outcome::Completed { output: Value::NONE, changes: None },
+    };
+    let before = scene.store.calls();
+    for (run, slot) in runs.iter().zip(slots.iter().cycle()) {
+        let _ = scene.driver.gather(slot, Arc::clone(run), end());
+    }
+    assert!(scene.driver.commit(&slots[0]).is_empty());
+    assert_eq!(scene.store.calls() - before, 1);
+    for run in runs {
+        assert!(matches!(run.settled.get(), Some(Settlement::Run(RunStatus::Completed))));
+    }
+}
+
+#[test]
+fn a_worker_goes_on_while_another_thread_commits() {
+    let scene = Scene::new();
+    let slot = scene.driver.gathering();
+    let run = scene.running();
+    let outcome = Outcome::Completed { output: Value::NONE, changes: None };
+    let end = Event::Ended { task: TaskRef::plain(0), attempt: 1, outcome };
+    let _ = scene.driver.gather(&slot, Arc::clone(&run), end);
+    assert!(!scene.driver.leaves_to_next(&slot), "nobody commits: it commits itself");
+    scene.together(vec![submits(None, "x")], || {
+        assert!(scene.driver.leaves_to_next(&slot));
+        assert!(run.settled.get().is_none());
+    });
+    assert!(matches!(run.settled.get(), Some(Settlement::Run(RunStatus::Completed))), "the next commit took it too");
 }
 
 #[test]

@@ -97,6 +97,12 @@ impl<T> LeaderQueue<T> {
         self.state.lock().waiting.len()
     }
 
+    /// Whether a thread leads.
+    #[must_use]
+    pub fn is_led(&self) -> bool {
+        self.state.lock().led
+    }
+
     /// Brings a request. Blocks while another thread leads.
     pub fn enter(&self, request: T) -> Turn<'_, T> {
         let mut state = self.state.lock();

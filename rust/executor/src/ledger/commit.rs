@@ -95,6 +95,12 @@ impl<H: Host> Ledger<H> {
         CommitLock(self.commit_lock.lock())
     }
 
+    /// Whether the thread that gathers in a group goes on with its work instead of committing it: another one commits, and
+    /// the next that does so takes this group too.
+    pub(crate) fn leaves_to_next(&self, group: &Group<H>) -> bool {
+        self.queue.as_ref().is_some_and(LeaderQueue::is_led) && !group.has_many()
+    }
+
     /// As [`Ledger::lock`], but gives up after a span.
     pub(crate) fn try_lock_for(&self, span: Duration) -> Option<CommitLock<'_, H>> {
         self.commit_lock.try_lock_for(span).map(CommitLock)
@@ -287,13 +293,23 @@ impl<H: Host> Ledger<H> {
             Turn::Done(request) => request,
             Turn::Lead(mut leader) => {
                 let start = self.clock.machine();
-                let failed = self.lead(engine, &mut leader.requests().collect::<SmallVec<[_; 16]>>());
+                // Creations alone can be made again if their outcome is not known.
+                let takes = engine.store().may_repeat() || leader.requests().any(|request| request.creates.is_none());
+                let gathered = if takes { self.committer.take_gathered() } else { Vec::new() };
+                let mut gathered = Request::new(gathered, None, Vec::new());
+                // Last: what a follower has brought may have gathered on the same slot before.
+                let last = (!gathered.events.is_empty()).then_some(&mut gathered);
+                let requests = leader.requests().chain(last);
+                let failed = self.lead(engine, &mut requests.collect::<SmallVec<[_; 16]>>());
                 leader.pass_on(self.clock.machine().saturating_sub(start));
                 // A failure is reported to all before the followers continue.
                 if let Some(failed) = failed {
                     failed.report(engine);
                 }
-                leader.end()
+                let own = leader.end();
+                engine.dispatch(&mut gathered.outcome.ready);
+                let _ = self.carry_out(engine, gathered.outcome);
+                own
             }
         };
     }

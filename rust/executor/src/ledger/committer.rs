@@ -54,6 +54,18 @@ impl<H: Host> Committer<H> {
         }
     }
 
+    /// What has gathered on all slots.
+    pub(super) fn take_gathered(&self) -> Vec<QueuedEvent<H>> {
+        let state = self.state.lock();
+        let mut gathered = Vec::new();
+        for group in state.groups.iter().filter(|group| !group.is_empty()) {
+            let mut items = group.take();
+            gathered.append(&mut items);
+            group.reuse(items);
+        }
+        gathered
+    }
+
     fn take_inbox(&self) -> Vec<QueuedEvent<H>> {
         self.state.lock().inbox.drain(..).collect()
     }

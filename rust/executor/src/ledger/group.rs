@@ -1,7 +1,8 @@
 //! Results that gather on a slot, so that one transaction serves many.
 //!
-//! A group is committed by the thread that made it (its work is done, 64 have gathered, or the oldest is 1 ms old), or
-//! by the committer thread, behind a body that runs on.
+//! A group is committed by the thread that made it (its work is done, 64 have gathered, or the oldest is 1 ms old), by
+//! the committer thread, behind a body that runs on, or with whatever another thread commits. While a commit is under way
+//! that takes long, the thread goes on with its work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use crate::runs::run::Run;
 
 /// A group is committed when it has this many results.
 const FULL: usize = 64;
+
+/// While another thread commits, so many may gather before the thread that made them waits for its turn.
+const MANY: usize = 1_024;
 
 /// A result waits at most this long for others.
 pub(super) const MAX_AGE: Duration = Duration::from_millis(1);
@@ -72,6 +76,11 @@ impl<H: Host> Group<H> {
         }
         gathered.items.push(result);
         gathered.items.len() >= FULL || now.saturating_sub(gathered.since) >= MAX_AGE
+    }
+
+    /// Whether its thread is to wait for the end of another commit before it goes on.
+    pub(crate) fn has_many(&self) -> bool {
+        self.0.lock().items.len() >= MANY
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -246,7 +246,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             // be suspected of it. So this thread waits for that commit, also if another thread makes it.
             let engine = self.engine;
             let _ = (self.cx as &mut dyn Attached).detach(|| engine.commit_own(Some(permit.group()), &run, event));
-        } else if permit.group().push(QueuedEvent { run, event, at, completion: None }, now) {
+        } else if permit.group().push(QueuedEvent { run, event, at, completion: None }, now)
+            && !self.engine.path().ledger.leaves_to_next(permit.group())
+        {
             self.commit(&permit);
         }
         drop(turn);
