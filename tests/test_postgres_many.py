@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,44 @@ def test_four_runners_share_what_one_client_submits(postgres: str, elsewhere: Ca
         shares = [count / 10_000 for count in done.values()]
         assert min(shares) >= 0.15, shares
         assert max(shares) <= 0.35, shares
+
+
+def test_the_results_of_runs_elsewhere_are_the_same_in_whichever_order_they_are_read(
+    postgres: str, elsewhere: Callable[..., Child]
+) -> None:
+    bide.Runner(postgres).close()
+    with elsewhere(postgres) as child, bide.Client(postgres) as client:
+        child.expect("ready")
+        runs = client.submit_many(WAITING, [{"name": str(number)} for number in range(300)])
+        for number, run in enumerate(runs):
+            client.signal(run, PAID, number)
+        orders = [range(300), reversed(range(300)), [number * 7 % 300 for number in range(300)]]
+        for order in orders:
+            for number in order:
+                assert runs[number].result(timeout=60)[waits] == number
+
+
+def test_a_run_that_was_left_to_others_and_came_back_is_as_one_that_was_kept(postgres: str) -> None:
+    tenant = ContextVar("tenant", default="nobody")
+
+    @bide.task
+    def fails(number: int) -> int:
+        assert tenant.get() == "acme", "it has the submitter's contextvars"
+        if number % 50 == 49:  # noqa: PLR2004
+            raise KeyError(number)
+        return number
+
+    with bide.Runner(postgres) as runner:
+        tenant.set("acme")
+        runs = runner.submit_many(bide.Workflow("fails", [fails]), [{"number": number} for number in range(200)])
+        for number, run in enumerate(runs):
+            if number % 50 == 49:  # noqa: PLR2004
+                with pytest.raises(bide.RunFailed) as failed:
+                    run.result(timeout=60)
+                assert isinstance(failed.value.__cause__, KeyError), "and its caller gets the original exception"
+                assert failed.value.__cause__.args == (number,)
+            else:
+                assert run.result(timeout=60)[fails] == number
 
 
 def test_two_versions_of_the_code_execute_each_its_own_runs(postgres: str, elsewhere: Callable[..., Child]) -> None:

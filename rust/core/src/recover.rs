@@ -122,6 +122,19 @@ impl RunState {
         Ok(state)
     }
 
+    /// As [`RunState::recover`], of a run that no process has executed: none can have died of one of its bodies.
+    ///
+    /// # Errors
+    /// As [`RunState::recover`].
+    pub fn recover_new(
+        graph: &Arc<Graph>,
+        ids: &Arc<[TaskId]>,
+        version: Option<i64>,
+        stored: StoredRun,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self { recovered: false, ..Self::recover(graph, ids, version, stored)? })
+    }
+
     /// Computes anew what follows from the states of the tasks, which have changed.
     pub(crate) fn count_again(&mut self) {
         let graph = Arc::clone(&self.graph);

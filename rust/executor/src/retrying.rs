@@ -11,10 +11,10 @@ use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
-    LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
-    ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
-    StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
+    Answer, Changes, Claimed, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease,
+    LeaseTime, LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo,
+    ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion,
+    StoredWatch, StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::{Condvar, Mutex};
 
@@ -170,6 +170,17 @@ impl Store for Retrying {
         self.call(|store| store.claim_once(id, lease, versions, now, limit)).map_err(unknown)
     }
 
+    fn claim_reading(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Claimed, StoreError> {
+        self.call(|store| store.claim_reading(id, lease, versions, now, limit)).map_err(unknown)
+    }
+
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
         self.call(|store| store.is_alive(runner, now))
     }
@@ -184,6 +195,10 @@ impl Store for Retrying {
 
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
         self.call(|store| store.standing(run))
+    }
+
+    fn standings(&self, runs: &[RunId]) -> Result<Vec<Option<Standing>>, StoreError> {
+        self.call(|store| store.standings(runs))
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

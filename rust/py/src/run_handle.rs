@@ -1,6 +1,6 @@
 //! `_core.RunHandle`: a run that a caller may wait for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bide_core::{BlockReason, RunId, RunStatus};
@@ -24,7 +24,7 @@ pub(crate) struct PyRunHandle {
     /// Live, or watched once another runner has claimed the run.
     handle: Mutex<Handle<Python3>>,
     /// The original exceptions of a run in memory.
-    originals: Option<Arc<Originals>>,
+    originals: OnceLock<Arc<Originals>>,
 }
 
 /// A caller on an event loop waits for a run, as long as it keeps this.
@@ -36,10 +36,17 @@ pub(crate) struct PyAwaiting {
 impl PyRunHandle {
     pub(crate) fn new(runner: Arc<Inner>, handle: Handle<Python3>) -> Self {
         let originals = match &handle {
-            Handle::Live(run) => Some(run.local.originals()),
-            Handle::Watched { .. } => None,
+            Handle::Live(run) => OnceLock::from(run.local.originals()),
+            Handle::Watched(_) => OnceLock::new(),
         };
         Self { runner, handle: Mutex::new(handle), originals }
+    }
+
+    /// Of a run that was submitted here, with where its original exceptions are kept if it comes to be executed here later.
+    pub(crate) fn submitted(runner: Arc<Inner>, handle: Handle<Python3>, originals: Arc<Originals>) -> Self {
+        let new = Self::new(runner, handle);
+        let _ = new.originals.set(originals);
+        new
     }
 
     fn run(&self) -> RunId {
@@ -84,6 +91,13 @@ impl PyRunHandle {
                 }
             }
             loop {
+                if let Some(live) = handle.ended_here() {
+                    *self.handle.lock() = live.clone();
+                    handle = live;
+                }
+                if let Handle::Live(run) = &handle {
+                    self.originals.get_or_init(|| run.local.originals());
+                }
                 match (handle.settled().get(), &handle) {
                     (None, _) => {}
                     (Some(Settlement::Elsewhere), Handle::Live(_)) => {
@@ -131,7 +145,7 @@ impl PyRunHandle {
             self.runner.home.check("RunHandle")?;
             match self.handle() {
                 Handle::Live(run) => PySnapshot::live(py, &self.runner.engine, run).map(Some),
-                Handle::Watched(watched) => PySnapshot::load(py, &self.runner.engine, watched.id),
+                Handle::Watched(watched) => PySnapshot::watched(py, &self.runner.engine, &watched),
             }
         })
     }
@@ -140,7 +154,9 @@ impl PyRunHandle {
     fn take_originals(&self, py: Python<'_>) -> PyResult<Vec<(String, Py<PyAny>)>> {
         panics::method(|| {
             self.runner.home.check("RunHandle")?;
-            let (Handle::Live(run), Some(originals)) = (self.handle(), &self.originals) else { return Ok(Vec::new()) };
+            let (Handle::Live(run), Some(originals)) = (self.handle(), self.originals.get()) else {
+                return Ok(Vec::new());
+            };
             let originals = std::mem::take(&mut *originals.lock());
             Ok(originals
                 .into_iter()

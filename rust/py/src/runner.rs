@@ -182,7 +182,8 @@ impl PyRunner {
             self.start_gates(py, workflow)?;
             let options = options.map(Into::into).unwrap_or_default();
             let (given, how) = ((runs, options), submission::How { linger, many, awaited });
-            submission::submit(py, &self.inner.engine, workflow, given, contextvars, how, |handle| self.handle(handle))
+            let handle = |handle, originals| PyRunHandle::submitted(Arc::clone(&self.inner), handle, originals);
+            submission::submit(py, &self.inner.engine, workflow, given, contextvars, how, handle)
         })
     }
 

@@ -7,12 +7,12 @@ use bide_core::context::{self, Changes};
 use bide_core::graph::split_element;
 use bide_core::record::{RecordedTask, StoredRun};
 use bide_core::{Graph, NO_MAP, Progress, RunId, RunStatus, TaskId, TaskRef, TaskRow, TaskSpec, Time, Value};
-use bide_executor::Settlement;
+use bide_executor::{Settlement, WatchedRun};
 use bide_store::{RunFilter, StoreError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::host::{PyEngine, PyRun};
+use crate::host::{PyEngine, PyRun, Python3};
 use crate::journal::{self, PyEntry};
 use crate::moment::datetime;
 use crate::{errors, gil, options, panics};
@@ -61,6 +61,19 @@ impl PySnapshot {
         }
         let loaded = gil::detached(py, || engine.store().load(id));
         let loaded = loaded.map_err(|error: StoreError| errors::store(py, &error))?;
+        Ok(loaded.map(|stored| Self::of_stored(engine, stored)))
+    }
+
+    /// Of a run that its caller waits for.
+    pub(crate) fn watched(
+        py: Python<'_>,
+        engine: &Arc<PyEngine>,
+        watched: &WatchedRun<Python3>,
+    ) -> PyResult<Option<Self>> {
+        if let Some(run) = engine.live(watched.id) {
+            return Self::live(py, engine, run).map(Some);
+        }
+        let loaded = gil::detached(py, || engine.load(watched)).map_err(|error| errors::store(py, &error))?;
         Ok(loaded.map(|stored| Self::of_stored(engine, stored)))
     }
 

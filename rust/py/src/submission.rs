@@ -34,7 +34,7 @@ pub(crate) fn submit<T>(
     (runs, options): (Vec<RunInput>, RunOptions),
     contextvars: Vec<Bound<'_, PyAny>>,
     how: How,
-    handle: impl Fn(Handle<Python3>) -> T,
+    handle: impl Fn(Handle<Python3>, Arc<Originals>) -> T,
 ) -> PyResult<Vec<T>> {
     let contextvars = contextvars.into_iter().map(|vars| Ok(Vars::new(vars)?.map(Arc::new)));
     let contextvars = contextvars.collect::<PyResult<Vec<_>>>()?;
@@ -59,11 +59,7 @@ pub(crate) fn submit<T>(
         Ok(handles)
     });
     match submitted {
-        Ok(handles) => {
-            let handles = handles.into_iter().map(handle).collect();
-            drop(originals);
-            Ok(handles)
-        }
+        Ok(handles) => Ok(handles.into_iter().zip(originals).map(|(run, originals)| handle(run, originals)).collect()),
         Err(error) => {
             exit::keep_daemons(py)?;
             Err(refused(py, workflow.name(), error, how.many))

@@ -43,7 +43,7 @@ pub use memory::MemoryStore;
 pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};
 pub use sqlite::SqliteStore;
-pub use stored::{EventRange, Standing, StoredVersion, StoredWorkflow};
+pub use stored::{Claimed, EventRange, Standing, StoredVersion, StoredWorkflow};
 pub use transfer::{Refusal, Transfer, transfer};
 pub use watches::{StoredWatch, WatchChange, WatchChanged, WatchItem, Watches};
 
@@ -311,6 +311,22 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError>;
 
+    /// As [`Store::claim_once`], by which a store may also read the claimed runs that are as they were created: they need
+    /// no second look.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    fn claim_reading(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Claimed, StoreError> {
+        Ok(Claimed { runs: self.claim_once(id, lease, versions, now, limit)?, new: Vec::new() })
+    }
+
     /// Whether a runner is there to execute its runs: its process lives and its lease has not run out.
     ///
     /// # Errors
@@ -337,6 +353,14 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     /// # Errors
     /// As [`Store::load`].
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError>;
+
+    /// Where several runs stand, in their order.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    fn standings(&self, runs: &[RunId]) -> Result<Vec<Option<Standing>>, StoreError> {
+        runs.iter().map(|run| self.standing(*run)).collect()
+    }
 
     /// The ids of the runs with this key: one per workflow, or of the one workflow named.
     ///

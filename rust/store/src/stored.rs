@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bide_core::record::{RecordedTask, RunRow};
-use bide_core::{BlockReason, RunStatus};
+use bide_core::record::{RecordedTask, RunRow, StoredRun};
+use bide_core::{BlockReason, RunId, RunStatus};
 
 /// A workflow version as a store knows it.
 #[derive(Clone, Debug)]
@@ -27,6 +27,15 @@ pub struct StoredVersion {
     pub hash: Arc<str>,
     /// Its tasks, in declaration order.
     pub tasks: Arc<[RecordedTask]>,
+}
+
+/// Runs that were claimed.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// All of them, oldest first.
+    pub runs: Vec<RunId>,
+    /// Those that nobody has executed yet, where the claim has read them: as they were created, but with their new owner.
+    pub new: Vec<StoredRun>,
 }
 
 /// Where a run stands, without anything that could be large.

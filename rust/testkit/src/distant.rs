@@ -214,6 +214,10 @@ impl Store for DistantStore {
         self.call(|store| store.standing(run))
     }
 
+    fn standings(&self, runs: &[RunId]) -> Result<Vec<Option<Standing>>, StoreError> {
+        self.call(|store| store.standings(runs))
+    }
+
     fn events(&self, run: RunId, channel: &str, range: EventRange) -> Result<Option<Vec<StoredEvents>>, StoreError> {
         self.call(|store| store.events(run, channel, range))
     }

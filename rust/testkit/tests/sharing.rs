@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::record::RunRowId;
 use bide_core::{Event, Graph, Outcome, PollPolicy, RunStatus, TaskSpec, Value};
 use bide_executor::drive::{Driver, Gathering};
-use bide_executor::{Dispatch, Gate, Host, Load, Ready, RegisteredWorkflow, RunRequest, Source};
+use bide_executor::{Clock, Dispatch, Gate, Host, Load, Ready, RegisteredWorkflow, RunRequest, Source};
 use bide_store::{MemoryStore, RunFilter, Store};
 use bide_sync::Mutex;
 use bide_testkit::{FaultyStore, VirtualClock};
@@ -55,18 +56,20 @@ struct Runner {
     driver: Driver<ByHand>,
     workflow: Arc<RegisteredWorkflow<ByHand>>,
     gathering: Gathering<ByHand>,
+    clock: Arc<VirtualClock>,
 }
 
 impl Runner {
     fn open(base: &Arc<MemoryStore>, seed: u64) -> Self {
         let store = FaultyStore::new(Arc::clone(base) as Arc<dyn Store>);
         store.share();
-        let driver: Driver<ByHand> =
-            Driver::open(store, VirtualClock::new(), Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
+        let clock = VirtualClock::new();
+        let time = Arc::clone(&clock) as Arc<dyn Clock>;
+        let driver: Driver<ByHand> = Driver::open(store, time, Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
         let graph = Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap();
         let workflow = driver.engine().register(Arc::new(graph), Arc::new([()])).unwrap();
         let gathering = driver.gathering();
-        Self { driver, workflow, gathering }
+        Self { driver, workflow, gathering, clock }
     }
 
     fn submit(&self, count: usize) {
@@ -123,7 +126,33 @@ fn room_that_comes_back_is_filled_from_the_store() {
     runner.submit(2 * MOST);
     runner.driver.lease_turn();
     assert_eq!(runner.has().len(), MOST);
+    runner.clock.advance(Duration::from_secs(1));
     runner.execute(3);
     runner.driver.lease_turn();
     assert_eq!(runner.has().len(), MOST, "three came after three had ended");
+}
+
+#[test]
+fn of_short_bodies_as_many_are_claimed_as_end_within_50_ms() {
+    let base = MemoryStore::new();
+    let mut runner = Runner::open(&base, 1);
+    runner.submit(1_000);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), MOST);
+    runner.clock.advance(Duration::from_millis(4));
+    runner.execute(MOST);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), 100, "eight have ended in 4 ms");
+    runner.clock.advance(Duration::from_millis(5));
+    runner.execute(20);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), 200, "20 have ended in 5 ms");
+    runner.clock.advance(Duration::from_millis(50));
+    runner.execute(190);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), 190);
+    runner.clock.advance(Duration::from_secs(1));
+    runner.execute(190);
+    runner.driver.lease_turn();
+    assert_eq!(runner.has().len(), 9, "they have become long");
 }

@@ -22,10 +22,11 @@ use crate::runs::polls::Polls;
 use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
-use crate::runs::settled::{Settled, Settlement};
+use crate::runs::settled::Settlement;
 use crate::runs::submit::{SubmitError, ordered};
 use crate::runs::suspects::Turn;
 use crate::runs::watch::Handle;
+use crate::runs::watched::WatchedRun;
 use crate::services::timers::Timers;
 
 /// The most requests to runs in one commit, since other commits wait for it.
@@ -239,8 +240,16 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// From the store.
-    pub fn watch(&self, id: RunId) -> Result<Arc<Settled>, StoreError> {
+    pub fn watch(&self, id: RunId) -> Result<Arc<WatchedRun<H>>, StoreError> {
         self.watch.watch(id)
+    }
+
+    /// A watched run as it is stored. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub fn load(&self, watched: &WatchedRun<H>) -> Result<Option<StoredRun>, StoreError> {
+        self.watch.load(watched)
     }
 
     /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still

@@ -1,6 +1,7 @@
 //! The runs that an engine has in memory, and the runs executed elsewhere that callers here wait for.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use bide_core::RunId;
@@ -10,7 +11,8 @@ use bide_sync::{Mutex, RwLock};
 
 use crate::host::Host;
 use crate::runs::run::Run;
-use crate::runs::settled::{Settled, Settlement};
+use crate::runs::settled::Settlement;
+use crate::runs::watched::WatchedRun;
 
 /// The runs of an engine.
 pub(crate) struct LiveRuns<H: Host> {
@@ -18,7 +20,7 @@ pub(crate) struct LiveRuns<H: Host> {
     live: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
-    watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<Settled>>>,
+    watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<WatchedRun<H>>>>,
     /// Held for reading from before a run is created or read until it is executed here, and for writing while messages
     /// are read for all runs: one that comes in between reaches its run by one of the two.
     pub(crate) adopting: RwLock<()>,
@@ -34,6 +36,10 @@ impl<H: Host> LiveRuns<H> {
     /// From here on the run is executed here.
     pub(crate) fn adopt(&self, run: &Arc<Run<H>>) {
         self.live.lock().insert(run.id.row(), Arc::clone(run));
+        let watched = self.watched.lock().get(&(run.id.row(), run.id)).and_then(Weak::upgrade);
+        if let Some(watched) = watched {
+            watched.is_here(run);
+        }
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<Run<H>>> {
@@ -82,11 +88,11 @@ impl<H: Host> LiveRuns<H> {
     pub(crate) fn settle(&self, run: &Run<H>, settlement: &Settlement) {
         run.settled.settle(settlement.clone());
         let watched = self.watched.lock().remove(&(run.id.row(), run.id));
-        if let Some(settled) = watched.and_then(|settled| settled.upgrade()) {
-            if settled.is_awaited() {
+        if let Some(watched) = watched.and_then(|watched| watched.upgrade()) {
+            if watched.settled.is_awaited() {
                 run.settled.observe();
             }
-            settled.settle(settlement.clone());
+            watched.settled.settle(settlement.clone());
         }
     }
 
@@ -109,37 +115,59 @@ impl<H: Host> LiveRuns<H> {
             let watched = std::mem::take(&mut *self.watched.lock());
             watched.values().filter_map(Weak::upgrade).collect()
         };
-        for settled in watched {
-            settled.settle(settlement.clone());
+        for watched in watched {
+            watched.settled.settle(settlement.clone());
         }
     }
 
     /// Where to wait for a run that is executed elsewhere. What was reported there is not reported again, because a run
     /// that had no owner may be executed by now.
-    pub(crate) fn watch(&self, id: RunId) -> Arc<Settled> {
+    pub(crate) fn watch(&self, id: RunId) -> Arc<WatchedRun<H>> {
         let mut watched = self.watched.lock();
         let known = watched.get(&(id.row(), id)).and_then(Weak::upgrade);
-        known.filter(|settled| settled.get().is_none()).unwrap_or_else(|| {
-            let settled = Arc::new(Settled::default());
-            watched.insert((id.row(), id), Arc::downgrade(&settled));
-            settled
+        known.filter(|known| !known.settled.is_set()).unwrap_or_else(|| {
+            let new = Arc::new(WatchedRun::new(id));
+            watched.insert((id.row(), id), Arc::downgrade(&new));
+            new
         })
     }
 
+    /// Where to wait for a run that is about to be created.
+    pub(crate) fn watch_upcoming(&self, id: RunId, local: Option<H::Local>) -> Arc<WatchedRun<H>> {
+        let new = Arc::new(WatchedRun::upcoming(id, local));
+        self.watched.lock().insert((id.row(), id), Arc::downgrade(&new));
+        new
+    }
+
+    /// What the host keeps with a run that was submitted here and belonged to nobody.
+    pub(crate) fn take_local(&self, id: RunId) -> Option<H::Local> {
+        let watched = self.watched.lock().get(&(id.row(), id)).and_then(Weak::upgrade);
+        watched.and_then(|watched| watched.take_local())
+    }
+
     /// The watched runs that may have changed and that a caller still waits for.
-    pub(crate) fn watched(&self, changed: &ChangedRuns) -> Vec<(RunId, Arc<Settled>)> {
+    pub(crate) fn watched(&self, changed: &ChangedRuns) -> Vec<Arc<WatchedRun<H>>> {
         let mut watched = self.watched.lock();
-        let waits = |((_, id), settled): (&(RunRowId, RunId), &Weak<Settled>)| Some((*id, settled.upgrade()?));
+        let waits = |watched: &Weak<WatchedRun<H>>| watched.upgrade().filter(|watched| !watched.settled.is_set());
         match changed {
             ChangedRuns::Any => {
-                watched.retain(|_, settled| settled.strong_count() > 0);
-                watched.iter().filter_map(waits).collect()
+                watched.retain(|_, watched| watched.strong_count() > 0);
+                watched.values().filter_map(waits).collect()
             }
             ChangedRuns::These(_) if watched.is_empty() => Vec::new(),
             ChangedRuns::These(runs) => {
                 let of = |run: &RunRowId| watched.range((*run, RunId(u128::MIN))..=(*run, RunId(u128::MAX)));
-                runs.iter().flat_map(of).filter_map(waits).collect()
+                runs.iter().flat_map(of).filter_map(|(_, watched)| waits(watched)).collect()
             }
         }
+    }
+
+    /// The watched run before this one in the order of their creation, and up to so many of those after it.
+    pub(crate) fn beside(&self, id: RunId, most: usize) -> (Option<RunId>, Vec<Arc<WatchedRun<H>>>) {
+        let place = (id.row(), id);
+        let watched = self.watched.lock();
+        let before = watched.range(..place).next_back().map(|((_, id), _)| *id);
+        let after = watched.range((Bound::Excluded(place), Bound::Unbounded)).take(most);
+        (before, after.filter_map(|(_, watched)| watched.upgrade()).collect())
     }
 }

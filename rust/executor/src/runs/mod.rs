@@ -24,4 +24,5 @@ pub(crate) mod submit;
 pub(crate) mod suspects;
 pub(crate) mod unobserved;
 pub(crate) mod watch;
+pub(crate) mod watched;
 pub(crate) mod watches;

@@ -1,6 +1,7 @@
 //! Registering workflows, and recovering their unfinished runs that no runner executes: at the start, after a crash of
 //! another runner, after a lost lease.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,7 +10,7 @@ use bide_core::event::Timer;
 use bide_core::fit::{self, Fit, Misfit};
 use bide_core::record::{NewTask, RunUpdate, StoredRun};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
-use bide_store::{Lease, Standing, StoreError, UnownedRuns};
+use bide_store::{CommitId, Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
 
 use crate::control::Control;
@@ -176,9 +177,7 @@ impl<H: Host> Recovery<H> {
     pub(crate) fn recover_left(&self) -> Result<(), StoreError> {
         for (number, versions) in self.control.sharing.left() {
             let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };
-            if self.control.sharing.room(&self.control.dispatch, &workflow) != Some(0) {
-                self.recover_versions(&workflow, &versions)?;
-            }
+            self.recover_versions(&workflow, &versions)?;
         }
         Ok(())
     }
@@ -242,21 +241,20 @@ impl<H: Host> Recovery<H> {
         }
         loop {
             let lease = self.control.lease();
-            let room = self.control.sharing.room(&self.control.dispatch, workflow).unwrap_or(CLAIM).min(CLAIM);
+            let room = self
+                .control
+                .sharing
+                .room_to_claim(&self.control.dispatch, workflow, self.control.clock.machine())
+                .unwrap_or(CLAIM);
             if room == 0 {
-                self.control.sharing.claimed(workflow, versions, 0, false);
+                self.control.sharing.left_some(workflow, versions);
                 return Ok(());
             }
-            let claimed = self.control.store().claim(lease, versions, self.control.clock.lease_time(), room);
-            let claimed = claimed.inspect_err(|error| {
-                // This runner may now own runs that it does not execute, and while it lives no other will: so it stops.
-                if matches!(error, StoreError::Unknown(_)) {
-                    self.control.break_down(error);
-                }
-            })?;
-            let more = claimed.len() == room;
-            self.control.sharing.claimed(workflow, versions, claimed.len(), !more);
-            let mut begin = Vec::with_capacity(claimed.len());
+            // Held already: what comes to a run after it was read with the claim reaches it in memory.
+            let adopting = self.control.runs.adopting.read();
+            let (id, now) = (CommitId::unique(), self.control.clock.lease_time());
+            let claimed = self.control.store().claim_reading(id, lease, versions, now, room);
+            let mut begin = Vec::with_capacity(claimed.as_ref().map_or(0, |claimed| claimed.runs.len()));
             let mut outcome = Ok(());
             let mut begins = |loaded: Result<Option<Arc<Run<H>>>, StoreError>| match loaded {
                 Ok(Some(run)) => begin.push(QueuedEvent::new(run, Event::Begin, self.control.clock.now())),
@@ -264,6 +262,21 @@ impl<H: Host> Recovery<H> {
                 // The others are claimed too: they must begin in any case.
                 Err(error) => outcome = Err(error),
             };
+            let claimed = claimed.map(|mut claimed| {
+                let new: HashSet<RunId> = claimed.new.iter().map(|stored| stored.run.id).collect();
+                let count = claimed.runs.len();
+                claimed.new.into_iter().for_each(|stored| begins(self.adopt_stored(workflow, lease, stored, true)));
+                claimed.runs.retain(|run| !new.contains(run));
+                (count, claimed.runs)
+            });
+            drop(adopting);
+            let (count, claimed) = claimed.inspect_err(|error| {
+                // This runner may now own runs that it does not execute, and while it lives no other will: so it stops.
+                if matches!(error, StoreError::Unknown(_)) {
+                    self.control.break_down(error);
+                }
+            })?;
+            let more = count == room;
             for some in claimed.chunks(LOAD) {
                 if !self.load_together(workflow, lease, some, &mut begins) {
                     some.iter().for_each(|id| begins(self.load(workflow, lease, *id)));
@@ -271,6 +284,8 @@ impl<H: Host> Recovery<H> {
             }
             let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
             self.path.commit_now(&mut begin);
+            let (dispatch, now) = (&self.control.dispatch, self.control.clock.machine());
+            self.control.sharing.claimed(dispatch, workflow, versions, !more, now);
             self.control.settle_late_comers();
             let outcome = outcome.and(self.children.watch(&parents)).and(self.enter_for_children(&parents));
             outcome.inspect_err(|error| {
@@ -328,7 +343,7 @@ impl<H: Host> Recovery<H> {
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let _adopting = self.control.runs.adopting.read();
         let Some(stored) = self.control.store().load(id)? else { return Ok(None) };
-        self.adopt_stored(workflow, lease, stored)
+        self.adopt_stored(workflow, lease, stored, false)
     }
 
     /// Loads several runs in one call of the store. False if that failed: then one of them may be the reason.
@@ -341,7 +356,7 @@ impl<H: Host> Recovery<H> {
     ) -> bool {
         let _adopting = self.control.runs.adopting.read();
         let Ok(stored) = self.control.store().load_many(ids) else { return false };
-        stored.into_iter().for_each(|stored| each(self.adopt_stored(workflow, lease, stored)));
+        stored.into_iter().for_each(|stored| each(self.adopt_stored(workflow, lease, stored, false)));
         true
     }
 
@@ -350,6 +365,7 @@ impl<H: Host> Recovery<H> {
         workflow: &Arc<RegisteredWorkflow<H>>,
         lease: Lease,
         mut stored: StoredRun,
+        is_new: bool,
     ) -> Result<Option<Arc<Run<H>>>, StoreError> {
         let id = stored.run.id;
         let corrupt =
@@ -360,7 +376,8 @@ impl<H: Host> Recovery<H> {
         let (failure, options) = (stored.run.failure.clone(), stored.run.options.clone());
         let progress = std::mem::take(&mut stored.progress);
         let parent = stored.run.parent.map(|id| Box::new(ParentRun { id, depth: stored.run.depth }));
-        let state = match RunState::recover(&workflow.graph, &workflow.ids, version, stored) {
+        let recover = if is_new { RunState::recover_new } else { RunState::recover };
+        let state = match recover(&workflow.graph, &workflow.ids, version, stored) {
             Ok(state) => state,
             Err(why) => {
                 let reason = corrupt(why).to_string();
@@ -369,7 +386,8 @@ impl<H: Host> Recovery<H> {
                 return Ok(None);
             }
         };
-        let request = RunRequest { parent, ..RunRequest::new(inputs).with_key(key).with_options(options) };
+        let local = self.control.runs.take_local(id).unwrap_or_default();
+        let request = RunRequest { parent, local, ..RunRequest::new(inputs).with_key(key).with_options(options) };
         let run = Arc::new(Run::new(workflow, lease, state, request, created_at));
         for row in progress {
             if let Some(ix) = workflow.ids.iter().position(|id| *id == row.task) {
@@ -411,7 +429,21 @@ impl<H: Host> Recovery<H> {
     /// Why an unfinished run that no living runner has is not executed here. A client executes none. Blocks.
     #[must_use]
     pub(crate) fn why_not_here(&self, id: RunId, run: &Standing) -> Option<NotRegistered> {
-        let alive = |runner| self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true);
+        self.why_not_here_if(id, run, |runner| self.is_alive(runner))
+    }
+
+    /// Whether a runner is there to execute its runs; if that cannot be read, it is. Blocks.
+    pub(crate) fn is_alive(&self, runner: i64) -> bool {
+        self.control.store().is_alive(runner, self.control.clock.lease_time()).unwrap_or(true)
+    }
+
+    /// As [`Recovery::why_not_here`] by one who knows which runners are there.
+    pub(crate) fn why_not_here_if(
+        &self,
+        id: RunId,
+        run: &Standing,
+        alive: impl FnOnce(i64) -> bool,
+    ) -> Option<NotRegistered> {
         if self.control.is_client() || run.status.is_ended() || run.runner.is_some_and(alive) {
             return None;
         }

@@ -2,7 +2,7 @@
 //! stays free for others, and is claimed once there is room.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_sync::Mutex;
@@ -10,11 +10,14 @@ use bide_sync::Mutex;
 use crate::host::{Dispatch, Host, Load};
 use crate::runs::run::RegisteredWorkflow;
 
-/// How many bodies are taken for each slot.
+/// How many bodies are taken for each slot, however long they take.
 const FOR_A_SLOT: usize = 4;
 
-/// How many runs are claimed at most beyond that, if most of those that were claimed last have ended.
-const MOST: usize = 128;
+/// Of short bodies so many are taken as end in this time, judged by those that were claimed last.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How many runs are claimed at most in one commit.
+const MOST: usize = 1_024;
 
 /// While runs were left in the store for lack of room, how often is looked whether there is room.
 pub(crate) const LOOK_FOR_ROOM: Duration = Duration::from_millis(2);
@@ -28,8 +31,17 @@ pub(crate) struct Sharing {
     left: Mutex<HashMap<i64, Vec<i64>>>,
     /// There are some.
     has_left: AtomicBool,
-    /// How many runs are claimed at once: more as long as they end soon.
-    batch: AtomicUsize,
+    /// What was claimed last.
+    last: Mutex<LastClaim>,
+}
+
+/// How fast bodies end.
+#[derive(Default)]
+struct LastClaim {
+    /// When runs were claimed, by the machine's clock.
+    at: Duration,
+    /// How many bodies there were then.
+    bodies: usize,
 }
 
 impl Sharing {
@@ -37,32 +49,60 @@ impl Sharing {
         Self { is_shared, ..Self::default() }
     }
 
-    /// For how many more runs of a workflow there is room. `None`: for any number.
+    /// How many more runs of a workflow a submitter keeps. `None`: any number.
     pub(crate) fn room<H: Host>(&self, dispatch: &H::Dispatch, workflow: &RegisteredWorkflow<H>) -> Option<usize> {
-        if !self.is_shared {
-            return None;
-        }
-        let Load { slots, bodies } = dispatch.load(workflow.bodies.iter().any(H::is_coroutine));
-        let most = slots.saturating_mul(FOR_A_SLOT);
-        let room = most.saturating_sub(bodies);
-        // Short bodies: most of those that were claimed have ended meanwhile.
-        let batch = self.batch.load(Ordering::Relaxed);
-        Some(if bodies <= batch / 4 { room.max(batch) } else { room })
+        let Load { slots, bodies } = self.load(dispatch, workflow)?;
+        Some(slots.saturating_mul(FOR_A_SLOT).saturating_sub(bodies))
     }
 
-    /// Runs were claimed, as many as there was room for, or fewer: then there are no others.
-    pub(crate) fn claimed<H: Host>(&self, workflow: &RegisteredWorkflow<H>, versions: &[i64], count: usize, all: bool) {
-        let mut left = self.left.lock();
-        if all {
-            left.remove(&workflow.number);
-            self.batch.store(0, Ordering::Relaxed);
+    /// How many runs of a workflow are to be claimed now. `None`: any number.
+    pub(crate) fn room_to_claim<H: Host>(
+        &self,
+        dispatch: &H::Dispatch,
+        workflow: &RegisteredWorkflow<H>,
+        now: Duration,
+    ) -> Option<usize> {
+        let Load { slots, bodies } = self.load(dispatch, workflow)?;
+        let few = slots.saturating_mul(FOR_A_SLOT);
+        let soon = self.last.lock().soon(bodies, now);
+        // A claim is a commit: many short bodies are taken at once.
+        Some(if soon <= few {
+            few.saturating_sub(bodies)
+        } else if bodies > soon / 2 {
+            0
         } else {
-            left.insert(workflow.number, versions.to_vec());
-            if count > 0 {
-                self.batch.store((2 * count).min(MOST), Ordering::Relaxed);
-            }
+            (soon - bodies).min(MOST)
+        })
+    }
+
+    fn load<H: Host>(&self, dispatch: &H::Dispatch, workflow: &RegisteredWorkflow<H>) -> Option<Load> {
+        self.is_shared.then(|| dispatch.load(workflow.bodies.iter().any(H::is_coroutine)))
+    }
+
+    /// Runs were claimed and have begun. `all`: there were no more.
+    pub(crate) fn claimed<H: Host>(
+        &self,
+        dispatch: &H::Dispatch,
+        workflow: &RegisteredWorkflow<H>,
+        versions: &[i64],
+        all: bool,
+        now: Duration,
+    ) {
+        let Some(Load { bodies, .. }) = self.load(dispatch, workflow) else { return };
+        if all {
+            let mut left = self.left.lock();
+            left.remove(&workflow.number);
+            self.has_left.store(!left.is_empty(), Ordering::Relaxed);
+        } else {
+            self.left_some(workflow, versions);
         }
-        self.has_left.store(!left.is_empty(), Ordering::Relaxed);
+        *self.last.lock() = LastClaim { at: now, bodies };
+    }
+
+    /// Runs may have been left for lack of room.
+    pub(crate) fn left_some<H: Host>(&self, workflow: &RegisteredWorkflow<H>, versions: &[i64]) {
+        self.left.lock().insert(workflow.number, versions.to_vec());
+        self.has_left.store(true, Ordering::Relaxed);
     }
 
     /// Whether runs were left for lack of room.
@@ -73,5 +113,14 @@ impl Sharing {
     /// The versions of which runs were left, by the number of the workflow.
     pub(crate) fn left(&self) -> Vec<(i64, Vec<i64>)> {
         self.left.lock().iter().map(|(workflow, versions)| (*workflow, versions.clone())).collect()
+    }
+}
+
+impl LastClaim {
+    /// How many bodies end within [`SOON`], if they go on ending as they have since the last claim.
+    fn soon(&self, bodies: usize, now: Duration) -> usize {
+        let passed = now.saturating_sub(self.at).max(LOOK_FOR_ROOM).as_micros();
+        let ended = self.bodies.saturating_sub(bodies) as u128;
+        usize::try_from(ended * SOON.as_micros() / passed).unwrap_or(usize::MAX)
     }
 }

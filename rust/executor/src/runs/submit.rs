@@ -176,12 +176,12 @@ impl<H: Host> Submitter<H> {
         self.control.dispatch_ready(&mut ready);
         // Adopted before this is asked, stopped before all are settled: one of the two sees the other.
         self.control.settle_late_comers();
-        made.into_iter()
-            .map(|run| match run {
-                Ok(live) => Ok(Handle::Live(live)),
-                Err(existing) => self.watch.handle(existing.id).map_err(SubmitError::Store),
-            })
-            .collect()
+        let existing: Vec<RunId> = made.iter().filter_map(|run| Some(run.as_ref().err()?.id)).collect();
+        let mut existing = self.watch.handles(existing.into_iter()).map_err(SubmitError::Store)?.into_iter();
+        Ok(made
+            .into_iter()
+            .filter_map(|run| run.map_or_else(|_| existing.next(), |run| Some(Handle::Live(run))))
+            .collect())
     }
 }
 
@@ -196,9 +196,11 @@ impl<H: Host> Submitter<H> {
         let new = |request: RunRequest<H>| {
             let request = request.with_deadline(&workflow.graph, now);
             let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
-            new.with_key(request.key).with_inputs(packed(&request.inputs)).with_options(request.options)
+            let new = new.with_key(request.key).with_inputs(packed(&request.inputs)).with_options(request.options);
+            (new, request.local)
         };
-        let mut rows: Vec<NewRun> = requests.into_iter().map(new).collect();
+        let (mut rows, locals): (Vec<NewRun>, Vec<H::Local>) = requests.into_iter().map(new).unzip();
+        let mut runs = self.watch.upcoming(rows.iter().map(|row| row.id).zip(locals));
         let creations = loop {
             let creations = self.create_unowned(&rows).map_err(SubmitError::Store)?;
             if !creations.iter().any(Creation::prevents_all) {
@@ -208,16 +210,25 @@ impl<H: Host> Submitter<H> {
                 match creation {
                     Creation::OtherInputs(existing) => return Err(other_inputs(&rows, index, existing)),
                     // Another process has taken the number in the same millisecond.
-                    Creation::NumberTaken => rows[index].id = self.ids.next(now),
+                    Creation::NumberTaken => {
+                        rows[index].id = self.ids.next(now);
+                        runs[index] = self.watch.renumbered(&runs[index], rows[index].id);
+                    }
                     Creation::Created | Creation::Exists(_) => {}
                 }
             }
         };
-        let ids = rows.iter().zip(creations).map(|(row, creation)| match creation {
-            Creation::Exists(existing) => existing.id,
-            _ => row.id,
-        });
-        ids.map(|id| self.watch.handle(id).map_err(SubmitError::Store)).collect()
+        let mut handles = self.watch.created(runs);
+        let exists = |(at, creation): (usize, &Creation)| match creation {
+            Creation::Exists(existing) => Some((at, existing.id)),
+            _ => None,
+        };
+        let existing: Vec<(usize, RunId)> = creations.iter().enumerate().filter_map(exists).collect();
+        let found = self.watch.handles(existing.iter().map(|(_, id)| *id)).map_err(SubmitError::Store)?;
+        for ((at, _), handle) in existing.into_iter().zip(found) {
+            handles[at] = handle;
+        }
+        Ok(handles)
     }
 
     fn create_unowned(&self, rows: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

@@ -1,12 +1,13 @@
 //! Runs as their callers see them, executed here, elsewhere or not at all: their state, and where to wait for them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::record::StoredRun;
 use bide_core::{RunId, RunStatus};
-use bide_store::{ChangedRuns, StoreError};
+use bide_store::{ChangedRuns, Standing, StoreError};
 
 use crate::control::Control;
 use crate::host::Host;
@@ -15,32 +16,27 @@ use crate::runs::follow::ring_changed;
 use crate::runs::recover::Recovery;
 use crate::runs::run::Run;
 use crate::runs::settled::{Settled, Settlement};
+use crate::runs::watched::{ReadAhead, WatchedRun};
 
 /// How long a caller waits for a commit under way before it reads the rows instead.
 const COMMIT_WAIT: Duration = Duration::from_millis(50);
+
+/// How many watched runs are looked at in one call of the store.
+const LOOK: usize = 1_024;
 
 /// A run that a caller may wait for.
 pub enum Handle<H: Host> {
     /// It is executed by this engine (or was).
     Live(Arc<Run<H>>),
     /// It is executed elsewhere or not at all, or it has ended.
-    Watched(Box<Watched>),
-}
-
-/// A run that is waited for without being in memory.
-#[derive(Clone)]
-pub struct Watched {
-    /// Its id.
-    pub id: RunId,
-    /// Where to wait for it.
-    pub settled: Arc<Settled>,
+    Watched(Arc<WatchedRun<H>>),
 }
 
 impl<H: Host> Clone for Handle<H> {
     fn clone(&self) -> Self {
         match self {
             Self::Live(run) => Self::Live(Arc::clone(run)),
-            Self::Watched(watched) => Self::Watched(watched.clone()),
+            Self::Watched(watched) => Self::Watched(Arc::clone(watched)),
         }
     }
 }
@@ -52,6 +48,15 @@ impl<H: Host> Handle<H> {
         match self {
             Self::Live(run) => run.id,
             Self::Watched(watched) => watched.id,
+        }
+    }
+
+    /// The same run in memory, if it has ended or was paused here since it was not there.
+    #[must_use]
+    pub fn ended_here(&self) -> Option<Self> {
+        match self {
+            Self::Live(_) => None,
+            Self::Watched(watched) => watched.ended_here().map(Self::Live),
         }
     }
 
@@ -91,11 +96,14 @@ pub(crate) struct Watch<H: Host> {
     path: Arc<CommitPath<H>>,
     /// Says why a run is not executed here.
     pub(super) recovery: Arc<Recovery<H>>,
+    /// Reads those that have ended elsewhere.
+    reads: ReadAhead,
 }
 
 impl<H: Host> Watch<H> {
     pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>, recovery: &Arc<Recovery<H>>) -> Arc<Self> {
-        Arc::new(Self { control: Arc::clone(control), path: Arc::clone(path), recovery: Arc::clone(recovery) })
+        let (control, path, recovery) = (Arc::clone(control), Arc::clone(path), Arc::clone(recovery));
+        Arc::new(Self { control, path, recovery, reads: ReadAhead::default() })
     }
 
     /// A handle of a run that exists.
@@ -105,8 +113,55 @@ impl<H: Host> Watch<H> {
     pub(crate) fn handle(&self, id: RunId) -> Result<Handle<H>, StoreError> {
         match self.control.runs.get(id) {
             Some(run) => Ok(Handle::Live(run)),
-            None => Ok(Handle::Watched(Box::new(Watched { id, settled: self.watch(id)? }))),
+            None => self.watch(id).map(Handle::Watched),
         }
+    }
+
+    /// Handles of runs that exist, in their order.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn handles(&self, ids: impl Iterator<Item = RunId>) -> Result<Vec<Handle<H>>, StoreError> {
+        let mut unknown = Vec::new();
+        let handles = ids
+            .map(|id| {
+                let live = self.control.runs.get(id).map(Handle::Live);
+                live.unwrap_or_else(|| {
+                    let watched = self.control.runs.watch(id);
+                    unknown.push(Arc::clone(&watched));
+                    Handle::Watched(watched)
+                })
+            })
+            .collect();
+        self.look_at(&unknown)?;
+        self.control.settle_late_comers();
+        Ok(handles)
+    }
+
+    /// Where to wait for runs that are about to be created without an owner: before that, so that their ends are not
+    /// missed.
+    pub(crate) fn upcoming(&self, runs: impl Iterator<Item = (RunId, H::Local)>) -> Vec<Arc<WatchedRun<H>>> {
+        runs.map(|(id, local)| self.control.runs.watch_upcoming(id, Some(local))).collect()
+    }
+
+    /// The same for one that is to be created with another id.
+    pub(crate) fn renumbered(&self, run: &WatchedRun<H>, id: RunId) -> Arc<WatchedRun<H>> {
+        self.control.runs.watch_upcoming(id, run.take_local())
+    }
+
+    /// They were created.
+    pub(crate) fn created(&self, runs: Vec<Arc<WatchedRun<H>>>) -> Vec<Handle<H>> {
+        runs.iter().for_each(|run| run.set_created());
+        self.control.settle_late_comers();
+        runs.into_iter().map(Handle::Watched).collect()
+    }
+
+    /// A watched run as it is stored. Blocks.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn load(&self, watched: &WatchedRun<H>) -> Result<Option<StoredRun>, StoreError> {
+        self.reads.load(&*self.control.store(), &self.control.runs, watched)
     }
 
     /// A new handle of a run of which a settlement was reported that does not hold any more: it was claimed, resumed or
@@ -138,13 +193,13 @@ impl<H: Host> Watch<H> {
     ///
     /// # Errors
     /// From the store.
-    pub(crate) fn watch(&self, id: RunId) -> Result<Arc<Settled>, StoreError> {
+    pub(crate) fn watch(&self, id: RunId) -> Result<Arc<WatchedRun<H>>, StoreError> {
         // Registered before the look, so that an end in between is not missed.
-        let settled = self.control.runs.watch(id);
-        self.look_at(id, &settled)?;
+        let watched = self.control.runs.watch(id);
+        self.look_at(std::slice::from_ref(&watched))?;
         // Registered before this is asked, stopped before all are settled: one of the two sees the other.
         self.control.settle_late_comers();
-        Ok(settled)
+        Ok(watched)
     }
 
     /// Checks the watched runs that may have changed.
@@ -153,23 +208,42 @@ impl<H: Host> Watch<H> {
     /// From the store.
     pub(crate) fn look(&self, changed: &ChangedRuns) -> Result<(), StoreError> {
         ring_changed(&self.control.followers, changed);
-        for (id, settled) in self.control.runs.watched(changed) {
-            self.look_at(id, &settled)?;
+        self.look_at(&self.control.runs.watched(changed))
+    }
+
+    fn look_at(&self, watched: &[Arc<WatchedRun<H>>]) -> Result<(), StoreError> {
+        // What is executed here is reported as it ends.
+        let elsewhere: Vec<_> = watched.iter().filter(|watched| !self.control.runs.has(watched.id.row())).collect();
+        let mut alive = HashMap::new();
+        for some in elsewhere.chunks(LOOK) {
+            // Asked before the look: one that is created after it is not missed there.
+            let (ids, exist): (Vec<RunId>, Vec<bool>) =
+                some.iter().map(|watched| (watched.id, watched.exists())).unzip();
+            let standings = self.control.store().standings(&ids)?;
+            for ((watched, standing), exists) in some.iter().zip(standings).zip(exist) {
+                if exists || standing.is_some() {
+                    self.report(watched, standing.as_ref(), &mut alive);
+                }
+            }
         }
         Ok(())
     }
 
-    fn look_at(&self, id: RunId, settled: &Settled) -> Result<(), StoreError> {
-        let Some(run) = self.control.store().standing(id)? else {
-            settled.settle(Settlement::Elsewhere);
-            return Ok(());
+    /// Tells those who wait for a run if nothing more is to be expected. `alive`: which runners are known to be there, or not.
+    fn report(&self, watched: &WatchedRun<H>, standing: Option<&Standing>, alive: &mut HashMap<i64, bool>) {
+        let settlement = match standing {
+            None => Settlement::Elsewhere,
+            Some(run) if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) => {
+                Settlement::Run(run.status)
+            }
+            Some(run) => match self.recovery.why_not_here_if(watched.id, run, |runner| {
+                *alive.entry(runner).or_insert_with(|| self.recovery.is_alive(runner))
+            }) {
+                Some(why) => Settlement::NotHere(why.to_string()),
+                None => return,
+            },
         };
-        if run.status.is_ended() || (run.status == RunStatus::Paused && !run.held) {
-            settled.settle(Settlement::Run(run.status));
-        } else if let Some(why) = self.recovery.why_not_here(id, &run) {
-            settled.settle(Settlement::NotHere(why.to_string()));
-        }
-        Ok(())
+        watched.settled.settle(settlement);
     }
 
     /// A run of this engine as it stands, with nothing in it that is not committed: what is being committed may still

@@ -12,7 +12,7 @@ use super::error::{Error, RunFailed};
 use super::result::RunResult;
 use crate::engine::Engine;
 use crate::runs::settled::Settlement;
-use crate::runs::watch::{Awaiting, Handle, Watched};
+use crate::runs::watch::{Awaiting, Handle};
 
 /// A run that was submitted, or that a key names.
 #[derive(Clone)]
@@ -52,6 +52,7 @@ impl RunHandle {
         let mut handle = self.renewed().await?;
         loop {
             let settlement = self.settled(&handle).await?;
+            handle = handle.ended_here().unwrap_or(handle);
             match (settlement, &handle) {
                 (Settlement::Run(status), _) => {
                     let result = self.snapshot(&handle).await?;
@@ -69,8 +70,7 @@ impl RunHandle {
                 // Another runner has claimed it: wait for its end there.
                 (Settlement::Elsewhere, Handle::Live(_)) => {
                     let id = handle.id();
-                    let settled = blocking(&self.engine, move |engine| engine.watch(id)).await??;
-                    handle = Handle::Watched(Box::new(Watched { id, settled }));
+                    handle = Handle::Watched(blocking(&self.engine, move |engine| engine.watch(id)).await??);
                 }
                 (Settlement::Elsewhere, Handle::Watched(watched)) => return Err(Error::unknown_run(watched.id)),
                 (settlement, _) => return Err(Error::settled(settlement)),
@@ -129,8 +129,8 @@ impl RunHandle {
                 Ok(RunResult::of(stored))
             }
             Handle::Watched(watched) => {
-                let id = watched.id;
-                let stored = blocking(&self.engine, move |engine| engine.store().load(id)).await??;
+                let (id, watched) = (watched.id, Arc::clone(watched));
+                let stored = blocking(&self.engine, move |engine| engine.load(&watched)).await??;
                 stored.map(RunResult::of).ok_or_else(|| Error::unknown_run(id))
             }
         }

@@ -1,20 +1,27 @@
 //! Claims of runs that have no owner: what nobody else is about to claim, from where the last claim has ended.
 
-use bide_core::RunId;
+use std::sync::atomic::Ordering;
+
+use bide_core::record::{RunRow, StoredRun};
+use bide_core::{RunId, RunStatus};
+use postgres::Row;
 
 use super::PostgresStore;
 use super::error::Failed;
+use super::parts::{run_columns, run_joins, run_row};
 use super::session::{Session, Uuid};
-use crate::{CommitId, Lease, LeaseTime, StoreError};
+use crate::{Claimed, CommitId, Lease, LeaseTime, StoreError};
 
 const IS_FREE: &str = "SELECT EXISTS (SELECT 1 FROM unnest($1::int8[]) v(id) CROSS JOIN LATERAL (SELECT 1 FROM bide.run r \
      WHERE r.version = v.id AND r.status < 3 AND r.runner IS NULL AND (r.status <> 2 OR r.held) LIMIT 1) r)";
 const CLAIMED: &str = "SELECT claimed FROM bide.made WHERE runner = $1::int8 AND id = $2::int8";
 /// Runs of these versions after these numbers, oldest first. What another claim has locked is left to that. Marks of
-/// bodies are set aside, because the new owner has entered none of them.
-const CLAIM: &str = "WITH f AS MATERIALIZED (SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR KEY SHARE), \
-     free AS MATERIALIZED (SELECT r.id, r.uuid, r.version FROM f CROSS JOIN unnest($4::int8[], $5::int8[]) v(id, after) \
-     CROSS JOIN LATERAL (SELECT r.id, r.uuid, r.version FROM bide.run r \
+/// bodies are set aside, because the new owner has entered none of them. Of those of which nothing is recorded but that they
+/// exist, everything is returned, as it was before.
+const CLAIM: &str = concat!(
+    "WITH f AS MATERIALIZED (SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR KEY SHARE), \
+     free AS MATERIALIZED (SELECT r.* FROM f CROSS JOIN unnest($4::int8[], $5::int8[]) v(id, after) \
+     CROSS JOIN LATERAL (SELECT r.* FROM bide.run r \
      WHERE r.version = v.id AND r.id > v.after AND r.status < 3 AND r.runner IS NULL AND (r.status <> 2 OR r.held) \
      ORDER BY r.version, r.id LIMIT $6::int8 FOR NO KEY UPDATE SKIP LOCKED) r ORDER BY r.id LIMIT $6::int8), \
      made AS (INSERT INTO bide.made (runner, id, claimed) SELECT $1::int8, $3::int8, array_agg(uuid ORDER BY free.id) \
@@ -22,8 +29,14 @@ const CLAIM: &str = "WITH f AS MATERIALIZED (SELECT 1 FROM bide.runner WHERE id 
      taken AS (UPDATE bide.run r SET runner = $1::int8, epoch = $2::int8, \
      status = CASE WHEN r.held THEN r.status ELSE 1 END FROM free WHERE r.id = free.id), \
      aside AS (UPDATE bide.task t SET entered = -t.entered FROM free WHERE t.run = free.id AND t.entered > 0) \
-     SELECT (SELECT count(*) FROM f), free.id, free.uuid, free.version FROM (SELECT 1) one LEFT JOIN free ON true \
-     ORDER BY free.id";
+     SELECT (SELECT count(*) FROM f), EXISTS (SELECT 1 FROM bide.limit_share), r.id, r.uuid, r.version, \
+     r.status = 0 AND NOT r.held AND NOT EXISTS (SELECT 1 FROM bide.task t WHERE t.run = r.id) \
+     AND NOT EXISTS (SELECT 1 FROM bide.message m WHERE m.run = r.id), ",
+    run_columns!(),
+    " FROM (SELECT 1) one LEFT JOIN free r ON true ",
+    run_joins!(),
+    " ORDER BY r.id"
+);
 
 impl PostgresStore {
     /// Fences dead runners and claims runs: see [`crate::Store::claim`].
@@ -34,7 +47,7 @@ impl PostgresStore {
         versions: &[i64],
         now: LeaseTime,
         limit: usize,
-    ) -> Result<Vec<RunId>, StoreError> {
+    ) -> Result<Claimed, StoreError> {
         self.check_history(lease)?;
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let claimed = self.connections.lease(|session| {
@@ -43,29 +56,36 @@ impl PostgresStore {
                 self.fence_off(session, &dead, lease, now)?;
             }
             if lease == Lease::NONE || limit == 0 || versions.is_empty() {
-                return Ok(Vec::new());
+                return Ok(Claimed::default());
             }
             if self.made.is_known(lease.runner, id)
                 && let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])?
             {
                 let claimed: Option<Vec<Uuid>> = row.try_get(0)?;
-                return Ok(claimed.unwrap_or_default().into_iter().map(|id| RunId(id.0)).collect());
+                // There may be shares of limits.
+                self.has_shares.store(true, Ordering::Relaxed);
+                let runs = claimed.unwrap_or_default().into_iter().map(|id| RunId(id.0)).collect();
+                return Ok(Claimed { runs, new: Vec::new() });
             }
             let versions = versions.to_vec();
-            // Nearly always there is nothing, which a look finds without writing anything.
-            let free = match session.query_opt(IS_FREE, &[&versions])? {
-                Some(row) => row.try_get(0)?,
-                None => false,
+            // Nearly always there is nothing, which a look finds without writing anything; unless the last claim has left some.
+            let has_left = {
+                let positions = self.positions.lock();
+                versions.iter().any(|version| positions.contains_key(version))
             };
-            if free { self.take(session, id, lease, versions, most) } else { Ok(Vec::new()) }
+            let free = has_left
+                || match session.query_opt(IS_FREE, &[&versions])? {
+                    Some(row) => row.try_get(0)?,
+                    None => false,
+                };
+            if free { self.take(session, id, lease, versions, most) } else { Ok(Claimed::default()) }
         });
         if matches!(claimed, Err(StoreError::Disconnected { .. })) {
             self.made.is_unknown(lease.runner, id);
         }
         let claimed = claimed?;
-        if !claimed.is_empty() {
+        if !claimed.runs.is_empty() {
             self.made.remember(lease.runner, id, &[], &[]);
-            self.find_shares()?;
         }
         Ok(claimed)
     }
@@ -77,7 +97,7 @@ impl PostgresStore {
         lease: Lease,
         versions: Vec<i64>,
         most: i64,
-    ) -> Result<Vec<RunId>, Failed> {
+    ) -> Result<Claimed, Failed> {
         let mut after: Vec<i64> = {
             let positions = self.positions.lock();
             versions.iter().map(|version| positions.get(version).copied().unwrap_or(i64::MIN)).collect()
@@ -89,14 +109,24 @@ impl PostgresStore {
             if holds == 0 {
                 return Err(StoreError::Fenced { runner: lease.runner }.into());
             }
-            let mut claimed = Vec::with_capacity(rows.len());
-            let mut positions = self.positions.lock();
-            for row in &rows {
-                let Some(run) = row.try_get::<_, Option<i64>>(1)? else { continue };
-                claimed.push(RunId(row.try_get::<_, Uuid>(2)?.0));
-                positions.insert(row.try_get(3)?, run);
+            let (mut claimed, mut new) = (Vec::with_capacity(rows.len()), Vec::new());
+            {
+                let mut positions = self.positions.lock();
+                for row in &rows {
+                    let Some(run) = row.try_get::<_, Option<i64>>(2)? else { continue };
+                    claimed.push(RunId(row.try_get::<_, Uuid>(3)?.0));
+                    positions.insert(row.try_get(4)?, run);
+                    if row.try_get(5)? {
+                        new.push(row);
+                    }
+                    if row.try_get(1)? {
+                        self.has_shares.store(true, Ordering::Relaxed);
+                    }
+                }
             }
-            if i64::try_from(claimed.len()).is_ok_and(|count| count >= most) {
+            let claimed = Claimed { runs: claimed, new: self.new_runs(session, lease, &new) };
+            let mut positions = self.positions.lock();
+            if i64::try_from(claimed.runs.len()).is_ok_and(|count| count >= most) {
                 return Ok(claimed);
             }
             // The end was reached.
@@ -104,10 +134,23 @@ impl PostgresStore {
                 positions.remove(version);
             }
             let began_first = after.iter().all(|after| *after == i64::MIN);
-            if !claimed.is_empty() || began_first {
+            if !claimed.runs.is_empty() || began_first {
                 return Ok(claimed);
             }
             after.fill(i64::MIN);
         }
+    }
+
+    /// Claimed runs of which nothing is recorded yet but that they exist. One that does not read back is left out: who loads it
+    /// gets the reason.
+    fn new_runs(&self, session: &mut Session<'_>, lease: Lease, rows: &[&Row]) -> Vec<StoredRun> {
+        let mut read = |row: &Row| {
+            let (run, version) = run_row(row, 6, self.name_str()).ok()?;
+            let tasks = self.recorded_tasks(session, version).ok()?;
+            let run = RunRow { status: RunStatus::Running, runner: Some(lease.runner), ..run };
+            let (rows, entries, messages, progress, children) = Default::default();
+            Some(StoredRun { run, tasks, rows, entries, messages, progress, children })
+        };
+        rows.iter().filter_map(|row| read(row)).collect()
     }
 }

@@ -6,7 +6,6 @@
 //! who else waits. So one of the two finds what the other has done: a share, or who waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::limits::{LimitSpec, Rate, Room};
@@ -30,7 +29,6 @@ const DEFINE: &str = "INSERT INTO bide.limit_spec (name, executing, in_flight, r
      VALUES ($1::text, $2::int8, $3::int8, $4::int8, $5::int8, $6::text) ON CONFLICT (name) DO UPDATE SET \
      executing = excluded.executing, in_flight = excluded.in_flight, rate_count = excluded.rate_count, \
      rate_span = excluded.rate_span, key = excluded.key";
-const ANY_SHARE: &str = "SELECT 1 FROM bide.limit_share LIMIT 1";
 /// Attempts that have ended, runs that have ended, and runs that stand: what waits in these keeps its share. A body that
 /// has recorded nothing is entered anew, and asked about anew.
 const RELEASE: &str = "WITH ended AS (DELETE FROM bide.limit_share s \
@@ -232,16 +230,6 @@ impl PostgresStore {
     pub(super) fn limits_released(&self) -> Result<(), StoreError> {
         self.changes.limits();
         self.notifier.send(Hint::Look);
-        Ok(())
-    }
-
-    /// Runs were claimed: if there are limits, they may have shares.
-    pub(super) fn find_shares(&self) -> Result<(), StoreError> {
-        if !self.has_shares.load(Ordering::Relaxed)
-            && self.connections.reader(|session| Ok(session.query_opt(ANY_SHARE, &[])?.is_some()))?
-        {
-            self.has_shares.store(true, Ordering::Relaxed);
-        }
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
 use crate::{
-    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
+    Changes, Claimed, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
     Maintenance, Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use clock::{ServerClock, SharedClock};
@@ -255,6 +255,8 @@ impl Store for PostgresStore {
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
+        // The caller may wait for them: before they exist, so that no end is missed.
+        self.notifier.watch();
         self.create_free(runs)
     }
 
@@ -274,6 +276,17 @@ impl Store for PostgresStore {
         now: LeaseTime,
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
+        self.claim_runs(id, lease, versions, now, limit).map(|claimed| claimed.runs)
+    }
+
+    fn claim_reading(
+        &self,
+        id: CommitId,
+        lease: Lease,
+        versions: &[i64],
+        now: LeaseTime,
+        limit: usize,
+    ) -> Result<Claimed, StoreError> {
         self.claim_runs(id, lease, versions, now, limit)
     }
 
@@ -292,7 +305,12 @@ impl Store for PostgresStore {
     fn standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
         // Before the look, so that no end in between is missed.
         self.notifier.watch();
-        self.read_standing(run)
+        Ok(self.read_standings(&[run])?.pop().flatten())
+    }
+
+    fn standings(&self, runs: &[RunId]) -> Result<Vec<Option<Standing>>, StoreError> {
+        self.notifier.watch();
+        self.read_standings(runs)
     }
 
     fn by_key(&self, key: &str, workflow: Option<&str>) -> Result<Vec<(RunId, Arc<str>)>, StoreError> {

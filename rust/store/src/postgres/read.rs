@@ -1,5 +1,6 @@
 //! Reading runs.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bide_core::record::{RecordedTask, StoredRun};
@@ -17,9 +18,9 @@ use crate::{RunFilter, Standing, StoreError, StoredVersion};
 const ONE: &str = "SELECT * FROM bide.run WHERE id = $1::int8 AND uuid = $2::uuid";
 const MANY: &str =
     "SELECT r.* FROM unnest($1::int8[], $2::uuid[]) u(id, uuid) JOIN bide.run r ON r.id = u.id AND r.uuid = u.uuid";
-const STANDING: &str = "SELECT r.status::int8, w.name, v.hash, r.runner, r.held FROM bide.run r \
-     LEFT JOIN bide.workflow w ON w.id = r.workflow LEFT JOIN bide.version v ON v.id = r.version \
-     WHERE r.id = $1::int8 AND r.uuid = $2::uuid";
+const STANDINGS: &str = "SELECT r.uuid, r.status::int8, w.name, v.hash, r.runner, r.held \
+     FROM unnest($1::int8[], $2::uuid[]) u(id, uuid) JOIN bide.run r ON r.id = u.id AND r.uuid = u.uuid \
+     LEFT JOIN bide.workflow w ON w.id = r.workflow LEFT JOIN bide.version v ON v.id = r.version";
 const CHILDREN: &str = "SELECT uuid, status::int8 FROM bide.run WHERE parent = $1::int8 ORDER BY parent, id";
 const KEY: &str = "SELECT r.uuid, w.name FROM bide.workflow w JOIN bide.run r ON r.workflow = w.id \
      WHERE r.key = $1::text AND ($2::text IS NULL OR w.name = $2::text) ORDER BY w.id";
@@ -105,17 +106,25 @@ impl PostgresStore {
             .ok_or_else(|| self.corrupt(&format!("run {run}: the column run.status has {code}, which is no status")))
     }
 
-    pub(super) fn read_standing(&self, run: RunId) -> Result<Option<Standing>, StoreError> {
+    /// Where runs stand, in their order.
+    pub(super) fn read_standings(&self, runs: &[RunId]) -> Result<Vec<Option<Standing>>, StoreError> {
+        let numbers: Vec<i64> = runs.iter().map(|run| run.row()).collect();
+        let ids: Vec<Uuid> = runs.iter().map(|run| Uuid(run.0)).collect();
         self.connections.reader(|session| {
-            let Some(row) = session.query_opt(STANDING, &[&run.row(), &Uuid(run.0)])? else { return Ok(None) };
-            let text = |at| row.try_get::<_, Text<'_>>(at).map(|text| text.0.as_ref().into());
-            Ok(Some(Standing {
-                status: self.status(row.try_get(0)?, run)?,
-                workflow: text(1)?,
-                version: text(2)?,
-                runner: row.try_get(3)?,
-                held: row.try_get(4)?,
-            }))
+            let mut found = HashMap::with_capacity(runs.len());
+            for row in session.query(STANDINGS, &[&numbers, &ids])? {
+                let run = run_id(&row, 0)?;
+                let text = |at| row.try_get::<_, Text<'_>>(at).map(|text| text.0.as_ref().into());
+                let standing = Standing {
+                    status: self.status(row.try_get(1)?, run)?,
+                    workflow: text(2)?,
+                    version: text(3)?,
+                    runner: row.try_get(4)?,
+                    held: row.try_get(5)?,
+                };
+                found.insert(run, standing);
+            }
+            Ok(runs.iter().map(|run| found.get(run).cloned()).collect())
         })
     }
 

@@ -1,5 +1,8 @@
 //! Claiming runs without an owner, by version.
 
+use bide_core::{Address, Message, RunOptions};
+use bide_store::Sent;
+
 use super::*;
 
 pub fn a_claim_sets_marks_aside_and_blames_nobody(store: &dyn Store) {
@@ -154,4 +157,36 @@ pub fn task_numbers_are_dense_and_the_same_in_every_version(store: &dyn Store) {
 
     let (again, ids) = numbers("ingest", "v1", &names(&["fetch", "process"]));
     assert_eq!((again.number, again.version, ids), (first.number, first.version, vec![0, 1]));
+}
+
+pub fn what_a_claim_reads_is_what_a_load_reads(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let options = RunOptions { priority: 3, start_at: Some(later(9)), ..RunOptions::default() };
+    let new: Vec<NewRun> =
+        (0..4).map(|n| desk.new_run(later(n), None).with_options(Some(options.clone().into()))).collect();
+    assert_eq!(ok(store.create_unowned(&new)), [(); 4].map(|()| Creation::Created));
+    let ids: Vec<RunId> = new.iter().map(|new| new.id).collect();
+    let owned = desk.create(later(5), None);
+    let message =
+        Message { number: 71, address: Address::signal("go"), id: None, content: Ok(Value::NONE), sent_at: later(6) };
+    assert!(matches!(ok(store.send(ids[1], &message)), Sent::Stored));
+
+    let claim = |owner: &Desk<'_>| {
+        let id = CommitId::unique();
+        let claimed = ok(store.claim_reading(id, owner.lease, &[desk.version], at(later(7)), 99));
+        for run in &claimed.new {
+            assert_eq!(*run, owner.load(run.run.id), "nothing but its owner has changed since it was created");
+        }
+        let new: Vec<RunId> = claimed.new.iter().map(|run| run.run.id).collect();
+        assert!(new.iter().all(|run| claimed.runs.contains(run)));
+        (claimed.runs, new)
+    };
+    let (claimed, read) = claim(&desk);
+    assert_eq!(claimed, ids);
+    assert!(!read.contains(&ids[1]), "a message has come to it");
+    ok(store.leave(desk.lease));
+    let next = Desk::new(store);
+    let (claimed, read) = claim(&next);
+    assert_eq!(claimed, [ids, vec![owned]].concat());
+    assert_eq!(read, [] as [RunId; 0], "somebody may have executed them");
 }

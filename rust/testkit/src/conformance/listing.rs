@@ -123,8 +123,12 @@ pub fn a_standing_agrees_with_the_run(store: &dyn Store) {
     desk.end(run, later(1));
     assert_eq!(standing(), Standing::from(&desk.load(run).run));
     assert_eq!((standing().status, standing().runner), (RunStatus::Completed, None));
+    let other = desk.create(later(2), None);
+    let both = ok(store.standings(&[other, RunId(other.0 ^ 1), run]));
+    assert_eq!(both, [ok(store.standing(other)), None, ok(store.standing(run))], "in the order of the question");
     assert!(ok(store.delete(run)));
     assert_eq!(ok(store.standing(run)), None);
+    assert_eq!(ok(store.standings(&[run])), [None]);
 }
 
 pub fn a_purge_deletes_what_ended_before_and_nothing_else(store: &dyn Store) {

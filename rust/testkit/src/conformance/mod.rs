@@ -91,6 +91,7 @@ macro_rules! conformance {
             claims_are_oldest_first_and_only_what_was_asked_for
             unowned_runs_are_listed_by_version
             a_run_is_claimed_by_one_of_many
+            what_a_claim_reads_is_what_a_load_reads
             task_numbers_are_dense_and_the_same_in_every_version
             runs_are_listed_newest_first_and_filtered
             runs_are_listed_by_each_status_and_by_a_range_of_ids
