@@ -2,7 +2,7 @@
 
 mod entries;
 
-use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
@@ -74,7 +74,7 @@ impl SqliteStore {
             // What it belongs to, such as a run's creation, is committed already.
             creations.resize_with(commit.requests.len(), Vec::new);
             let lost = fence(writer.fresh(), lease).map_err(explain)?;
-            return lost.map_or_else(|| Ok(Written { committed: Committed::by_store(), creations }), Err);
+            return lost.map_or_else(|| Ok(Written::of(creations)), Err);
         }
         let transaction = writer.begin(&self.identity)?;
         let connection = transaction.connection();
@@ -91,8 +91,15 @@ impl SqliteStore {
         for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             bytes += 128 * alike.len() as u64 + self.write_alike(connection, alike, &skipped)?;
         }
-        let others_wait = self.has_shares.load(Ordering::Relaxed)
-            && limits::release(connection, lease, commit.batch, &skipped).map_err(explain)?;
+        let mut freed = self.has_shares.load(Ordering::Relaxed)
+            && limits::release(connection, commit.batch, &skipped).map_err(explain)?;
+        let mut answers = None;
+        if let Some((now, lines)) = commit.claims {
+            let (answered, more) = self.answer(connection, lease, now, lines).map_err(explain)?;
+            freed |= more;
+            answers = Some(answered);
+        }
+        let others_wait = freed && limits::others_wait(connection, lease).map_err(explain)?;
         let is_skipped = |write: &Write| skipped.binary_search(&write.run()).is_ok();
         let refused = |made: &Vec<Creation>| made.iter().any(Creation::prevents_all);
         if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
@@ -103,8 +110,10 @@ impl SqliteStore {
             if others_wait {
                 self.limits_released()?;
             }
+        } else {
+            answers = None;
         }
-        Ok(Written { committed: Committed::by_store(), creations })
+        Ok(Written { answers, ..Written::of(creations) })
     }
 
     /// Creates runs that belong to nobody, and has all runners of the file look for them.

@@ -41,7 +41,8 @@ pub fn a_child_and_the_record_of_its_start_are_one_commit(store: &dyn Store) {
     let parent = desk.create(START, None);
     let new = [desk.child_of(parent, 1)];
     let mut batch = vec![entry(parent, "inner", 2, 1)];
-    let mut commit = Commit { id: CommitId::unique(), requests: &[&new], batch: &mut batch };
+    let requests: [&[NewRun]; 1] = [&new];
+    let mut commit = Commit::new(CommitId::unique(), &requests, &mut batch);
     ok(store.leave(loser.lease));
     fenced(store.write(loser.lease, &mut commit), loser.lease);
     assert!(desk.load(parent).children.is_empty() && desk.load(parent).entries.is_empty());

@@ -163,6 +163,7 @@ macro_rules! conformance {
             a_share_is_released_by_the_commit_that_ends_its_attempt
             a_batch_that_fails_releases_no_share
             a_body_that_waits_does_not_execute_and_takes_that_again
+            a_commit_grants_what_it_releases_or_nothing_if_it_fails
             each_value_of_a_key_has_shares_of_its_own
             starts_count_for_the_span_of_their_rate
             a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share
