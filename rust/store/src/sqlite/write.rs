@@ -1,8 +1,9 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
+mod children;
 mod entries;
 
-use bide_core::record::{DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
@@ -21,9 +22,6 @@ const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runn
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9)";
 const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
-const CREATE_CHILD: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs, parent, \
-     parent_task, parent_map, parent_name, parent_n, depth) \
-     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
 /// Only within the transaction that has created the run.
@@ -48,7 +46,8 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 pub(super) const HOT: &[&str] = &[
     CREATE,
     CREATE_KEYED,
-    CREATE_CHILD,
+    children::CREATE_CHILD,
+    children::CREATE_CHILDREN,
     KEYED,
     UUID,
     UNDO,
@@ -273,7 +272,19 @@ impl SqliteStore {
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut made = Vec::with_capacity(runs.len());
         let mut inserted = Vec::with_capacity(runs.len());
-        for new in runs {
+        let mut rest = runs;
+        while let Some((new, others)) = rest.split_first() {
+            if let Some((all, others)) = rest.split_first_chunk()
+                && children::children(writer, lease, all).map_err(explain)?
+            {
+                for new in all {
+                    *bytes += 2048 + new.inputs.len() as u64;
+                    inserted.push(new.id.row());
+                    made.push(Creation::Created);
+                }
+                rest = others;
+                continue;
+            }
             *bytes += 2048 + new.inputs.len() as u64;
             let creation = match insert_run(writer, lease, new).map_err(explain)? {
                 Inserted::New => {
@@ -284,6 +295,7 @@ impl SqliteStore {
                 Inserted::Not(None) => Creation::NumberTaken,
             };
             made.push(creation);
+            rest = others;
         }
         if made.iter().any(Creation::prevents_all) {
             for row in inserted {
@@ -411,31 +423,11 @@ enum Inserted {
     Not(Option<Vec<u8>>),
 }
 
-fn insert_child(writer: &Connection, lease: Option<Lease>, new: &NewRun, parent: &Parent) -> rusqlite::Result<usize> {
-    writer.prepare_cached(CREATE_CHILD)?.execute(params![
-        new.id.row(),
-        &new.id.0.to_be_bytes()[..],
-        new.workflow,
-        new.version,
-        lease.map(|lease| lease.runner),
-        lease.map(|lease| lease.epoch),
-        new.created_at.0,
-        new.key.as_deref(),
-        &*new.inputs,
-        parent.run.row(),
-        parent.task,
-        parent.map,
-        &*parent.key.name,
-        parent.key.n,
-        parent.depth,
-    ])
-}
-
 fn insert_run(writer: &Connection, lease: Option<Lease>, new: &NewRun) -> rusqlite::Result<Inserted> {
     let uuid = new.id.0.to_be_bytes();
     let key = new.key.as_deref();
     let inserted = match &new.parent {
-        Some(parent) => insert_child(writer, lease, new, parent),
+        Some(parent) => children::child(writer, lease, new, parent),
         None => {
             let mut insert = writer.prepare_cached(if key.is_some() { CREATE_KEYED } else { CREATE })?;
             insert.execute(params![
