@@ -34,7 +34,6 @@ from bide._errors import (
     WaitTimeout,
 )
 from bide._events import Event, Follower, Progress, channel
-from bide._history import HistoryEntry
 from bide._limits import Limit
 from bide._map import Each, Input, Mapped
 from bide._result import RunResult, TaskResult
@@ -47,7 +46,6 @@ from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._task import task
 from bide._waits import After, At, Tolerate, Until, after, at, until
 from bide._waits import WaitBase as Wait
-from bide._watches import Watch
 from bide._workflow import Workflow
 
 if _typing.TYPE_CHECKING:
@@ -55,12 +53,14 @@ if _typing.TYPE_CHECKING:
     from bide._children import ChildRun
     from bide._combine import AllOf, AnyOf, Fired, First, all_of, any_of
     from bide._dask import Dask
+    from bide._history import HistoryEntry
     from bide._limits import HeldBack, LimitInfo, LimitUse
     from bide._logging import LogFilter, install_log_record_factory
     from bide._metrics import metrics
     from bide._observe import RunEvent, RunEventKind
     from bide._processes import Processes
     from bide._ray import Ray
+    from bide._sources import Watch
     from bide._transactions import AsyncTransaction, Transaction
     from bide._why import HeldBy, HeldTask, OpenWait, RunnerInfo, WaitKind, Why
 
@@ -172,8 +172,10 @@ _LATE = {
     "Callback": "_callbacks",
     "ChildRun": "_children",
     "Dask": "_dask",
+    "HistoryEntry": "_history",
     "Processes": "_processes",
     "Ray": "_ray",
+    "Watch": "_sources",
     "metrics": "_metrics",
 }
 """Names that few programs use, with the module that each is imported from when it is first accessed: `logging` takes

@@ -1,11 +1,10 @@
 """What a `Runner` and a `Client` have in common: they submit runs, send to them, control them and look at them."""
 
+from __future__ import annotations
+
 import contextvars
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from bide import _core, _options
@@ -21,15 +20,18 @@ from bide._schedules import Schedules
 from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text, shown_store
 from bide._twins import StoreTwins
-from bide._waits import Duration
 from bide._watches import Watches
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+    from types import TracebackType
 
     from bide._result import RunResult
     from bide._signals import Request, Signal
+    from bide._waits import Duration
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -41,7 +43,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     _does = "runs"
     """What it does with workflows, for messages."""
 
-    def __init__(self, core: "_core.Runner") -> None:
+    def __init__(self, core: _core.Runner) -> None:
         """Wrap the engine, or its client."""
         super().__init__(core)
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
@@ -98,7 +100,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     def signal(
         self,
         run: Run,
-        signal: "str | Signal[Any]",
+        signal: str | Signal[Any],
         value: object = None,
         *,
         id: str | None = None,  # noqa: A002 - the designed name
@@ -119,7 +121,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
 
     def signal_many(
         self,
-        signals: "Iterable[tuple[Any, ...]]",
+        signals: Iterable[tuple[Any, ...]],
         *,
         workflow: Workflow | str | None = None,
     ) -> None:
@@ -147,7 +149,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     def request(
         self,
         run: Run,
-        request: "Request[T, A]",
+        request: Request[T, A],
         value: T,
         *,
         timeout: Duration | None = None,
@@ -158,7 +160,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     def request(
         self,
         run: Run,
-        request: "Request[None, A]",
+        request: Request[None, A],
         value: None = None,
         *,
         timeout: Duration | None = None,
@@ -179,7 +181,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     def request(
         self,
         run: Run,
-        request: "str | Request[Any, Any]",
+        request: str | Request[Any, Any],
         value: object = None,
         *,
         timeout: Duration | None = None,
@@ -197,8 +199,8 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
 
     def _request(
         self,
-        run: "str | RunHandle | RunResult",
-        request: "str | Request[Any, Any]",
+        run: str | RunHandle | RunResult,
+        request: str | Request[Any, Any],
         value: object,
         *,
         timeout: Duration | None,
@@ -264,7 +266,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _core_workflow(self, workflow: Workflow) -> "_core.Workflow":
+    def _core_workflow(self, workflow: Workflow) -> _core.Workflow:
         if not isinstance(workflow, Workflow):
             msg = f"a {type(self).__name__} {self._does} a bide.Workflow, not {workflow!r}"
             raise DefinitionError(msg)
@@ -275,10 +277,10 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         self._workflows[workflow.name] = (workflow, compiled)
         return compiled
 
-    def _compile(self, workflow: Workflow) -> "_core.Workflow":
+    def _compile(self, workflow: Workflow) -> _core.Workflow:
         return workflow._compiled().core
 
-    def _handle(self, core: "_core.RunHandle", key: str | None) -> RunHandle:
+    def _handle(self, core: _core.RunHandle, key: str | None) -> RunHandle:
         return RunHandle(core, self, key)
 
     def _submit_one(
@@ -303,7 +305,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         said: _options.Options | None,
         *,
         awaited: bool = False,
-    ) -> "asyncio.Future[RunHandle]":
+    ) -> asyncio.Future[RunHandle]:
         """Submit a run together with those of other callers on event loops."""
         compiled = self._core_workflow(workflow)
         encoded = workflow._compiled().encode_inputs(inputs)
@@ -325,7 +327,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
 
     def _submit(  # noqa: PLR0913 - each is said apart
         self,
-        compiled: "_core.Workflow",
+        compiled: _core.Workflow,
         runs: list[tuple[list[tuple[str, bytes]], str | None]],
         said: _options.Options | None,
         context: list[contextvars.Context] | None = None,
@@ -345,7 +347,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         return [self._handle(handle, key) for handle, (_, key) in zip(handles, runs, strict=True)]
 
     def _as_recorded(
-        self, compiled: "_core.Workflow", runs: list[tuple[list[tuple[str, bytes]], str | None]]
+        self, compiled: _core.Workflow, runs: list[tuple[list[tuple[str, bytes]], str | None]]
     ) -> list[tuple[list[tuple[str, bytes]], str | None]]:
         """Return the runs, each with its key's recorded inputs if those are equal but encoded differently."""
         workflow = next((workflow for workflow, core in self._workflows.values() if core is compiled), None)
@@ -359,7 +361,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
             found.append((recorded if workflow._compiled().same_inputs(recorded, inputs) else inputs, key))
         return found
 
-    def _declared(self, run: str, signal: object) -> "tuple[Signal[Any] | Request[Any, Any], ...] | None":
+    def _declared(self, run: str, signal: object) -> tuple[Signal[Any] | Request[Any, Any], ...] | None:
         """Return what the run's workflow declares, for a signal that is named and so has no type of its own."""
         if not isinstance(signal, str) or not any(workflow._signals for workflow, _ in self._workflows.values()):
             return None

@@ -3,9 +3,10 @@
 How its calls are carried out is in `_async_calls.py`.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - a method returns one: who looks at its annotation finds it
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from bide import _core
@@ -15,6 +16,8 @@ from bide._here import STEP
 from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, from_poll
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+
     from bide._callbacks import Callback
     from bide._children import ChildRun
     from bide._combine import Fired, First
@@ -53,7 +56,7 @@ class AsyncTaskHandle(AsyncCalls):
         raise DefinitionError(msg)
 
     @classmethod
-    def _of(cls, core: "_core.Coroutine", loop: "BodyLoop") -> "AsyncTaskHandle":
+    def _of(cls, core: _core.Coroutine, loop: BodyLoop) -> AsyncTaskHandle:
         self = cls.__new__(cls)
         self._core, self._loop, self._refusals = core, loop, NO_REFUSALS
         return self
@@ -116,7 +119,7 @@ class AsyncTaskHandle(AsyncCalls):
         return self._wait(until, None, "handle.defer_until")
 
     @overload
-    async def wait(self, wait: "Request[S, T]", /, timeout: _Limit = None) -> "AsyncReceived[S, T]": ...
+    async def wait(self, wait: Request[S, T], /, timeout: _Limit = None) -> AsyncReceived[S, T]: ...
     @overload
     async def wait(self, wait: WaitBase[T], /, timeout: _Limit = None) -> T: ...
     def wait(self, wait: WaitBase[Any], /, timeout: Duration | None = None) -> Coroutine[Any, Any, Any]:
@@ -136,15 +139,15 @@ class AsyncTaskHandle(AsyncCalls):
     @overload
     async def wait_any(
         self, a: WaitBase[_A], /, *, timeout: _Limit = None, name: str | None = None
-    ) -> "tuple[Fired[_A] | None]": ...
+    ) -> tuple[Fired[_A] | None]: ...
     @overload
     async def wait_any(
         self, a: WaitBase[_A], b: WaitBase[_B], /, *, timeout: _Limit = None, name: str | None = None
-    ) -> "tuple[Fired[_A] | None, Fired[_B] | None]": ...
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None]: ...
     @overload
     async def wait_any(
         self, a: WaitBase[_A], b: WaitBase[_B], c: WaitBase[_C], /, *, timeout: _Limit = None, name: str | None = None
-    ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]": ...
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None]: ...
     @overload
     async def wait_any(
         self,
@@ -156,13 +159,13 @@ class AsyncTaskHandle(AsyncCalls):
         *,
         timeout: _Limit = None,
         name: str | None = None,
-    ) -> "tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]": ...
+    ) -> tuple[Fired[_A] | None, Fired[_B] | None, Fired[_C] | None, Fired[_D] | None]: ...
     @overload
-    async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: WaitBase[Any]) -> "First": ...
+    async def wait_any(self, *, timeout: _Limit = None, name: str | None = None, **named: WaitBase[Any]) -> First: ...
     @overload
     async def wait_any(
         self, *waits: WaitBase[Any], timeout: _Limit = None, name: str | None = None
-    ) -> "tuple[Fired[Any] | None, ...]": ...
+    ) -> tuple[Fired[Any] | None, ...]: ...
     async def wait_any(
         self,
         *waits: WaitBase[Any],
@@ -228,8 +231,8 @@ class AsyncTaskHandle(AsyncCalls):
     # --- child runs ------------------------------------------------------------------------------------------------
 
     async def start(
-        self, workflow: "Workflow", inputs: Mapping[str, Any] | None = None, *, key: str | None = None
-    ) -> "ChildRun":
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> ChildRun:
         """Start a run as a child of this one, and return a wait for it. See `TaskHandle.start`."""
         from bide._children import describe  # noqa: PLC0415 - for those who start children
 
@@ -237,10 +240,10 @@ class AsyncTaskHandle(AsyncCalls):
 
     async def start_many(
         self,
-        workflow: "Workflow",
+        workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
-    ) -> "list[ChildRun]":
+    ) -> list[ChildRun]:
         """Start many runs as children of this one, 256 in one commit, and return a wait for each."""
         from bide._children import describe_many  # noqa: PLC0415 - as above
 
@@ -248,12 +251,12 @@ class AsyncTaskHandle(AsyncCalls):
 
     async def run(
         self,
-        workflow: "Workflow",
+        workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
         timeout: Duration | None = None,
-    ) -> "RunResult":
+    ) -> RunResult:
         """Run a workflow as a child of this run, without holding a slot, and return its result."""
         from bide._children import describe  # noqa: PLC0415 - as above
 
@@ -269,7 +272,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str,
         key: str | None = None,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -281,7 +284,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -293,7 +296,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str | None = None,
-        retry: "Retry",
+        retry: Retry,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -305,7 +308,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str | None = None,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool,
         **kwargs: Any,
     ) -> R: ...
@@ -317,7 +320,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str,
         key: str | None = None,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -329,7 +332,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -341,7 +344,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str | None = None,
-        retry: "Retry",
+        retry: Retry,
         once: bool = False,
         **kwargs: Any,
     ) -> R: ...
@@ -353,7 +356,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str | None = None,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool,
         **kwargs: Any,
     ) -> R: ...
@@ -368,7 +371,7 @@ class AsyncTaskHandle(AsyncCalls):
         *args: Any,
         name: str | None = None,
         key: str | None = None,
-        retry: "Retry | None" = None,
+        retry: Retry | None = None,
         once: bool | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -398,7 +401,7 @@ class AsyncTaskHandle(AsyncCalls):
             raise left.outcome
         return left.outcome
 
-    def transaction(self, connection: object, *, same_database: bool | None = None) -> "AsyncTransaction":
+    def transaction(self, connection: object, *, same_database: bool | None = None) -> AsyncTransaction:
         """Begin a transaction that commits a step's record together with what the step does. See `TaskHandle`.
 
         Example::
@@ -433,10 +436,10 @@ class AsyncTaskHandle(AsyncCalls):
         return time
 
     @overload
-    async def callback(self, name: str) -> "Callback[Any]": ...
+    async def callback(self, name: str) -> Callback[Any]: ...
     @overload
-    async def callback(self, name: str, type: type[T]) -> "Callback[T]": ...
-    async def callback(self, name: str, type: Any = Any) -> "Callback[Any]":
+    async def callback(self, name: str, type: type[T]) -> Callback[T]: ...
+    async def callback(self, name: str, type: Any = Any) -> Callback[Any]:
         """Make a callback, which anybody with its `token` can answer. See `TaskHandle.callback`."""
         from bide._callbacks import new  # noqa: PLC0415 - as in __init__.py
 
@@ -445,7 +448,7 @@ class AsyncTaskHandle(AsyncCalls):
 
     # --- what it shows ---------------------------------------------------------------------------------------------
 
-    def emit(self, value: object, *, channel: "str | Channel[Any] | None" = None) -> None:
+    def emit(self, value: object, *, channel: str | Channel[Any] | None = None) -> None:
         """Append `value` to a channel of the run. Allowed within steps and conditions. It is not awaited."""
         self._core.emit(value, channel)
 

@@ -19,16 +19,20 @@ the bytes by its annotation and compares (`_compare.py`), so a value that would 
 before anything is committed. `_shapes.py` plans what msgspec does not do by itself for an annotation.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
 from inspect import Parameter
 from types import NoneType, UnionType
-from typing import Annotated, Any, Never, NoReturn, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Never, NoReturn, Union, get_args, get_origin
 
 import msgspec
 
 from bide import _compare, _hooks, _models, _nodes, _scalars, _shapes
 from bide._errors import DefinitionError, SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LONGEST_PATH = 400
 """A longer path into a value is shown by its two ends only."""
@@ -44,7 +48,7 @@ _json_encode = msgspec.json.Encoder(enc_hook=_hooks.to_json).encode
 _decode_anything = msgspec.json.Decoder()
 _decode_marks = msgspec.json.Decoder(_models.Marks)
 _BYTES = (bytes, bytearray, memoryview)
-_READY: dict[type, tuple[object, str, bool, "msgspec.json.Decoder[Any]"]] = {
+_READY: dict[type, tuple[object, str, bool, msgspec.json.Decoder[Any]]] = {
     **{
         kind: (kind, _FAST[kind], False, msgspec.json.Decoder(kind, dec_hook=_hooks.from_json))
         for kind in (bool, int, float, str)
@@ -122,7 +126,7 @@ class Codec:
         """Whether the values may contain bytes."""
         return self._plan is not None and (self._plan.has_bytes or self._plan.hard)
 
-    def for_writer(self, writer: "Codec") -> "Codec":
+    def for_writer(self, writer: Codec) -> Codec:
         """Return this reader's codec for values of `writer`: if these contain no bytes, text is not read as bytes."""
         if not self.has_bytes or writer.has_bytes:
             return self
@@ -233,7 +237,7 @@ class Codec:
         self._refuse_difference(difference)
         return data
 
-    def _written(self, value: object, plan: "_shapes.Plan | None") -> bytes:
+    def _written(self, value: object, plan: _shapes.Plan | None) -> bytes:
         raw = _json_encode(value if plan is None else plan.write(value))
         if self._plan is not None and self._plan.models:
             marks = _models.unset(value, _compare.parts)
@@ -254,7 +258,7 @@ class Codec:
             self._refuse("", value, f"is unpickled as {_show(type(back))}")
         return data
 
-    def _difference(self, value: object, data: bytes) -> "_compare.Difference | None":
+    def _difference(self, value: object, data: bytes) -> _compare.Difference | None:
         """Decode what was written and return the first difference from the value, which is the writer's error."""
         try:
             back = self._decode(data)
@@ -273,7 +277,7 @@ class Codec:
             raise SerializationError(msg) from problem
         return _compare.compare(value, back)
 
-    def _refuse_difference(self, difference: "_compare.Difference | None") -> None:
+    def _refuse_difference(self, difference: _compare.Difference | None) -> None:
         if difference is not None:
             self._refuse(difference.path, difference.value, difference.reason)
 

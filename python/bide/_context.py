@@ -4,6 +4,8 @@ Values stay encoded until they are read. Changes are found at the end by compari
 list counts; reading a key or reordering a dict's keys does not. The core merges the changes of several tasks.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
@@ -34,7 +36,7 @@ class Context(Mapping[str, Any]):
             self.set(key, value)
 
     @classmethod
-    def _from_encoded(cls, base: Mapping[str, bytes], where: str = "the context") -> "Context":
+    def _from_encoded(cls, base: Mapping[str, bytes], where: str = "the context") -> Context:
         """Return a task's copy: `base` has the encoded values that it starts from, `where` names the task in errors."""
         context = cls.__new__(cls)
         context._where = where
@@ -88,7 +90,7 @@ class Context(Mapping[str, Any]):
         return json.dumps({key: self._codec_of(key).decode(data) for key, data in self._encoded()}, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Context":
+    def from_json(cls, text: str | bytes) -> Context:
         """Return a context with the values of a JSON object."""
         import json  # noqa: PLC0415 - for this alone
 

@@ -4,7 +4,8 @@ A request is a committed row, with who has asked and why. It works from any proc
 that no process executes at the moment: the next one that does carries it out.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -13,14 +14,16 @@ import msgspec
 from bide._codec import Codec
 from bide._duration import moment, seconds
 from bide._errors import BideError, DefinitionError, no_run
-from bide._history import HistoryEntry
 from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus, SubStatus, TaskStatus
 from bide._text import check_text, is_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bide._access import StoreAccess
+    from bide._history import HistoryEntry
     from bide._run_handle import RunHandle
     from bide._waits import Duration
     from bide._workflow import Workflow
@@ -50,7 +53,7 @@ class Filter(msgspec.Struct, frozen=True):
             msg = f"{what} takes a run or a filter (status=, workflow=, since=, tags=, all=), not both"
             raise DefinitionError(msg)
 
-    def chosen(self, runner: "StoreAccess", possible: tuple[RunStatus, ...], what: str) -> list[str]:
+    def chosen(self, runner: StoreAccess, possible: tuple[RunStatus, ...], what: str) -> list[str]:
         """Return the ids of the chosen runs that have one of these statuses."""
         parts = (self.status, self.workflow, self.since, self.tags)
         if all(one is None for one in parts) and not self.every:
@@ -87,13 +90,13 @@ def asked(what: str, *, by: object, reason: object, **more: Any) -> Asked:  # no
     return Asked(what, given["by"], given["reason"], **more)
 
 
-def ask_one(runner: "StoreAccess", run: str, request: Asked) -> None:
+def ask_one(runner: StoreAccess, run: str, request: Asked) -> None:
     """Ask something of a run."""
     ((outcome, details),) = runner._core.ask([run], request)
     _check_asked(run, request, outcome, details)
 
 
-def ask_all(runner: "StoreAccess", runs: list[str], request: Asked) -> int:
+def ask_all(runner: StoreAccess, runs: list[str], request: Asked) -> int:
     """Ask something of many runs, and return of how many. One that has changed meanwhile is left out."""
     done = 0
     for run, (outcome, details) in zip(runs, runner._core.ask(runs, request), strict=True):
@@ -127,7 +130,7 @@ def _too_late(run: str, what: str, status: RunStatus) -> str:
     return f"run {run} has ended ({status}): {what} comes too late{again}"
 
 
-def check_retry(runner: "StoreAccess", run: str, task: str | None) -> None:
+def check_retry(runner: StoreAccess, run: str, task: str | None) -> None:
     """Refuse to retry a run that is executed, and a task that it does not have."""
     found = RunResult(runner._snapshot(run))
     if found.status not in ENDED and not (found.status is RunStatus.Paused and task is not None):
@@ -146,7 +149,7 @@ def check_task(found: RunResult, task: str) -> None:
         raise DefinitionError(msg)
 
 
-def check_satisfiable(runner: "StoreAccess", run: str, task: str) -> None:
+def check_satisfiable(runner: StoreAccess, run: str, task: str) -> None:
     """Refuse to satisfy a wait whose value only a child run or the sender of a request has."""
     from bide._why import WaitKind  # noqa: PLC0415 - as in StoreAccess.why
 
@@ -168,14 +171,14 @@ class Controls:
 
     def cancel(  # noqa: PLR0913 - a filter has several parts
         self,
-        run: "Run | None" = None,
+        run: Run | None = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
         force: bool = False,
         status: RunStatus | str | None = None,
-        since: "Since" = None,
+        since: Since = None,
         tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
@@ -191,13 +194,13 @@ class Controls:
 
     def pause(  # noqa: PLR0913 - as above
         self,
-        run: "Run | None" = None,
+        run: Run | None = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
         status: RunStatus | str | None = None,
-        since: "Since" = None,
+        since: Since = None,
         tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
@@ -212,13 +215,13 @@ class Controls:
 
     def resume(  # noqa: PLR0913 - as above
         self,
-        run: "Run | None" = None,
+        run: Run | None = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
         status: RunStatus | str | None = None,
-        since: "Since" = None,
+        since: Since = None,
         tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
@@ -232,15 +235,15 @@ class Controls:
 
     def retry(  # noqa: PLR0913 - as above
         self,
-        run: "Run | None" = None,
+        run: Run | None = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         from_task: str | None = None,
         fresh: bool = False,
         by: str | None = None,
         reason: str | None = None,
         status: RunStatus | str | None = None,
-        since: "Since" = None,
+        since: Since = None,
         tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
@@ -261,11 +264,11 @@ class Controls:
 
     def satisfy(
         self,
-        run: "Run",
+        run: Run,
         task: str,
         value: object = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
     ) -> None:
@@ -275,11 +278,11 @@ class Controls:
 
     def extend(
         self,
-        run: "Run",
+        run: Run,
         task: str,
-        more: "Duration",
+        more: Duration,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
     ) -> None:
@@ -289,10 +292,10 @@ class Controls:
 
     def poll_now(
         self,
-        run: "Run",
+        run: Run,
         task: str,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
     ) -> None:
@@ -301,10 +304,10 @@ class Controls:
 
     def skip(
         self,
-        run: "Run",
+        run: Run,
         task: str,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         by: str | None = None,
         reason: str | None = None,
     ) -> None:
@@ -313,12 +316,12 @@ class Controls:
 
     def delete(  # noqa: PLR0913 - as above
         self,
-        run: "Run | None" = None,
+        run: Run | None = None,
         *,
-        workflow: "Chosen" = None,
+        workflow: Chosen = None,
         force: bool = False,
         status: RunStatus | str | None = None,
-        since: "Since" = None,
+        since: Since = None,
         tags: Mapping[str, str] | None = None,
         all: bool = False,  # noqa: A002 - the designed name
     ) -> int:
@@ -336,7 +339,7 @@ class Controls:
         delete_one(runner, self._found(run, workflow), force=force)
         return 1
 
-    def history(self, run: "Run", *, workflow: "Chosen" = None) -> list[HistoryEntry]:
+    def history(self, run: Run, *, workflow: Chosen = None) -> list[HistoryEntry]:
         """Return what has happened to a run, oldest first, told from its rows.
 
         That is: its creation and its end, the start and the end of its tasks, waits and steps as far as their records
@@ -346,6 +349,8 @@ class Controls:
         happened = cast("StoreAccess", self)._core.history(found)
         if happened is None:
             raise KeyError(no_run(found))
+        from bide._history import HistoryEntry  # noqa: PLC0415 - few programs look
+
         return [HistoryEntry(*one) for one in happened]
 
     cancel_async = twin(cancel)
@@ -361,10 +366,10 @@ class Controls:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _found(self, run: "Run", workflow: "Chosen") -> str:
+    def _found(self, run: Run, workflow: Chosen) -> str:
         return cast("StoreAccess", self)._find_run(run, workflow)
 
-    def _by_hand(self, run: "Run", task: str, workflow: "Chosen", request: Asked) -> None:
+    def _by_hand(self, run: Run, task: str, workflow: Chosen, request: Asked) -> None:
         runner, found = cast("StoreAccess", self), self._found(run, workflow)
         state = RunResult(runner._snapshot(found))
         check_task(state, task)
@@ -382,7 +387,7 @@ class Controls:
             check_satisfiable(runner, found, task)
         ask_one(runner, found, request)
 
-    def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: "Run | None", chosen: Filter) -> int:
+    def _ask(self, request: Asked, possible: tuple[RunStatus, ...], run: Run | None, chosen: Filter) -> int:
         runner = cast("StoreAccess", self)
         if run is None:
             return ask_all(runner, chosen.chosen(runner, possible, request.what), request)
@@ -391,7 +396,7 @@ class Controls:
         return 1
 
 
-def _is_deleted(runner: "StoreAccess", run: str, *, force: bool) -> bool:
+def _is_deleted(runner: StoreAccess, run: str, *, force: bool) -> bool:
     try:
         delete_one(runner, run, force=force)
     except (TooLateError, KeyError):
@@ -399,7 +404,7 @@ def _is_deleted(runner: "StoreAccess", run: str, *, force: bool) -> bool:
     return True
 
 
-def delete_one(runner: "StoreAccess", run: str, *, force: bool) -> None:
+def delete_one(runner: StoreAccess, run: str, *, force: bool) -> None:
     """Delete an ended run; with `force` one that has not ended too, which is cancelled first."""
     if force and RunResult(runner._snapshot(run)).status in UNENDED:
         ask_one(runner, run, asked("cancel", by=None, reason=None, flag=True))

@@ -718,10 +718,15 @@ class Runner:
     def register(self, workflow: Workflow) -> None:
         """Register a workflow and continue its unfinished runs."""
 
-    def observe(self, callback: Callable[[tuple[Any, ...]], object], commits: Callable[[float], object] | None) -> None:
+    def observe(
+        self,
+        callback: Callable[[tuple[Any, ...]], object],
+        commits: Callable[[float], object] | None,
+        in_micros: bool,
+    ) -> None:
         """Have `callback(event)` called with all that happens from here on, and `commits(seconds)` with each commit.
 
-        See `_observe.py`.
+        Times are datetimes, or with `in_micros` microseconds since 1970. See `_observe.py`.
         """
 
     def explain(self, id: str) -> _Shown | None:  # noqa: A002 - as the extension names it

@@ -3,11 +3,12 @@
 Emitting is the engine's; its guarantees are in `docs/live.md`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -21,6 +22,7 @@ from bide._text import check_text
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import AsyncIterator, Iterator
 
     from bide import _core
 
@@ -120,19 +122,19 @@ def check_after(after: object) -> int:
     return after
 
 
-def latest(runner: "_core.Runner", run: str, channel: object) -> Event[Any] | None:
+def latest(runner: _core.Runner, run: str, channel: object) -> Event[Any] | None:
     """Return the last event of a channel of a run."""
     found = runner.latest(run, channel_of(channel))
     return None if found is None else Event(*found)
 
 
-def events(runner: "_core.Runner", run: str, channel: object, after: int) -> Iterator[Event[Any]]:
+def events(runner: _core.Runner, run: str, channel: object, after: int) -> Iterator[Event[Any]]:
     """Iterate over the events of a channel of a run that are there when they are read."""
     follower, at = runner.follow(run, channel_of(channel)), check_after(after)
     return _read(follower, at)
 
 
-def _read(follower: "_core.Follower", after: int) -> Iterator[Event[Any]]:
+def _read(follower: _core.Follower, after: int) -> Iterator[Event[Any]]:
     while True:
         found, _ = follower.read(after, MOST)
         if not found:
@@ -151,7 +153,7 @@ class Follower(Generic[T]):
 
     __slots__ = ("_buffer", "_core", "_loop", "_rung", "_waits", "after")
 
-    def __init__(self, runner: "_core.Runner", run: str, channel: object, after: int) -> None:
+    def __init__(self, runner: _core.Runner, run: str, channel: object, after: int) -> None:
         """Follow a run that exists."""
         self.after = check_after(after)
         self._core = runner.follow(run, channel_of(channel))
@@ -191,7 +193,7 @@ class Follower(Generic[T]):
     def _wait(self) -> None:
         self._core.wait()
 
-    def _fill(self, found: "list[_core._EventFields]", last: bool) -> bool:  # noqa: FBT001 - as it is read
+    def _fill(self, found: list[_core._EventFields], last: bool) -> bool:  # noqa: FBT001 - as it is read
         self._buffer.extend(Event(*fields) for fields in found)
         return last
 

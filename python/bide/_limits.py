@@ -1,5 +1,7 @@
 """`Limit`: how many bodies of some tasks execute, are in flight or start, in all runners of a store; and `limits()`."""
 
+from __future__ import annotations
+
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -137,7 +139,7 @@ class HeldBack(msgspec.Struct, frozen=True):
         return f"limit {shown(self.limit)!r}{key}{counts}, as number {self.place} of {self.waiting}"
 
 
-def limits(core: "_core.Runner") -> list[LimitInfo]:
+def limits(core: _core.Runner) -> list[LimitInfo]:
     """Return the limits of a store."""
     found = []
     for name, executing, in_flight, times, span, key, uses in core.limits():

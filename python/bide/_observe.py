@@ -3,9 +3,9 @@
 import contextvars
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -57,6 +57,8 @@ class RunEvent(msgspec.Struct, frozen=True):
     polls: int | None = None
 
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 _KINDS = {kind.value: kind for kind in RunEventKind}
 _TASK_STATUSES = {status.value: status for status in TaskStatus}
 
@@ -64,29 +66,27 @@ _TASK_STATUSES = {status.value: status for status in TaskStatus}
 def observe(runner: _core.Runner, on_event: Callable[[RunEvent], object]) -> None:
     """Have `on_event` called with what happens to the runs of a runner from here on.
 
-    One of `bide.otel` also gets the runner, and how long each of its commits takes.
+    One of `bide.otel` also gets the runner, and how long each of its commits takes. It takes events as they come: with
+    times in microseconds since 1970.
     """
-    commits = getattr(on_event, "_commits", None)
-    runner.observe(observer(on_event), None if commits is None else commits(runner))
+    commits, take = getattr(on_event, "_commits", None), getattr(on_event, "_take", None)
+    runner.observe(observer(take or on_event, raw=take is not None), commits and commits(runner), take is not None)
 
 
-def observer(on_event: Callable[[RunEvent], object]) -> Callable[[tuple[Any, ...]], None]:
+def observer(on_event: Callable[[Any], object], *, raw: bool = False) -> Callable[[tuple[Any, ...]], None]:
     """Return what the notifier's thread calls: an exception of `on_event` is logged, and changes nothing."""
-    with_context = getattr(on_event, "_with_context", None)
 
     def observe(event: tuple[Any, ...]) -> None:
         try:
-            if with_context is None:
-                on_event(_event(event))
-            else:
-                with_context(_event(event), _context(event))
+            on_event(event if raw else event_of(event))
         except Exception:
             logging.getLogger("bide").exception("on_event raised for %s", event[:3])
 
     return observe
 
 
-def _event(event: tuple[Any, ...]) -> RunEvent:
+def event_of(event: tuple[Any, ...]) -> RunEvent:
+    """Make an event of what the extension says."""
     kind, run, workflow, key, task, attempt, status, wait, wait_kind, at, error, rest = event
     until, since, use, polls, of_run = rest
     parent, version, _ = of_run or (None, None, None)
@@ -107,7 +107,17 @@ def _event(event: tuple[Any, ...]) -> RunEvent:
     )  # fmt: skip
 
 
-def _context(event: tuple[Any, ...]) -> contextvars.Context | None:
+def dated(event: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an event with datetimes in place of microseconds since 1970."""
+    *before, at, error, (until, since, use, polls, of_run) = event
+    return *before, _time(at), error, (_time(until), _time(since), use, polls, of_run)
+
+
+def _time(micros: int | None) -> datetime | None:
+    return None if micros is None else EPOCH + timedelta(microseconds=micros)
+
+
+def context_of(event: tuple[Any, ...]) -> contextvars.Context | None:
     """Return a copy of the contextvars with which the run was submitted here, for its end."""
     of_run = event[-1][-1]
     found: contextvars.Context | None = None if of_run is None else of_run[2]

@@ -1,23 +1,26 @@
 """Finding the runs of a store and looking at them: what a `Runner` and a `Client` show."""
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
+
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from bide import _core, _events, _options
-from bide._core import Channel
 from bide._duration import count, moment
 from bide._errors import DefinitionError, no_run
 from bide._events import DEFAULT, Event, Follower
 from bide._here import refuse_in_body
 from bide._result import RunResult
 from bide._run_handle import RunHandle
-from bide._status import RunStatus
 from bide._text import check_text, escape_surrogates, is_text
 from bide._workflow import Workflow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from bide._core import Channel
     from bide._limits import LimitInfo
+    from bide._status import RunStatus
     from bide._why import OpenWait, Why
 
 T = TypeVar("T")
@@ -32,7 +35,7 @@ PAGE = 100
 class Reads:
     """What reads the runs of a store."""
 
-    def __init__(self, core: "_core.Runner") -> None:
+    def __init__(self, core: _core.Runner) -> None:
         """Wrap the engine, or its client."""
         self._core = core
 
@@ -122,7 +125,7 @@ class Reads:
         """Return the last event that a run has emitted to a channel; None if there is none."""
         return _events.latest(self._core, self._find_run(run, workflow), channel)
 
-    def why(self, run: Run, *, workflow: Workflow | str | None = None) -> "Why":
+    def why(self, run: Run, *, workflow: Workflow | str | None = None) -> Why:
         """Return what holds each unfinished task of a run: structured, and as text by `str()`.
 
         Polls and the next poll are known if this process executes the run. Raises `KeyError` if there is no such run.
@@ -131,7 +134,7 @@ class Reads:
 
         return _why.why(self._core, self._find_run(run, workflow), self._test_time())
 
-    def waiting(self, *, limit: int = PAGE, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
+    def waiting(self, *, limit: int = PAGE, after: OpenWait | str | None = None) -> list[OpenWait]:
         """Return the open waits of all unfinished runs, the oldest first.
 
         They come in pages of `limit`: `after` is the last wait of the page before, or its `cursor`.
@@ -140,7 +143,7 @@ class Reads:
 
         return _why.waiting(self._core, count(limit, "limit"), after, self._test_time())
 
-    def limits(self) -> "list[LimitInfo]":
+    def limits(self) -> list[LimitInfo]:
         """Return the limits that were defined in this store, by name, with how much of each is used."""
         from bide import _limits  # noqa: PLC0415 - as above
 
@@ -178,7 +181,7 @@ class Reads:
             raise KeyError(msg)
         return found[0][0]
 
-    def _snapshot(self, run: str) -> "_core.Snapshot":
+    def _snapshot(self, run: str) -> _core.Snapshot:
         snapshot = self._core.snapshot(run)
         if snapshot is None:
             raise KeyError(no_run(run))

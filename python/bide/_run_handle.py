@@ -1,24 +1,28 @@
 """`RunHandle`: a submitted run to wait for. How it is submitted is in `_access.py`."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator  # noqa: TC003 - a method returns one: who looks at its annotation finds it
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
-from bide._core import Channel
 from bide._duration import optional_seconds
 from bide._errors import BideError, no_run, not_picklable
 from bide._events import DEFAULT, Event, Follower
 from bide._here import refuse_in_body, refuse_on_loop
-from bide._history import HistoryEntry
 from bide._in_thread import twin
 from bide._result import RunResult
 from bide._status import RunStatus
 from bide._twins import RunHandleTwins
-from bide._waits import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping
+
     from bide import _core
     from bide._access import StoreAccess
+    from bide._core import Channel
+    from bide._history import HistoryEntry
     from bide._signals import Request, Signal
+    from bide._waits import Duration
     from bide._why import Why
 
 T = TypeVar("T")
@@ -30,7 +34,7 @@ class RunHandle(RunHandleTwins):
 
     __slots__ = ("__weakref__", "_core", "_runner", "key")
 
-    def __init__(self, core: "_core.RunHandle", runner: "StoreAccess", key: str | None) -> None:
+    def __init__(self, core: _core.RunHandle, runner: StoreAccess, key: str | None) -> None:
         """Wrap the engine's handle, which keeps the result in memory."""
         self._core = core
         self._runner = runner
@@ -45,17 +49,17 @@ class RunHandle(RunHandleTwins):
         """Return the run's current status."""
         return self._snapshot().status
 
-    def signal(self, signal: "str | Signal[Any]", value: object = None, *, id: str | None = None) -> None:  # noqa: A002
+    def signal(self, signal: str | Signal[Any], value: object = None, *, id: str | None = None) -> None:  # noqa: A002
         """Send the run a signal: see `Runner.signal`."""
         self._runner.signal(self, signal, value, id=id)
 
     @overload
     def request(
-        self, request: "Request[T, A]", value: T, *, timeout: Duration | None = None, id: str | None = None
+        self, request: Request[T, A], value: T, *, timeout: Duration | None = None, id: str | None = None
     ) -> A: ...
     @overload
     def request(
-        self, request: "Request[None, A]", value: None = None, *, timeout: Duration | None = None, id: str | None = None
+        self, request: Request[None, A], value: None = None, *, timeout: Duration | None = None, id: str | None = None
     ) -> A: ...
     @overload
     def request(
@@ -63,7 +67,7 @@ class RunHandle(RunHandleTwins):
     ) -> Any: ...  # noqa: ANN401 - what the body answers
     def request(
         self,
-        request: "str | Request[Any, Any]",
+        request: str | Request[Any, Any],
         value: object = None,
         *,
         timeout: Duration | None = None,
@@ -103,7 +107,7 @@ class RunHandle(RunHandleTwins):
         edit: Mapping[str, Any] | None = None,
         by: str | None = None,
         reason: str | None = None,
-    ) -> "RunHandle":
+    ) -> RunHandle:
         """Start a new run with outcomes of this one: see `Runner.fork`."""
         return self._runner.fork(self, start_at=start_at, inputs=inputs, edit=edit, by=by, reason=reason)
 
@@ -156,7 +160,7 @@ class RunHandle(RunHandleTwins):
         """Return the last event of a channel of the run; None if there is none."""
         return self._runner.latest(self, channel)
 
-    def why(self) -> "Why":
+    def why(self) -> Why:
         """Return what holds each unfinished task of the run, like `Runner.why`."""
         return self._runner.why(self)
 

@@ -3,6 +3,8 @@
 A schedule is a row of the store. Which runs it starts, and when, the executor decides (`rust/core/src/schedules/`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -102,14 +104,14 @@ class Schedules:
     def schedule(  # noqa: PLR0913 - each is a setting of its own, by keyword
         self,
         name: str,
-        workflow: "Workflow",
-        when: "Cron | timedelta | str",
+        workflow: Workflow,
+        when: Cron | timedelta | str,
         *,
         inputs: Mapping[str, Any] | None = None,
         on_miss: Literal["latest", "all", "skip"] = "latest",
         overlap: Literal["allow", "skip", "queue", "cancel"] = "allow",
-        jitter: "Duration" = 0,
-        tz: "Zone | None" = None,
+        jitter: Duration = 0,
+        tz: Zone | None = None,
     ) -> Schedule:
         """Have runs of a workflow started at certain times, until `unschedule(name)`.
 
@@ -154,7 +156,7 @@ class Schedules:
         """Have a paused schedule start runs again, from its next tick on."""
         self._alter(name, "resume")
 
-    def trigger(self, name: str) -> "RunHandle":
+    def trigger(self, name: str) -> RunHandle:
         """Start a run of a schedule now, also if it is paused or another run has not ended, and return its handle.
 
         `scheduled_at` is the moment of the call.
@@ -163,14 +165,14 @@ class Schedules:
         assert started is not None  # noqa: S101 - what it answers to this
         return self._handle_of(started)
 
-    def backfill(self, name: str, since: datetime, until: datetime, *, most: int = MOST) -> "list[RunHandle]":
+    def backfill(self, name: str, since: datetime, until: datetime, *, most: int = MOST) -> list[RunHandle]:
         """Start a run for each tick from `since` to `until`, both included, that has none; return those of all of them.
 
         They start at once, whatever `overlap` says. More than `most` ticks are refused, and none of them starts a run.
         """
         return self._backfill(name, since, until, most, "pass most= to start that many")
 
-    def _backfill(self, name: str, since: datetime, until: datetime, most: int, more: str) -> "list[RunHandle]":
+    def _backfill(self, name: str, since: datetime, until: datetime, most: int, more: str) -> list[RunHandle]:
         """Do the same; `more` says in an error how to start more runs."""
         access = cast("StoreAccess", self)
         name = check_text(name, "schedule: name")
@@ -217,7 +219,7 @@ class Schedules:
         msg = f"no schedule is named {name!r} (schedules: {names})"
         return KeyError(msg)
 
-    def _handle_of(self, started: tuple[str, str]) -> "RunHandle":
+    def _handle_of(self, started: tuple[str, str]) -> RunHandle:
         from bide._run_handle import RunHandle  # noqa: PLC0415 - it imports this module's users
 
         access, (run, key) = cast("StoreAccess", self), started
@@ -262,7 +264,7 @@ def _zone_name(name: str, tz: object) -> str:
 
 
 def _inputs(
-    name: str, workflow: "Workflow", inputs: Mapping[str, Any] | None
+    name: str, workflow: Workflow, inputs: Mapping[str, Any] | None
 ) -> tuple[list[tuple[str, bytes]], str | None]:
     """Return the encoded inputs of the runs of a schedule, and how they get the moment of their tick."""
     compiled = workflow._compiled()

@@ -4,9 +4,9 @@ Runs are submitted and awaited without a thread for each call. Every other twin 
 the loop (`asyncio.to_thread`): these are rare.
 """
 
+from __future__ import annotations
+
 import contextlib
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from bide._duration import optional_seconds
@@ -16,6 +16,9 @@ from bide._in_thread import in_thread
 from bide._options import options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime, timedelta
+
     from bide._access import StoreAccess
     from bide._core import Channel
     from bide._events import Event
@@ -37,15 +40,15 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def _access(twins: "StoreTwins") -> "StoreAccess":
+def _access(twins: StoreTwins) -> StoreAccess:
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
-def _runner(twins: "RunnerTwins") -> "Runner":
+def _runner(twins: RunnerTwins) -> Runner:
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
-def _handle(twins: "RunHandleTwins") -> "RunHandle":
+def _handle(twins: RunHandleTwins) -> RunHandle:
     return twins  # type: ignore[return-value] # pyright: ignore[reportReturnType] # nothing else has them
 
 
@@ -54,48 +57,48 @@ class StoreTwins:
 
     async def submit_async(
         self,
-        workflow: "Workflow",
+        workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
         tags: Mapping[str, str] | None = None,
         priority: int = 0,
         start_at: datetime | None = None,
-        start_after: "Duration | None" = None,
-    ) -> "RunHandle":
+        start_after: Duration | None = None,
+    ) -> RunHandle:
         """Submit a run like `submit`, without blocking the event loop."""
         said = options("submit_async", tags, priority, start_at, start_after, _access(self)._time)
         return await _access(self)._submit_soon(workflow, inputs, key, said)
 
     async def submit_many_async(
         self,
-        workflow: "Workflow",
+        workflow: Workflow,
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
         *,
         tags: Mapping[str, str] | None = None,
         priority: int = 0,
         start_at: datetime | None = None,
-        start_after: "Duration | None" = None,
-    ) -> "list[RunHandle]":
+        start_after: Duration | None = None,
+    ) -> list[RunHandle]:
         """Submit runs like `submit_many`, without blocking the event loop."""
         said: dict[str, Any] = {"tags": tags, "priority": priority, "start_at": start_at, "start_after": start_after}
         return await in_thread(_access(self).submit_many, workflow, inputs, keys, **said)
 
     async def signal_async(
         self,
-        run: "Run",
-        signal: "str | Signal[Any]",
+        run: Run,
+        signal: str | Signal[Any],
         value: object = None,
         *,
         id: str | None = None,
-        workflow: "Workflow | str | None" = None,
+        workflow: Workflow | str | None = None,
     ) -> None:
         """Send a signal like `signal`, without blocking the event loop."""
         await in_thread(_access(self).signal, run, signal, value, id=id, workflow=workflow)
 
     async def signal_many_async(
-        self, signals: "Iterable[tuple[Any, ...]]", *, workflow: "Workflow | str | None" = None
+        self, signals: Iterable[tuple[Any, ...]], *, workflow: Workflow | str | None = None
     ) -> None:
         """Send signals like `signal_many`, without blocking the event loop."""
         await in_thread(_access(self).signal_many, signals, workflow=workflow)
@@ -103,45 +106,45 @@ class StoreTwins:
     @overload
     async def request_async(
         self,
-        run: "Run",
-        request: "Request[T, A]",
+        run: Run,
+        request: Request[T, A],
         value: T,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
-        workflow: "Workflow | str | None" = None,
+        workflow: Workflow | str | None = None,
     ) -> A: ...
     @overload
     async def request_async(
         self,
-        run: "Run",
-        request: "Request[None, A]",
+        run: Run,
+        request: Request[None, A],
         value: None = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
-        workflow: "Workflow | str | None" = None,
+        workflow: Workflow | str | None = None,
     ) -> A: ...
     @overload
     async def request_async(
         self,
-        run: "Run",
+        run: Run,
         request: str,
         value: object = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
-        workflow: "Workflow | str | None" = None,
+        workflow: Workflow | str | None = None,
     ) -> Any: ...
     async def request_async(
         self,
-        run: "Run",
-        request: "str | Request[Any, Any]",
+        run: Run,
+        request: str | Request[Any, Any],
         value: object = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
-        workflow: "Workflow | str | None" = None,
+        workflow: Workflow | str | None = None,
     ) -> Any:
         """Send a request like `request`, without blocking the event loop."""
         return await in_thread(_access(self)._request, run, request, value, timeout=timeout, id=id, workflow=workflow)
@@ -154,21 +157,21 @@ class StoreTwins:
         """Reject a callback like `reject`, without blocking the event loop."""
         await in_thread(_access(self).reject, token, reason, id=id)
 
-    async def get_async(self, id_or_key: str, *, workflow: "Workflow | str | None" = None) -> "RunResult":
+    async def get_async(self, id_or_key: str, *, workflow: Workflow | str | None = None) -> RunResult:
         """Return a run's state like `get`, without blocking the event loop."""
         return await in_thread(_access(self).get, id_or_key, workflow=workflow)
 
     async def runs_async(
         self,
         *,
-        status: "RunStatus | str | None" = None,
-        workflow: "Workflow | str | None" = None,
+        status: RunStatus | str | None = None,
+        workflow: Workflow | str | None = None,
         since: datetime | timedelta | None = None,
         tags: Mapping[str, str] | None = None,
         key_prefix: str | None = None,
-        parent: "Run | None" = None,
+        parent: Run | None = None,
         limit: int | None = None,
-    ) -> "list[RunResult]":
+    ) -> list[RunResult]:
         """Return runs like `runs`, without blocking the event loop."""
         return await in_thread(
             _access(self).runs,
@@ -183,46 +186,46 @@ class StoreTwins:
 
     @overload
     async def events_async(
-        self, run: "Run", channel: str = DEFAULT, *, after: int = 0, workflow: "Workflow | str | None" = None
-    ) -> "list[Event[Any]]": ...
+        self, run: Run, channel: str = DEFAULT, *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> list[Event[Any]]: ...
     @overload
     async def events_async(
-        self, run: "Run", channel: "Channel[T]", *, after: int = 0, workflow: "Workflow | str | None" = None
-    ) -> "list[Event[T]]": ...
+        self, run: Run, channel: Channel[T], *, after: int = 0, workflow: Workflow | str | None = None
+    ) -> list[Event[T]]: ...
     async def events_async(
         self,
-        run: "Run",
-        channel: "str | Channel[Any]" = DEFAULT,
+        run: Run,
+        channel: str | Channel[Any] = DEFAULT,
         *,
         after: int = 0,
-        workflow: "Workflow | str | None" = None,
-    ) -> "list[Event[Any]]":
+        workflow: Workflow | str | None = None,
+    ) -> list[Event[Any]]:
         """Return the events that `events` iterates over, without blocking the event loop."""
         return await in_thread(lambda: list(_access(self).events(run, channel, after=after, workflow=workflow)))
 
     @overload
     async def latest_async(
-        self, run: "Run", channel: str = DEFAULT, *, workflow: "Workflow | str | None" = None
-    ) -> "Event[Any] | None": ...
+        self, run: Run, channel: str = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None: ...
     @overload
     async def latest_async(
-        self, run: "Run", channel: "Channel[T]", *, workflow: "Workflow | str | None" = None
-    ) -> "Event[T] | None": ...
+        self, run: Run, channel: Channel[T], *, workflow: Workflow | str | None = None
+    ) -> Event[T] | None: ...
     async def latest_async(
-        self, run: "Run", channel: "str | Channel[Any]" = DEFAULT, *, workflow: "Workflow | str | None" = None
-    ) -> "Event[Any] | None":
+        self, run: Run, channel: str | Channel[Any] = DEFAULT, *, workflow: Workflow | str | None = None
+    ) -> Event[Any] | None:
         """Return the last event like `latest`, without blocking the event loop."""
         return await in_thread(lambda: _access(self).latest(run, channel, workflow=workflow))
 
-    async def why_async(self, run: "Run", *, workflow: "Workflow | str | None" = None) -> "Why":
+    async def why_async(self, run: Run, *, workflow: Workflow | str | None = None) -> Why:
         """Return what holds a run like `why`, without blocking the event loop."""
         return await in_thread(_access(self).why, run, workflow=workflow)
 
-    async def waiting_async(self, *, limit: int = 100, after: "OpenWait | str | None" = None) -> "list[OpenWait]":
+    async def waiting_async(self, *, limit: int = 100, after: OpenWait | str | None = None) -> list[OpenWait]:
         """Return open waits like `waiting`, without blocking the event loop."""
         return await in_thread(_access(self).waiting, limit=limit, after=after)
 
-    async def limits_async(self) -> "list[LimitInfo]":
+    async def limits_async(self) -> list[LimitInfo]:
         """Return the limits of the store like `limits`, without blocking the event loop."""
         return await in_thread(_access(self).limits)
 
@@ -232,16 +235,16 @@ class RunnerTwins:
 
     async def run_async(
         self,
-        workflow: "Workflow",
+        workflow: Workflow,
         inputs: Mapping[str, Any] | None = None,
         *,
         key: str | None = None,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         tags: Mapping[str, str] | None = None,
         priority: int = 0,
         start_at: datetime | None = None,
-        start_after: "Duration | None" = None,
-    ) -> "RunResult":
+        start_after: Duration | None = None,
+    ) -> RunResult:
         """Run a workflow like `run`, without blocking the event loop."""
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
@@ -249,11 +252,11 @@ class RunnerTwins:
         handle = await _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True)
         return await handle._result_within(limit)
 
-    async def register_async(self, workflow: "Workflow") -> None:
+    async def register_async(self, workflow: Workflow) -> None:
         """Register a workflow like `register`, without blocking the event loop."""
         await in_thread(_runner(self).register, workflow)
 
-    async def close_async(self, grace: "Duration" = 5.0) -> None:
+    async def close_async(self, grace: Duration = 5.0) -> None:
         """Close the runner like `close`, without blocking the event loop, on which bodies unwind meanwhile."""
         await in_thread(_runner(self)._close, grace)
 
@@ -283,34 +286,34 @@ class RunHandleTwins:
 
     __slots__ = ()
 
-    async def status_async(self) -> "RunStatus":
+    async def status_async(self) -> RunStatus:
         """Return the run's status like `status`, without blocking the event loop."""
         return await in_thread(_handle(self).status)
 
-    async def result_async(self, timeout: "Duration | None" = None) -> "RunResult":
+    async def result_async(self, timeout: Duration | None = None) -> RunResult:
         """Wait until the run ends like `result`, without blocking the event loop; `await handle` is short for it."""
         return await _handle(self)._result_within(optional_seconds(timeout, "timeout", zero=True))
 
-    async def signal_async(self, signal: "str | Signal[Any]", value: object = None, *, id: str | None = None) -> None:
+    async def signal_async(self, signal: str | Signal[Any], value: object = None, *, id: str | None = None) -> None:
         """Send the run a signal like `signal`, without blocking the event loop."""
         await in_thread(_handle(self).signal, signal, value, id=id)
 
     @overload
     async def request_async(
         self,
-        request: "Request[T, A]",
+        request: Request[T, A],
         value: T,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
     ) -> A: ...
     @overload
     async def request_async(
         self,
-        request: "Request[None, A]",
+        request: Request[None, A],
         value: None = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
     ) -> A: ...
     @overload
@@ -319,32 +322,32 @@ class RunHandleTwins:
         request: str,
         value: object = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
     ) -> Any: ...
     async def request_async(
         self,
-        request: "str | Request[Any, Any]",
+        request: str | Request[Any, Any],
         value: object = None,
         *,
-        timeout: "Duration | None" = None,
+        timeout: Duration | None = None,
         id: str | None = None,
     ) -> Any:
         """Send the run a request like `request`, without blocking the event loop."""
         return await in_thread(_handle(self)._runner._request, _handle(self), request, value, timeout=timeout, id=id)
 
     @overload
-    async def events_async(self, channel: str = DEFAULT, *, after: int = 0) -> "list[Event[Any]]": ...
+    async def events_async(self, channel: str = DEFAULT, *, after: int = 0) -> list[Event[Any]]: ...
     @overload
-    async def events_async(self, channel: "Channel[T]", *, after: int = 0) -> "list[Event[T]]": ...
-    async def events_async(self, channel: "str | Channel[Any]" = DEFAULT, *, after: int = 0) -> "list[Event[Any]]":
+    async def events_async(self, channel: Channel[T], *, after: int = 0) -> list[Event[T]]: ...
+    async def events_async(self, channel: str | Channel[Any] = DEFAULT, *, after: int = 0) -> list[Event[Any]]:
         """Return the events that `events` iterates over, without blocking the event loop."""
         return await _handle(self)._runner.events_async(_handle(self), channel, after=after)
 
     @overload
-    async def latest_async(self, channel: str = DEFAULT) -> "Event[Any] | None": ...
+    async def latest_async(self, channel: str = DEFAULT) -> Event[Any] | None: ...
     @overload
-    async def latest_async(self, channel: "Channel[T]") -> "Event[T] | None": ...
-    async def latest_async(self, channel: "str | Channel[Any]" = DEFAULT) -> "Event[Any] | None":
+    async def latest_async(self, channel: Channel[T]) -> Event[T] | None: ...
+    async def latest_async(self, channel: str | Channel[Any] = DEFAULT) -> Event[Any] | None:
         """Return the last event like `latest`, without blocking the event loop."""
         return await _handle(self)._runner.latest_async(_handle(self), channel)

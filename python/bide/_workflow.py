@@ -5,10 +5,12 @@ after `@workflow.task` has added one, and frozen at its first use. Its order and
 (`_core.Workflow`); how it is drawn is in `_draw.py`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 
 from bide._compiled import CompiledWorkflow, compile_workflow
 from bide._duration import optional_seconds
@@ -16,7 +18,9 @@ from bide._errors import DefinitionError, not_picklable
 from bide._signals import declared
 from bide._task import ATTRIBUTE, TaskDef, as_task, check_name, task
 from bide._text import check_text, shown
-from bide._waits import Duration
+
+if TYPE_CHECKING:
+    from bide._waits import Duration
 
 P = ParamSpec("P")
 R = TypeVar("R")

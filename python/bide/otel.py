@@ -11,14 +11,14 @@ import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from bide import __version__, _core
 from bide._errors import DefinitionError
-from bide._observe import RunEvent, RunEventKind
+from bide._observe import EPOCH, RunEvent, RunEventKind, context_of, dated, event_of
 from bide._status import RunStatus, TaskStatus
 
 try:
@@ -34,9 +34,9 @@ _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 
 _SCOPE: Final = "bide"
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
 # Read once: to look a member up takes longer than what else is done with it for each span.
+_TASK_ENDED: Final = RunEventKind.TaskEnded.value
+_FAILED: Final = TaskStatus.Failed.value
 _RUN_ENDED: Final = RunEventKind.RunEnded
 _RETRY: Final = RunEventKind.Retry
 _STEP_ENDED: Final = RunEventKind.StepEnded
@@ -62,7 +62,7 @@ class Telemetry:
         self._ids, self._lock = _Ids(), threading.Lock()
         self._tracer: trace.Tracer | None = None
         self._refused = False
-        self._run = _Run(None)
+        self._run = _Run("", "")
         if tracer_provider is not None:
             self._use(tracer_provider)
             if self._refused:
@@ -81,27 +81,57 @@ class Telemetry:
         """Take an event of a runner."""
         self._with_context(event, None)
 
+    def _take(self, event: tuple[Any, ...]) -> None:
+        """Take an event as the extension says it. Most are ends of tasks: of these no object is made."""
+        kind, run, workflow, _, task, attempt, status, _, _, at, error, rest = event
+        since = rest[1]
+        if kind != _TASK_ENDED or since is None:
+            self._with_context(event_of(dated(event)), context_of(event))
+        elif attempt:
+            known = self._run_of(run, workflow)
+            own, attributes = known.of_attempt(task, attempt)
+            failed = _error(error) if status == _FAILED else None
+            self._make(known, own, (task, known.context, attributes), (since, at), failed)
+
     def _with_context(self, event: RunEvent, submitter: contextvars.Context | None) -> None:
         """Take an event; `submitter` are the contextvars with which the run was submitted, if it was here."""
         if event.wait_kind is not None or event.kind is _RUN_ENDED:
             self._metrics.take(event)
-        since, tracer = event.since, self._tracer or self._find_tracer()
-        if since is None or event.status is _PAUSED or tracer is None:
+        if event.since is None or event.status is _PAUSED:
             return
-        run = self._run
-        if run.id != event.run:
-            self._run = run = _Run(event)
-        start, end = _ns(since), _ns(event.at)
-        name, own, context, attributes = _describe(event, run, start)
-        if not own:
+        run = self._run_of(event.run, event.workflow)
+        times = _micros(event.since), _micros(event.at)
+        own, what = _describe(event, run, times[0])
+        if own:
+            links = _links(event, submitter) if event.kind is _RUN_ENDED else []
+            self._make(run, own, what, times, _error(event.error) if _has_failed(event) else None, links)
+
+    def _run_of(self, run: str, workflow: str) -> "_Run":
+        if self._run.id != run:
+            self._run = _Run(run, workflow)
+        return self._run
+
+    def _make(
+        self,
+        run: "_Run",
+        own: int,
+        what: "_What",
+        times: tuple[int, int],
+        failed: trace.Status | None,
+        links: Sequence[trace.Link] = (),
+    ) -> None:
+        """Make a span with this id, between times in microseconds since 1970."""
+        tracer = self._tracer or self._find_tracer()
+        if tracer is None:
             return
-        links = _links(event, submitter) if event.kind is _RUN_ENDED else ()
+        name, above, attributes = what
+        start, end = times
         with self._lock:
             self._ids.trace_id, self._ids.span_id = run.trace_id, own
-            span = tracer.start_span(name, context, attributes=attributes, links=links, start_time=start)
-        if _has_failed(event):
-            span.set_status(trace.Status(trace.StatusCode.ERROR, event.error))
-        span.end(max(start, end))
+            span = tracer.start_span(name, above, attributes=attributes, links=links, start_time=start * 1_000)
+        if failed is not None:
+            span.set_status(failed)
+        span.end(max(start, end) * 1_000)
 
     def _find_tracer(self) -> trace.Tracer | None:
         provider = trace.get_tracer_provider()
@@ -124,42 +154,55 @@ class Telemetry:
         self._tracer = tracer
 
 
+_What: TypeAlias = tuple[str, Context, dict[str, str | int]]
+"""The name of a span, its parent and its attributes."""
+
+
 class _Run:
     """What the spans of a run have in common. Most events are of the same run as the one before."""
 
-    def __init__(self, event: RunEvent | None) -> None:
-        self.id = self.workflow = ""
-        self.trace_id = self.root = 0
-        if event is not None:
-            self.id, self.workflow = event.run, event.workflow
-            self.trace_id, self.root = UUID(event.run).int, span_id(event.run)
+    def __init__(self, run: str, workflow: str) -> None:
+        self.id, self.workflow = run, workflow
+        self.trace_id, self.root = (UUID(run).int, span_id(run)) if run else (0, 0)
         self.context = _below(self.trace_id, self.root)
+        self._ids = hashlib.blake2b(f"{run} ".encode(), digest_size=8)
+
+    def of_attempt(self, task: str, attempt: int) -> tuple[int, dict[str, str | int]]:
+        """Return the id of the span of an attempt, which is that of `f"{run} {attempt} {task}"`, and its attributes."""
+        digest = self._ids.copy()
+        digest.update(f"{attempt} {task}".encode())
+        return int.from_bytes(digest.digest(), "big") or 1, {
+            "bide.run.id": self.id,
+            "bide.workflow.name": self.workflow,
+            "bide.task.name": task,
+            "bide.task.attempt": attempt,
+        }
 
 
-def _describe(event: RunEvent, run: _Run, start: int) -> tuple[str, int, Context, dict[str, str | int]]:
-    """Return the name of a span, its id, its parent and its attributes; no id if nothing was executed."""
+def _describe(event: RunEvent, run: _Run, start: int) -> tuple[int, _What]:
+    """Return the id of a span and what it is; no id if nothing was executed."""
     attributes: dict[str, str | int] = {"bide.run.id": run.id, "bide.workflow.name": run.workflow}
     if event.kind is _RUN_ENDED:
         if event.version is not None:
             attributes["bide.workflow.version"] = event.version
-        return run.workflow, run.root, Context(), attributes
+        return run.root, (run.workflow, Context(), attributes)
     task, attempt = event.task or "", event.attempt
-    attributes["bide.task.name"] = task
-    above, own = run.context, 0
+    own = 0
     if attempt:
-        attributes["bide.task.attempt"] = attempt
-        own = span_id(f"{run.id} {attempt} {task}")
+        own, attributes = run.of_attempt(task, attempt)
+    else:
+        attributes["bide.task.name"] = task
     if event.wait is None:
-        return task, own, above, attributes
+        return own, (task, run.context, attributes)
     if event.wait_kind is not None:
         attributes["bide.wait.kind"] = str(event.wait_kind)
     if event.polls is not None:
         attributes["bide.wait.polls"] = event.polls
     attributes["bide.wait.name"] = event.wait
-    if own:  # else it is a gate, before the first attempt
-        above = _below(run.trace_id, own)
-    wait = f"{run.id} wait {attempt} {event.use} {start} {len(task)} {task} {event.wait}"
-    return event.wait, span_id(wait), above, attributes
+    # Without an attempt it is a gate, before the first one.
+    above = _below(run.trace_id, own) if own else run.context
+    wait = f"{run.id} wait {attempt} {event.use} {start * 1_000} {len(task)} {task} {event.wait}"
+    return span_id(wait), (event.wait, above, attributes)
 
 
 def _below(trace_id: int, parent: int) -> Context:
@@ -196,13 +239,22 @@ class _Sampler:
         self._no_parent = Context()
         self._last = 0, 0
 
-    def should_sample(self, _parent: object, trace_id: int, *rest: Any, **named: Any) -> Any:  # noqa: ANN401 - as above
+    def should_sample(
+        self,
+        _parent: object,
+        trace_id: int,
+        name: str,
+        kind: Any = None,  # noqa: ANN401 - passed on
+        attributes: Any = None,  # noqa: ANN401 - passed on
+        links: Any = None,  # noqa: ANN401 - passed on
+        **more: Any,  # noqa: ANN401 - passed on
+    ) -> Any:  # noqa: ANN401 - as above
         known, digest = self._last
         if known != trace_id:
             hashed = hashlib.blake2b(trace_id.to_bytes(16, "big"), digest_size=16).digest()
             digest = int.from_bytes(hashed, "big")
             self._last = trace_id, digest
-        return self._sampler.should_sample(self._no_parent, digest, *rest, **named)
+        return self._sampler.should_sample(self._no_parent, digest, name, kind, attributes, links, **more)
 
     def get_description(self) -> str:
         return f"bide({self._sampler.get_description()})"
@@ -279,7 +331,10 @@ def _has_failed(event: RunEvent) -> bool:
     return failed or event.outcome == "failed" or event.kind is _RETRY
 
 
-def _ns(at: datetime) -> int:
-    """Return the nanoseconds since 1970 of a time that is known to the microsecond."""
-    since = at - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
+def _error(text: str | None) -> trace.Status:
+    return trace.Status(trace.StatusCode.ERROR, text)
+
+
+def _micros(at: datetime) -> int:
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bide._limits import LimitInfo, LimitUse
     from bide._schedules import Schedule
-    from bide._watches import Watch
+    from bide._sources import Watch
 
 ANY_NUMBER = 10**9
 """How many ticks `backfill --yes` takes."""

@@ -342,6 +342,10 @@ impl Limits for Retrying {
             .map_err(unknown)
     }
 
+    fn grants_in_commits(&self) -> bool {
+        self.inner.grants_in_commits()
+    }
+
     fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
         self.call(|store| store.purge_limits(now))
     }

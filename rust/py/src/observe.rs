@@ -7,7 +7,7 @@ use bide_core::observe::{ClosedWait, Happened, What};
 use bide_core::{EntryKind, EntryState, NO_MAP, Time};
 use bide_executor::Observer;
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyTuple};
+use pyo3::types::{PyFloat, PyInt, PyTuple};
 
 use crate::errors::names;
 use crate::gil::{self, Kept};
@@ -20,6 +20,8 @@ use crate::why::word;
 pub(crate) struct Observed {
     /// What is called with it.
     callback: Arc<Kept>,
+    /// Whether it gets times as microseconds since 1970.
+    in_micros: bool,
     run: Arc<PyRun>,
     happened: Happened,
 }
@@ -44,13 +46,14 @@ pub(crate) fn commits(callback: Py<PyAny>, notifier: &Arc<Notifier>) -> impl Fn(
     move |took| notifier.committed(ObservedCommit { callback: Arc::clone(&callback), took })
 }
 
-/// An observer that has the notifier call this with each event.
-pub(crate) fn observer(callback: Py<PyAny>, notifier: &Arc<Notifier>) -> Observer<Python3> {
+/// An observer that has the notifier call this with each event: with datetimes, or with times as microseconds since 1970.
+pub(crate) fn observer(callback: Py<PyAny>, in_micros: bool, notifier: &Arc<Notifier>) -> Observer<Python3> {
     let (callback, notifier) = (Arc::new(Kept::new(callback)), Arc::clone(notifier));
     Box::new(move |run, happened| {
         for one in happened {
             notifier.observed(Observed {
                 callback: Arc::clone(&callback),
+                in_micros,
                 run: Arc::clone(run),
                 happened: one.clone(),
             });
@@ -97,7 +100,11 @@ impl Observed {
             let name = workflow.graph.name(u32::try_from(ix).ok()?);
             Some(if map == NO_MAP { name.to_string() } else { format!("{name}[{map}]") })
         });
-        let moment = |at: Option<Time>| at.map(|at| datetime(py, at)).transpose();
+        let time = |at: Time| match self.in_micros {
+            true => Ok(PyInt::new(py, at.0).into_any()),
+            false => datetime(py, at),
+        };
+        let moment = |at: Option<Time>| at.map(time).transpose();
         let (wait, n, wait_kind) =
             wait.map_or((None, None, None), |(name, n, kind)| (Some(&**name), n, Some(word(kind))));
         let of_run = self.of_run(py)?;
@@ -105,8 +112,7 @@ impl Observed {
         let rest = (moment(until)?, moment(since)?, n, asked, of_run);
         let who = (kind, self.run.id.to_string(), workflow.graph.workflow().to_string(), self.run.key.as_deref());
         let error = failure.as_ref().map(ToString::to_string);
-        (who.0, who.1, who.2, who.3, task, *attempt, status, wait, wait_kind, datetime(py, *at)?, error, rest)
-            .into_pyobject(py)
+        (who.0, who.1, who.2, who.3, task, *attempt, status, wait, wait_kind, time(*at)?, error, rest).into_pyobject(py)
     }
 
     /// Of a run that has ended: the run above it, its version, and a copy of the submitter's contextvars.

@@ -139,9 +139,15 @@ impl PyRunner {
 
     /// Has `callback(event)` called with all that happens from here on, and `commits(seconds)` with how long each commit
     /// takes: see `bide._observe`.
-    fn observe(&self, py: Python<'_>, callback: Py<PyAny>, commits: Option<Py<PyAny>>) -> PyResult<()> {
+    fn observe(
+        &self,
+        py: Python<'_>,
+        callback: Py<PyAny>,
+        commits: Option<Py<PyAny>>,
+        in_micros: bool,
+    ) -> PyResult<()> {
         self.within(py, |engine| {
-            engine.observe(observe::observer(callback, &self.inner.notifier));
+            engine.observe(observe::observer(callback, in_micros, &self.inner.notifier));
             commits.into_iter().for_each(|call| engine.observe_commits(observe::commits(call, &self.inner.notifier)));
             Ok(())
         })

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bide_core::Time;
 use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId};
+
+use crate::{Answer, LineClaims};
 
 /// Names a commit, so that a store that lost its connection in the middle can be asked for the same commit again.
 /// Unique among the commits of a lease.
@@ -32,12 +35,26 @@ pub struct Commit<'a> {
     /// is not created are skipped. They are found by its row number, so no other run's writes may have that number. The
     /// store may take the values out of the batch once nothing can fail; after an error the batch is whole.
     pub batch: &'a mut Batch,
+    /// The lines that get what the batch releases, and the time: answered last, as by
+    /// [`Limits::claim_limits`](crate::Limits::claim_limits). Nothing was granted before: they have no `moved`.
+    pub claims: Option<(Time, &'a [LineClaims])>,
 }
 
 impl<'a> Commit<'a> {
+    /// A commit of runs to create and of writes.
+    pub const fn new(id: CommitId, requests: &'a [&'a [NewRun]], batch: &'a mut Batch) -> Self {
+        Self { id, requests, batch, claims: None }
+    }
+
     /// A commit that creates nothing.
     pub fn of(batch: &'a mut Batch) -> Self {
-        Self { id: CommitId::unique(), requests: &[], batch }
+        Self::new(CommitId::unique(), &[], batch)
+    }
+
+    /// The same with claims of limits.
+    #[must_use]
+    pub const fn claiming(self, claims: Option<(Time, &'a [LineClaims])>) -> Self {
+        Self { claims, ..self }
     }
 
     /// Whether it only asks if the lease still holds.
@@ -68,6 +85,16 @@ pub struct Written {
     pub committed: Committed,
     /// For each request, the outcome for each of its runs.
     pub creations: Vec<Vec<Creation>>,
+    /// For each line that claims, what became of its claims. `None`: the store has not looked at them, because it grants
+    /// nothing in commits or has written nothing.
+    pub answers: Option<Vec<Vec<Answer>>>,
+}
+
+impl Written {
+    /// What a store answers that has looked at no claims.
+    pub const fn of(creations: Vec<Vec<Creation>>) -> Self {
+        Self { committed: Committed::by_store(), creations, answers: None }
+    }
 }
 
 /// The outcome for a run that was to be created.

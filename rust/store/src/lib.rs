@@ -255,8 +255,11 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     /// # Errors
     /// Any [`StoreError`]; then none is created (`Unknown`: look again).
     fn create(&self, lease: Lease, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        let mut commit = Commit { id: CommitId::unique(), requests: &[runs], batch: &mut Batch::new() };
-        Ok(self.write(lease, &mut commit)?.creations.pop().unwrap_or_default())
+        Ok(self
+            .write(lease, &mut Commit::new(CommitId::unique(), &[runs], &mut Batch::new()))?
+            .creations
+            .pop()
+            .unwrap_or_default())
     }
 
     /// A commit that creates nothing: see [`Store::write`].

@@ -158,6 +158,11 @@ pub trait Limits {
     /// its `moved`.
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError>;
 
+    /// Whether commits answer claims, see [`Commit::claims`](crate::Commit::claims).
+    fn grants_in_commits(&self) -> bool {
+        false
+    }
+
     /// Forgets the starts that count no more, and the values of keys of which nothing is used.
     ///
     /// # Errors

@@ -315,8 +315,7 @@ impl Mover<'_> {
             self.writes(stored, &known, &mut batch)?;
             numbers.insert(stored.run.id, known);
         }
-        let mut commit = Commit { id: CommitId::unique(), requests: &[&rows], batch: &mut batch };
-        let written = self.to.write(self.new, &mut commit)?;
+        let written = self.to.write(self.new, &mut Commit::new(CommitId::unique(), &[&rows], &mut batch))?;
         let refused = written.creations.into_iter().flatten().find_map(|creation| match creation {
             Creation::Created => None,
             Creation::Exists(row) | Creation::OtherInputs(row) => {

@@ -131,7 +131,7 @@ fn a_commit_whose_answer_was_lost_is_made_once() {
         let new = [desk.new_run(keyed.then_some("key"))];
         let batch = vec![done(run, task), done(new[0].id, 0)];
         let id = CommitId::unique();
-        let write = || desk.store.write(desk.lease, &mut Commit { id, requests: &[&new], batch: &mut batch.clone() });
+        let write = || desk.store.write(desk.lease, &mut Commit::new(id, &[&new], &mut batch.clone()));
         proxy.loses.store(true, Ordering::SeqCst);
         let lost = write();
         assert!(matches!(lost, Err(StoreError::Disconnected { .. })), "{lost:?}");
@@ -311,7 +311,7 @@ fn sessions_that_the_server_ends_are_made_again_and_the_runs_stay() {
         let id = CommitId::unique();
         eventually("the session is not made again", || {
             let mut batch = vec![done(run, task)];
-            let written = one.store.write(one.lease, &mut Commit { id, requests: &[], batch: &mut batch });
+            let written = one.store.write(one.lease, &mut Commit::new(id, &[], &mut batch));
             match written {
                 Ok(_) => true,
                 Err(StoreError::Disconnected { .. }) => false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
@@ -46,7 +46,7 @@ pub struct DistantStore {
     /// How many connections were lost.
     lost: AtomicU64,
     /// The outcomes of commits, for callers that lost the answer.
-    written: Outcomes<Vec<Vec<Creation>>>,
+    written: Outcomes<(Vec<Vec<Creation>>, Option<Vec<Vec<Answer>>>)>,
     /// The outcomes of claims, likewise.
     claimed: Outcomes<Vec<RunId>>,
     /// The outcomes of messages that were sent, by their numbers.
@@ -159,11 +159,11 @@ impl Store for DistantStore {
         // What is sent to the server is a copy.
         let mut sent = commit.batch.clone();
         self.call(|store| {
-            if let Some(creations) = self.written.lock().get(&this) {
-                return Ok(Written { committed: Committed::by_store(), creations: creations.clone() });
+            if let Some((creations, answers)) = self.written.lock().get(&this).cloned() {
+                return Ok(Written { answers, ..Written::of(creations) });
             }
             let written = store.write(lease, &mut Commit { batch: &mut sent, ..*commit })?;
-            self.written.lock().insert(this, written.creations.clone());
+            self.written.lock().insert(this, (written.creations.clone(), written.answers.clone()));
             Ok(written)
         })
     }
@@ -353,6 +353,10 @@ impl Limits for DistantStore {
 
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
         self.call(|store| store.claim_limits(lease, now, call))
+    }
+
+    fn grants_in_commits(&self) -> bool {
+        self.inner.grants_in_commits()
     }
 
     fn purge_limits(&self, now: Time) -> Result<(), StoreError> {

@@ -398,6 +398,10 @@ impl Limits for FaultyStore {
         self.call(|store| store.claim_limits(lease, now, call))
     }
 
+    fn grants_in_commits(&self) -> bool {
+        self.inner.grants_in_commits()
+    }
+
     fn purge_limits(&self, now: Time) -> Result<(), StoreError> {
         self.call(|store| store.purge_limits(now))
     }

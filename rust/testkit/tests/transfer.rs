@@ -77,8 +77,7 @@ fn filled(clock: &VirtualClock) -> Arc<MemoryStore> {
             Write::Events(Box::new(events)),
             Write::Progress(Box::new(ProgressRow { run, task: b, map: NO_MAP, progress })),
         ];
-        let mut commit = Commit { id: CommitId::unique(), requests: &[&runs], batch: &mut batch };
-        let _ = store.write(lease, &mut commit).unwrap();
+        let _ = store.write(lease, &mut Commit::new(CommitId::unique(), &[&runs], &mut batch)).unwrap();
     }
     let held = RunUpdate {
         blocked_by: Some(BlockReason::Requested { who: " by ana".into() }),
@@ -87,8 +86,7 @@ fn filled(clock: &VirtualClock) -> Arc<MemoryStore> {
     let ended = RunUpdate { ended_at: Some(START), ..RunUpdate::new(id(5).row(), RunStatus::Completed) };
     let mut batch = vec![Write::Run(Box::new(held)), Write::Run(Box::new(ended))];
     let runs = [new(4), new(5)];
-    let mut commit = Commit { id: CommitId::unique(), requests: &[&runs], batch: &mut batch };
-    let _ = store.write(lease, &mut commit).unwrap();
+    let _ = store.write(lease, &mut Commit::new(CommitId::unique(), &[&runs], &mut batch)).unwrap();
     store.leave(lease).unwrap();
     store
 }

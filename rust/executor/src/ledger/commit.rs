@@ -274,6 +274,9 @@ impl<H: Host> Ledger<H> {
         if !outcome.lost.is_empty() {
             engine.release(outcome.lost);
         }
+        if let Some(grants) = outcome.grants {
+            engine.granted(*grants);
+        }
         for (completion, result) in outcome.completions {
             // A receiver that is gone does not need it.
             let _ = completion.send(result);

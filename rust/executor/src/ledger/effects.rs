@@ -6,8 +6,8 @@ use bide_core::attempt::polling::timed_out;
 use bide_core::event::Retry;
 use bide_core::observe::{Happened, What};
 use bide_core::record::{Batch, RunRowId};
-use bide_core::{Effect, Event, RunStatus, TaskRef, TaskStatus};
-use bide_store::{Lease, ShareId, Store, StoreError};
+use bide_core::{Effect, Event, RunStatus, TaskRef, TaskStatus, Time};
+use bide_store::{Answer, Lease, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
@@ -18,6 +18,7 @@ use crate::control::Control;
 use crate::crash::Crash;
 use crate::host::{Dispatch, Gate, Host, Ready};
 use crate::ids::IdMaker;
+use crate::limits::{Ending, Grants};
 use crate::meter::Meter;
 use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
@@ -43,6 +44,10 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
 
     fn lease(&self) -> Lease {
         self.control.lease()
+    }
+
+    fn now(&self) -> Time {
+        self.control.clock.now()
     }
 
     fn crash(&self) -> &Crash {
@@ -165,12 +170,21 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         }
     }
 
-    fn ending(&self, batch: &Batch) -> Vec<ShareId> {
-        self.control.limits.ending(batch)
+    fn ending(&self, batch: &Batch) -> Ending<H> {
+        let control = &self.control;
+        control.limits.ending(batch, control.lease(), || control.store().grants_in_commits())
     }
 
-    fn ended(&self, ended: &[ShareId]) {
-        self.control.limits.ended(ended);
+    fn ended(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>> {
+        self.control.limits.ended(ending, answers)
+    }
+
+    fn not_ended(&self, ending: &Ending<H>) {
+        self.control.limits.not_ended(ending);
+    }
+
+    fn granted(&self, grants: Grants<H>) {
+        grants.carry_out(&self.control);
     }
 
     fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>) {

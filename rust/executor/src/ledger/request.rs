@@ -9,6 +9,7 @@ use bide_store::{Creation, Lease, StoreError};
 
 use super::group::{Completion, QueuedEvent};
 use crate::host::{Host, Ready};
+use crate::limits::Grants;
 use crate::runs::run::Run;
 
 /// Why a body's own event was not committed.
@@ -55,6 +56,8 @@ pub(super) struct Outcome<H: Host> {
     pub(super) effects: Vec<(Arc<Run<H>>, Effect)>,
     /// The channels on which outcomes of events are awaited.
     pub(super) completions: Vec<(Completion, Result<(), Refused>)>,
+    /// Those who were granted the shares that are released with it. Bodies of these that start are ready.
+    pub(super) grants: Option<Box<Grants<H>>>,
     /// Runs that were lost with an earlier lease.
     pub(super) lost: Vec<Arc<Run<H>>>,
 }
@@ -63,8 +66,8 @@ impl<H: Host> Request<H> {
     /// A request for events whose outcome is that the engine has stopped, until it is committed. `ready` gives the
     /// memory for what may start.
     pub(super) fn new(events: Vec<QueuedEvent<H>>, own: Option<(Arc<Run<H>>, Event)>, ready: Vec<Ready<H>>) -> Self {
-        let outcome =
-            Outcome { own: Err(Lost::Stopped), ready, effects: Vec::new(), completions: Vec::new(), lost: Vec::new() };
+        let (effects, completions, lost, grants) = Default::default();
+        let outcome = Outcome { own: Err(Lost::Stopped), ready, effects, completions, grants, lost };
         Self { creates: None, events, own, outcome }
     }
 
@@ -119,7 +122,7 @@ impl<H: Host> Request<H> {
     pub(super) fn forget(&mut self) {
         self.events.clear();
         self.own = None;
-        let Outcome { own, ready, effects, completions, lost: _ } = &mut self.outcome;
+        let Outcome { own, ready, effects, completions, grants: _, lost: _ } = &mut self.outcome;
         *own = Err(Lost::Stopped);
         ready.clear();
         effects.clear();

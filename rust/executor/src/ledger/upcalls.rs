@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bide_core::Effect;
 use bide_core::record::{Batch, RunRowId};
-use bide_store::{Lease, ShareId, Store, StoreError};
+use bide_core::{Effect, Time};
+use bide_store::{Answer, Lease, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use crate::crash::Crash;
 use crate::host::{Host, Ready};
+use crate::limits::{Ending, Grants};
 use crate::meter::Meter;
 use crate::runs::run::Run;
 
@@ -19,6 +20,9 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
 
     /// The lease that batches are committed under.
     fn lease(&self) -> Lease;
+
+    /// The time.
+    fn now(&self) -> Time;
 
     /// The crash that a test has asked for.
     fn crash(&self) -> &Crash;
@@ -70,11 +74,17 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     /// Carries out what follows from a committed event.
     fn carry_out(self: &Arc<Self>, run: Arc<Run<H>>, effect: Effect);
 
-    /// The attempts under a limit that end with a batch.
-    fn ending(&self, batch: &Batch) -> Vec<ShareId>;
+    /// The attempts under a limit that end with a batch, and what is claimed with it.
+    fn ending(&self, batch: &Batch) -> Ending<H>;
 
-    /// Their batch is committed.
-    fn ended(&self, ended: &[ShareId]);
+    /// Their batch is committed, and its claims are answered: returns what follows.
+    fn ended(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>>;
+
+    /// Their batch is not committed.
+    fn not_ended(&self, ending: &Ending<H>);
+
+    /// Has those execute that were granted their shares, except for those that start.
+    fn granted(&self, grants: Grants<H>);
 
     /// Has bodies executed that may start.
     fn dispatch(self: &Arc<Self>, ready: &mut Vec<Ready<H>>);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::{Batch, Committed, NewRun, RunRowId};
-use bide_core::{Effect, Pending};
+use bide_core::{Effect, Pending, Time};
 use bide_sched::counts;
-use bide_store::{Commit, CommitId, Lease, Store, StoreError};
+use bide_store::{Answer, Commit, CommitId, Lease, LineClaims, Store, StoreError, Written};
 use smallvec::SmallVec;
 
 use super::request::Request;
@@ -22,6 +22,9 @@ const TRIES: u32 = 6;
 /// How many of the runs that end with a commit are announced while it is made. A caller who waits for many runs does
 /// not wait for a thread to wake.
 const ANNOUNCED: usize = 1;
+
+/// What is claimed with a commit, and when.
+type Claims<'a> = Option<(Time, &'a [LineClaims])>;
 
 /// A run, and the number of the request in its group whose event it is.
 pub(super) type Tagged<H> = (Arc<Run<H>>, usize);
@@ -47,29 +50,16 @@ pub(super) fn write<H: Host>(
         pending.settling().take(ANNOUNCED).for_each(|(run, _)| run.settled.announce());
     }
     let ending = engine.ending(&pending.batch);
-    let (committed, skipped) = if creates {
-        // The record of a child's start is in the batch, and in memory: both are committed, or neither.
-        let child = group.iter().any(|request| request.starts_child());
-        let written = counted(engine, store, || match child {
-            true => retrying_busy(engine, || create(store, pending, group, lease)),
-            false => create(store, pending, group, lease),
-        });
-        match written {
-            Ok(written) => written,
-            Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => return Err(error),
-            Err(error) if child => return Err(error),
-            Err(error) => {
-                refuse_runs(pending, group, &error);
-                if pending.is_empty() {
-                    return Ok(());
-                }
-                (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
-            }
+    let made =
+        make(engine, store, pending, group, (lease, creates), ending.claims().map(|claims| (engine.now(), claims)));
+    let Made { committed, skipped, answers } = match made {
+        Ok(Some(made)) => made,
+        nothing => {
+            engine.not_ended(&ending);
+            return nothing.map(drop);
         }
-    } else {
-        (commit_retrying_busy(engine, store, lease, &mut pending.batch)?, Vec::new())
     };
-    engine.ended(&ending);
+    let mut grants = engine.ended(ending, answers);
     engine.crash().after_commit()?;
     for ((run, number), effect) in pending.committed(committed) {
         let Some(request) = group.get_mut(number) else { continue };
@@ -79,7 +69,55 @@ pub(super) fn write<H: Host>(
             other => request.outcome.effects.push((run, other)),
         }
     }
+    if let (Some(grants), Some(first)) = (&mut grants, group.first_mut()) {
+        first.outcome.ready.append(&mut grants.starts);
+    }
+    if let Some(first) = group.first_mut() {
+        first.outcome.grants = grants;
+    }
     Ok(())
+}
+
+/// What the store has written.
+struct Made {
+    /// That it has.
+    committed: Committed,
+    /// The runs that are not created. Sorted.
+    skipped: Vec<RunRowId>,
+    /// The answers to the claims.
+    answers: Option<Vec<Vec<Answer>>>,
+}
+
+/// Writes a group's batch, with the runs to create if there are any. `None`: there is nothing left to write.
+fn make<H: Host>(
+    engine: &impl Upcalls<H>,
+    store: &dyn Store,
+    pending: &mut Pending<Tagged<H>>,
+    group: &mut [&mut Request<H>],
+    (lease, creates): (Lease, bool),
+    claims: Claims<'_>,
+) -> Result<Option<Made>, StoreError> {
+    if !creates {
+        return commit_retrying_busy(engine, store, lease, &mut pending.batch, claims).map(Some);
+    }
+    // The record of a child's start is in the batch, and in memory: both are committed, or neither.
+    let child = group.iter().any(|request| request.starts_child());
+    let made = counted(engine, store, || match child {
+        true => retrying_busy(engine, || create(store, pending, group, lease, claims)),
+        false => create(store, pending, group, lease, claims),
+    });
+    match made {
+        Ok(made) => Ok(Some(made)),
+        Err(error @ (StoreError::Fenced { .. } | StoreError::Unknown(_))) => Err(error),
+        Err(error) if child => Err(error),
+        Err(error) => {
+            refuse_runs(pending, group, &error);
+            if pending.is_empty() {
+                return Ok(None);
+            }
+            commit_retrying_busy(engine, store, lease, &mut pending.batch, claims).map(Some)
+        }
+    }
 }
 
 /// Writes a batch together with runs to create. Answers the numbers of those that are not created.
@@ -91,10 +129,11 @@ fn create<H: Host>(
     pending: &mut Pending<Tagged<H>>,
     group: &mut [&mut Request<H>],
     lease: Lease,
-) -> Result<(Committed, Vec<RunRowId>), StoreError> {
+    claims: Claims<'_>,
+) -> Result<Made, StoreError> {
     let nothing_else = group.iter().all(|request| request.creates.is_some() && !request.starts_child());
     let requests: SmallVec<[&[NewRun]; 8]> = group.iter().filter_map(|request| request.rows()).collect();
-    let mut commit = Commit { id: CommitId::unique(), requests: &requests, batch: &mut pending.batch };
+    let mut commit = Commit::new(CommitId::unique(), &requests, &mut pending.batch).claiming(claims);
     let mut outcome = store.write(lease, &mut commit);
     if let Err(StoreError::Unknown(why)) = &outcome
         && nothing_else
@@ -117,14 +156,14 @@ fn create<H: Host>(
             error => StoreError::Unknown(format!("{why}; then {error}")),
         });
     }
-    let written = outcome?;
-    let skipped = commit.not_created(&written.creations);
+    let Written { committed, creations, answers } = outcome?;
+    let skipped = commit.not_created(&creations);
     drop(requests);
     let creating = group.iter_mut().filter(|request| request.rows().is_some());
-    for (request, creations) in creating.zip(written.creations) {
+    for (request, creations) in creating.zip(creations) {
         request.created(creations);
     }
-    Ok((written.committed, skipped))
+    Ok(Made { committed, skipped, answers })
 }
 
 /// None of a group's runs is created; its other requests are not concerned.
@@ -147,8 +186,12 @@ fn commit_retrying_busy<H: Host>(
     store: &dyn Store,
     lease: Lease,
     batch: &mut Batch,
-) -> Result<Committed, StoreError> {
-    let write = || store.write(lease, &mut Commit::of(batch)).map(|written| written.committed);
+    claims: Claims<'_>,
+) -> Result<Made, StoreError> {
+    let write = || {
+        let Written { committed, answers, .. } = store.write(lease, &mut Commit::of(batch).claiming(claims))?;
+        Ok(Made { committed, skipped: Vec::new(), answers })
+    };
     counted(engine, store, || retrying_busy(engine, write))
 }
 

@@ -103,13 +103,15 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// An attempt has ended: there may be room for another one.
-    pub(super) fn ends(&mut self, share: ShareId) {
+    /// An attempt has ended: there may be room for another one, if nobody in its line was asked about meanwhile.
+    pub(super) fn ends(&mut self, share: ShareId, has_room: impl Fn(&LineKey) -> bool) {
         if let Some(Granted { line, latest }) = self.granted.remove(&share) {
             if let Some((latest, _)) = latest {
                 self.arrives(&line, latest, None);
             }
-            self.touch(&line);
+            if has_room(&line) {
+                self.touch(&line);
+            }
         }
         if let Some((line, place)) = self.waiting.remove(&share) {
             if let Some(own) = self.lines.get_mut(&line) {

@@ -2,15 +2,18 @@
 //!
 //! A body of a task with a limit that is ready is not dispatched but put into a line, one for each value of the limit's
 //! key. The service asks the store for the first ones of each line (`turn.rs`), all at once, whenever there may be room:
-//! somebody came, an attempt ended, another runner released a share, a rate's span is over. Nothing polls.
+//! somebody came, an attempt ended, another runner released a share, a rate's span is over. Nothing polls. Where an
+//! attempt ends here for which others wait here, the commit of its end asks for them (`with_commit.rs`).
 //!
 //! The end of an attempt releases its share in its own commit: the store does that. What is kept here is lost with the
 //! process, and nothing depends on it.
 
 mod lines;
 mod turn;
+mod with_commit;
 
 pub(crate) use turn::turn;
+pub(crate) use with_commit::{Ending, Grants};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::limits::{Line, Place, key_text};
-use bide_core::record::{Batch, RunRowId, Write};
+use bide_core::record::RunRowId;
 use bide_core::{Counted, Rate, TaskId, TaskRef, Time};
 use bide_store::{Moved, ShareId};
 use bide_sync::{Condvar, Mutex, MutexGuard};
@@ -80,7 +83,7 @@ struct State<H: Host> {
     released: Vec<ShareId>,
     /// Attempts whose bodies do not execute any more, and have not ended.
     idle: Vec<ShareId>,
-    /// A turn is under way.
+    /// The store is being asked: by the service, or with a commit.
     turns: bool,
     /// How many turns there were.
     count: u64,
@@ -339,39 +342,6 @@ impl<H: Host> Limiter<H> {
         Some(receiver)
     }
 
-    /// The attempts here that end with a batch: asked before it is committed, and told afterwards to [`Limiter::ended`].
-    #[inline]
-    pub(crate) fn ending(&self, batch: &Batch) -> Vec<ShareId> {
-        if self.is_active() { self.ending_known(batch) } else { Vec::new() }
-    }
-
-    #[cold]
-    fn ending_known(&self, batch: &Batch) -> Vec<ShareId> {
-        let state = self.state.lock();
-        let mut ending = Vec::new();
-        for write in batch {
-            match (write, ShareId::released_by(write)) {
-                (_, Some(share)) => ending.extend(Some(share).filter(|share| state.knows(*share))),
-                (Write::Run(update), None) if update.status.is_ended() => ending.extend(state.of_run(update.run)),
-                _ => {}
-            }
-        }
-        ending
-    }
-
-    /// These attempts have ended, and that is committed.
-    pub(crate) fn ended(&self, ended: &[ShareId]) {
-        if ended.is_empty() {
-            return;
-        }
-        let mut state = self.state.lock();
-        for share in ended {
-            state.ends(*share);
-        }
-        drop(state);
-        self.woken.notify_one();
-    }
-
     /// Other runners may have released shares.
     pub(crate) fn others_changed(&self) {
         if !self.is_active() {
@@ -417,7 +387,7 @@ impl<H: Host> Limiter<H> {
     #[cfg(feature = "testing")]
     pub(crate) fn is_asked(&self) -> bool {
         let state = self.state.lock();
-        !state.closing && state.has_work()
+        !state.closing && !state.turns && state.has_work()
     }
 
     /// Whether there is nothing to do: with a number that changes whenever there was.
@@ -429,7 +399,7 @@ impl<H: Host> Limiter<H> {
     /// Waits until there is something to do. False: nothing will be done any more.
     pub(crate) fn wait(&self) -> bool {
         let mut state = self.state.lock();
-        while !state.closing && !state.has_work() {
+        while !state.closing && (state.turns || !state.has_work()) {
             self.woken.wait(&mut state);
         }
         !state.closing

@@ -7,16 +7,17 @@ use std::time::Duration;
 use bide_core::TaskRef;
 use bide_core::limits::{Place, Rank};
 use bide_sched::counts;
-use bide_store::{Answer, LimitCall, LimitClaim, LineClaims, ShareId, StoreError};
+use bide_store::{Answer, Lease, LimitCall, LimitClaim, LineClaims, ShareId, StoreError};
 
-use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, State, Waiter, share};
+use super::with_commit::Grants;
+use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, OwnLine, State, Waiter, share};
 use crate::control::Control;
 use crate::host::{Dispatch, Host, Ready};
 use crate::runs::run::Run;
 use crate::services::timers::{Alarm, Timers};
 
 /// How many lines are asked about in one transaction.
-const LINES: usize = 64;
+pub(super) const LINES: usize = 64;
 
 /// One that is asked about.
 struct Asked<H: Host> {
@@ -32,8 +33,8 @@ struct Asked<H: Host> {
 }
 
 /// A line, and those of it that are asked about.
-struct AskedLine<H: Host> {
-    key: LineKey,
+pub(super) struct AskedLine<H: Host> {
+    pub(super) key: LineKey,
     asked: Vec<Asked<H>>,
     behind: Option<(u64, Rank)>,
     /// How long after its grant a body may be entered.
@@ -60,24 +61,14 @@ impl<H: Host> Alarm for Again<H> {
 pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool {
     let (mut call, mut lines) = {
         let mut state = control.limits.state.lock();
-        if state.closing || !state.has_work() {
+        if state.closing || state.turns || !state.has_work() {
             return false;
         }
         state.turns = true;
         state.take()
     };
     let lease = control.lease();
-    for line in &mut lines {
-        let mut claims = Vec::with_capacity(line.asked.len());
-        for one in &mut line.asked {
-            let claim = claim_of(one);
-            one.is_wanted = claim.is_some() && one.run.lease == lease;
-            claims.extend(claim.filter(|_| one.is_wanted));
-        }
-        let (limit, key) = (Arc::clone(&line.key.0), Arc::clone(&line.key.1));
-        let moved = line.moved.iter().map(|entered| entered.moved).collect();
-        call.lines.push(LineClaims { limit, key, moved, patience: line.patience, claims, behind: line.behind });
-    }
+    call.lines = lines.iter_mut().map(|line| line.claims(lease)).collect();
     match control.store().claim_limits(lease, control.clock.now(), &call) {
         Ok(answers) => {
             counts::add_commit();
@@ -109,46 +100,60 @@ fn claim_of<H: Host>(one: &Asked<H>) -> Option<LimitClaim> {
     is_wanted.then(|| LimitClaim { share: share(run, one.task), rank: one.place.1, starts: !one.continues })
 }
 
+impl<H: Host> AskedLine<H> {
+    /// What the store is asked.
+    pub(super) fn claims(&mut self, lease: Lease) -> LineClaims {
+        let mut claims = Vec::with_capacity(self.asked.len());
+        for one in &mut self.asked {
+            let claim = claim_of(one);
+            one.is_wanted = claim.is_some() && one.run.lease == lease;
+            claims.extend(claim.filter(|_| one.is_wanted));
+        }
+        let (limit, key) = (Arc::clone(&self.key.0), Arc::clone(&self.key.1));
+        let moved = self.moved.iter().map(|entered| entered.moved).collect();
+        LineClaims { limit, key, moved, patience: self.patience, claims, behind: self.behind }
+    }
+}
+
+impl<H: Host> OwnLine<H> {
+    /// Those of the line that are asked about next.
+    pub(super) fn ask(&self, key: &LineKey, most: usize) -> AskedLine<H> {
+        let mut first = self.line.first(most + 1);
+        let asked: Vec<Asked<H>> = first
+            .by_ref()
+            .take(most)
+            .map(|(place, waiter): (Place, &Waiter<H>)| Asked {
+                place,
+                run: Arc::clone(&waiter.run),
+                task: waiter.task,
+                resumes: waiter.resumes.is_some(),
+                continues: waiter.continues,
+                is_wanted: false,
+            })
+            .collect();
+        let behind = first.next().map(|(place, _)| ((self.line.len() - asked.len()) as u64, place.1));
+        let patience = self.patience.map(|patience| patience.now).unwrap_or_default();
+        AskedLine { key: key.clone(), asked, behind, patience, moved: Vec::new() }
+    }
+}
+
 fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<Vec<Answer>>) {
-    let (mut ready, mut resumed, mut over, mut alarms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut grants, mut alarms) = (Grants::default(), Vec::new());
     {
         let mut state = control.limits.state.lock();
         for (line, answers) in lines.iter().zip(answers) {
-            let mut answers = answers.into_iter();
-            let answer = |one: &Asked<H>| if one.is_wanted { answers.next() } else { Some(Answer::Gone) };
-            let answers: Vec<Option<Answer>> = line.asked.iter().map(answer).collect();
-            let until = state.answered(line, &answers, &mut ready, &mut resumed, &mut over);
+            let until = grants.answered(&mut state, line, answers);
             alarms.extend(until.map(|until| (until, line.key.clone())));
         }
     }
-    // Their bodies find that they are over.
-    drop(over);
     for (until, line) in alarms {
         let again = Again { control: Arc::downgrade(control), line };
         let _ = timers.at(until, Arc::new(again), 0);
     }
-    for (sender, share) in resumed {
-        // Who left its wait meanwhile does not execute.
-        if sender.send(()).is_err() {
-            control.limits.state.lock().idles(share);
-        }
-    }
-    if !ready.is_empty() {
-        // What was skipped, cancelled or paused while its share was granted may not have had it yet. One that is paused
-        // is ready once more when it is resumed.
-        let mut state = control.limits.state.lock();
-        ready.retain(|(one, continues): &(Ready<H>, bool)| {
-            let is_wanted = one.run.state.lock().may_enter(one.task).is_some();
-            match (is_wanted, continues) {
-                (true, _) => {}
-                (false, true) => state.idles(share(&one.run, one.task)),
-                (false, false) => state.withdraw(share(&one.run, one.task)),
-            }
-            is_wanted
-        });
-        drop(state);
-        let mut ready: Vec<Ready<H>> = ready.into_iter().map(|(one, _)| one).collect();
-        control.dispatch.ready(&mut ready);
+    let mut starts = std::mem::take(&mut grants.starts);
+    grants.carry_out(control);
+    if !starts.is_empty() {
+        control.dispatch.ready(&mut starts);
     }
 }
 
@@ -167,22 +172,9 @@ impl<H: Host> State<H> {
             own.is_dirty = false;
             let room = if own.patience.is_some() { ON_THEIR_WAY.saturating_sub(own.on_their_way) } else { usize::MAX };
             let most = own.asked.min(room);
-            let mut first = own.line.first(most + 1);
-            let asked: Vec<Asked<H>> = first
-                .by_ref()
-                .take(most)
-                .map(|(place, waiter): (Place, &Waiter<H>)| Asked {
-                    place,
-                    run: Arc::clone(&waiter.run),
-                    task: waiter.task,
-                    resumes: waiter.resumes.is_some(),
-                    continues: waiter.continues,
-                    is_wanted: false,
-                })
-                .collect();
-            let behind = first.next().map(|(place, _)| ((own.line.len() - asked.len()) as u64, place.1));
-            let patience = own.patience.map(|patience| patience.now).unwrap_or_default();
-            lines.push(AskedLine { key, asked, behind, patience, moved: std::mem::take(&mut own.moved) });
+            let mut line = own.ask(&key, most);
+            line.moved = std::mem::take(&mut own.moved);
+            lines.push(line);
         }
         (call, lines)
     }
@@ -203,16 +195,18 @@ impl<H: Host> State<H> {
     }
 
     /// What became of those of a line. Returns when a timer is to ring for it.
-    fn answered(
+    pub(super) fn answered(
         &mut self,
         line: &AskedLine<H>,
-        answers: &[Option<Answer>],
+        answers: Vec<Answer>,
         ready: &mut Vec<(Ready<H>, bool)>,
         resumed: &mut Vec<(tokio::sync::oneshot::Sender<()>, ShareId)>,
         over: &mut Vec<Waiter<H>>,
     ) -> Option<bide_core::Time> {
         let (mut until, mut all, mut granted) = (None, true, 0);
-        for (one, answer) in line.asked.iter().zip(answers) {
+        let mut answers = answers.into_iter();
+        for one in &line.asked {
+            let answer = if one.is_wanted { answers.next() } else { Some(Answer::Gone) };
             let id = share(&one.run, one.task);
             match answer {
                 Some(Answer::Granted(latest)) => {
@@ -228,7 +222,7 @@ impl<H: Host> State<H> {
                         continue;
                     };
                     granted += 1;
-                    self.grant(line, id, *latest);
+                    self.grant(line, id, latest);
                     match resumes {
                         Some(sender) => resumed.push((sender, id)),
                         None => ready.push((Ready { run, task }, one.continues)),
@@ -236,9 +230,9 @@ impl<H: Host> State<H> {
                 }
                 Some(Answer::Held { counted, until: at }) => {
                     all = false;
-                    until = until.or(*at);
+                    until = until.or(at);
                     if let Some(waiter) = self.lines.get_mut(&line.key).and_then(|own| own.line.get_mut(one.place)) {
-                        waiter.counted = Some(*counted);
+                        waiter.counted = Some(counted);
                     }
                 }
                 Some(Answer::Gone) | None => {

@@ -129,8 +129,9 @@ impl<H: Host> Submitter<H> {
                 let _ = state.apply(Event::Begin, now, &mut batch, &mut effects);
                 let row = NewRun::new(id, workflow.number, workflow.version, now).with_inputs(packed(&new.inputs));
                 let rows = [row.with_options(new.options.clone())];
-                let mut commit = Commit { id: CommitId::unique(), requests: &[&rows], batch: &mut batch };
-                let written = store.write(lease, &mut commit).map_err(SubmitError::Store)?;
+                let written = store
+                    .write(lease, &mut Commit::new(CommitId::unique(), &[&rows], &mut batch))
+                    .map_err(SubmitError::Store)?;
                 // Else another process has taken the number in the same millisecond.
                 if written.creations == [[Creation::Created]] {
                     return Ok(id);

@@ -89,6 +89,19 @@ impl State {
     }
 }
 
+impl State {
+    /// Answers the claims of lines. True if shares of other lines were released.
+    pub(super) fn answer_all(&mut self, lease: Lease, now: Time, lines: &[LineClaims]) -> (Vec<Vec<Answer>>, bool) {
+        let mut freed = false;
+        let answers = lines.iter().map(|line| {
+            let (answered, frees) = self.answer(lease.runner, line, now);
+            freed |= frees;
+            answered
+        });
+        (answers.collect(), freed)
+    }
+}
+
 impl Limits for MemoryStore {
     fn define_limit(&self, limit: &LimitSpec) -> Result<Option<LimitSpec>, StoreError> {
         let before = self.state.lock().limits.specs.insert(Arc::clone(&limit.name), limit.clone());
@@ -122,16 +135,16 @@ impl Limits for MemoryStore {
                 }
             }
         }
-        let mut answers = Vec::with_capacity(call.lines.len());
-        for line in &call.lines {
-            let (answered, frees) = state.answer(lease.runner, line, now);
-            answers.push(answered);
-            released |= frees;
-        }
+        let (answers, freed) = state.answer_all(lease, now, &call.lines);
+        released |= freed;
         if released && state.limits.others_wait(lease.runner) {
             self.changes.limits();
         }
         Ok(answers)
+    }
+
+    fn grants_in_commits(&self) -> bool {
+        true
     }
 
     fn purge_limits(&self, now: Time) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::record::{Committed, NewRun, NewTask, RunRowId, StoredRun, Write};
+use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun, Write};
 use bide_core::{
     Ask, Cancel, Failure, Message, MessageKind, RunId, RunStatus, StoredEvents, StoredMessage, TaskId, Time, Value,
 };
@@ -207,6 +207,11 @@ impl Store for MemoryStore {
         for run in standing {
             released |= state.limits.stand(run, &state.runs);
         }
+        let answers = commit.claims.map(|(now, lines)| {
+            let (answers, freed) = state.answer_all(lease, now, lines);
+            released |= freed;
+            answers
+        });
         if state.limits_released(released, lease) {
             self.changes.limits();
         }
@@ -214,7 +219,7 @@ impl Store for MemoryStore {
             // Another runner may wait for it.
             self.changes.mail();
         }
-        Ok(Written { committed: Committed::by_store(), creations })
+        Ok(Written { answers, ..Written::of(creations) })
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

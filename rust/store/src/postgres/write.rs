@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bide_core::RunStatus;
-use bide_core::record::{Committed, NewRun, RunRowId, Write};
+use bide_core::record::{NewRun, RunRowId, Write};
 use postgres::error::SqlState;
 
 use super::PostgresStore;
@@ -60,10 +60,10 @@ impl PostgresStore {
             let mut creations = Vec::new();
             creations.resize_with(commit.requests.len(), Vec::new);
             self.connections.writer(|session| check(session, lease))?;
-            return Ok(Written { committed: Committed::by_store(), creations });
+            return Ok(Written::of(creations));
         }
         if let Some(creations) = self.made.outcome(lease.runner, commit.id) {
-            return Ok(Written { committed: Committed::by_store(), creations });
+            return Ok(Written::of(creations));
         }
         let forgotten = self.made.to_forget(lease.runner);
         let mut others_wait = false;
@@ -84,7 +84,7 @@ impl PostgresStore {
         if others_wait {
             self.limits_released()?;
         }
-        Ok(Written { committed: Committed::by_store(), creations })
+        Ok(Written::of(creations))
     }
 
     /// Creates runs that belong to nobody, and has all runners look for them.
@@ -298,7 +298,7 @@ impl PostgresStore {
 
 /// See [`Commit::not_created`].
 fn skipped(requests: &[&[NewRun]], creations: &[Vec<Creation>]) -> Vec<RunRowId> {
-    Commit { id: CommitId(0), requests, batch: &mut Vec::new() }.not_created(creations)
+    Commit::new(CommitId(0), requests, &mut Vec::new()).not_created(creations)
 }
 
 /// The statements of a commit.

@@ -154,24 +154,35 @@ fn claim<'c>(
 }
 
 impl SqliteStore {
-    pub(super) fn claim(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
-        // Before there are any: no attempt that has one ends before this returns.
+    /// Answers the claims of lines within a write transaction. True if something was freed beside.
+    pub(in super::super) fn answer(
+        &self,
+        connection: &Connection,
+        lease: Lease,
+        now: Time,
+        lines: &[LineClaims],
+    ) -> rusqlite::Result<(Vec<Vec<Answer>>, bool)> {
+        // Before there are any: no attempt that has one ends before this is committed.
         self.has_shares.store(true, Ordering::Relaxed);
+        let (mut answers, mut freed) = (Vec::with_capacity(lines.len()), false);
+        for line in lines {
+            let mut changed = Changed::new(connection);
+            let (answered, more) = claim(connection, &mut changed, lease.runner, line, now)?;
+            freed |= changed.written()? | more;
+            answers.push(answered);
+        }
+        Ok((answers, freed))
+    }
+
+    pub(super) fn claim(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
         let (answers, others_wait) = self.fenced(lease, |connection| {
             let mut changed = Changed::new(connection);
             call.released.iter().try_for_each(|share| changed.release(*share))?;
             call.idle.iter().try_for_each(|share| changed.idle(*share))?;
             // Before it is asked what is used.
-            let mut more = changed.written()?;
-            let mut answers = Vec::with_capacity(call.lines.len());
-            for line in &call.lines {
-                let mut changed = Changed::new(connection);
-                let (answered, frees) = claim(connection, &mut changed, lease.runner, line, now)?;
-                more |= changed.written()?;
-                answers.push(answered);
-                more |= frees;
-            }
-            Ok((answers, more && others_wait(connection, lease)?))
+            let freed = changed.written()?;
+            let (answers, more) = self.answer(connection, lease, now, &call.lines)?;
+            Ok((answers, (freed || more) && others_wait(connection, lease)?))
         })?;
         if others_wait {
             self.limits_released()?;

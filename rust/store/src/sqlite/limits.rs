@@ -179,13 +179,8 @@ impl<'c> Changed<'c> {
     }
 }
 
-/// Releases the shares of the attempts that end with a batch. True if others wait for such.
-pub(super) fn release(
-    connection: &Connection,
-    lease: Lease,
-    batch: &[Write],
-    skipped: &[RunRowId],
-) -> rusqlite::Result<bool> {
+/// Releases the shares of the attempts that end with a batch. True if there were any.
+pub(super) fn release(connection: &Connection, batch: &[Write], skipped: &[RunRowId]) -> rusqlite::Result<bool> {
     let ends = |write: &Write| matches!(write, Write::Run(update) if update.status.is_ended());
     let writes = || batch.iter().filter(|write| skipped.binary_search(&write.run()).is_err());
     let mut ended: Vec<RunRowId> = writes().filter(|write| ends(write)).map(Write::run).collect();
@@ -199,7 +194,7 @@ pub(super) fn release(
             _ => {}
         }
     }
-    Ok(changed.written()? && others_wait(connection, lease)?)
+    changed.written()
 }
 
 /// Releases the shares of a run that has ended.
@@ -263,6 +258,10 @@ impl Limits for SqliteStore {
 
     fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
         self.claim(lease, now, call)
+    }
+
+    fn grants_in_commits(&self) -> bool {
+        true
     }
 
     fn purge_limits(&self, now: Time) -> Result<(), StoreError> {

@@ -1,8 +1,9 @@
 //! Writing runs: creation and batches. The statements here are the hot ones; none scans a table.
 
+mod children;
 mod entries;
 
-use bide_core::record::{Committed, DoneRow, NewRun, Parent, RunRowId, RunUpdate, Write};
+use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::atomic::Ordering;
@@ -21,9 +22,6 @@ const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runn
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9)";
 const CREATE_KEYED: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9) ON CONFLICT (workflow, key) WHERE key IS NOT NULL DO NOTHING";
-const CREATE_CHILD: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs, parent, \
-     parent_task, parent_map, parent_name, parent_n, depth) \
-     VALUES (?1, ?2, ?3, ?4, 1, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
 const KEYED: &str = "SELECT uuid FROM run WHERE workflow = ?1 AND key = ?2";
 const UUID: &str = "SELECT uuid FROM run WHERE id = ?1";
 /// Only within the transaction that has created the run.
@@ -48,7 +46,8 @@ const RUN: &str = "UPDATE run SET status = ?2, failure = ?3, ended_at = ?4, bloc
 pub(super) const HOT: &[&str] = &[
     CREATE,
     CREATE_KEYED,
-    CREATE_CHILD,
+    children::CREATE_CHILD,
+    children::CREATE_CHILDREN,
     KEYED,
     UUID,
     UNDO,
@@ -74,7 +73,7 @@ impl SqliteStore {
             // What it belongs to, such as a run's creation, is committed already.
             creations.resize_with(commit.requests.len(), Vec::new);
             let lost = fence(writer.fresh(), lease).map_err(explain)?;
-            return lost.map_or_else(|| Ok(Written { committed: Committed::by_store(), creations }), Err);
+            return lost.map_or_else(|| Ok(Written::of(creations)), Err);
         }
         let transaction = writer.begin(&self.identity)?;
         let connection = transaction.connection();
@@ -87,11 +86,19 @@ impl SqliteStore {
             creations.push(self.insert_runs(connection, Some(lease), runs, &mut bytes)?);
         }
         let skipped = commit.not_created(&creations);
+        gather(commit.batch);
         for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             bytes += 128 * alike.len() as u64 + self.write_alike(connection, alike, &skipped)?;
         }
-        let others_wait = self.has_shares.load(Ordering::Relaxed)
-            && limits::release(connection, lease, commit.batch, &skipped).map_err(explain)?;
+        let mut freed = self.has_shares.load(Ordering::Relaxed)
+            && limits::release(connection, commit.batch, &skipped).map_err(explain)?;
+        let mut answers = None;
+        if let Some((now, lines)) = commit.claims {
+            let (answered, more) = self.answer(connection, lease, now, lines).map_err(explain)?;
+            freed |= more;
+            answers = Some(answered);
+        }
+        let others_wait = freed && limits::others_wait(connection, lease).map_err(explain)?;
         let is_skipped = |write: &Write| skipped.binary_search(&write.run()).is_ok();
         let refused = |made: &Vec<Creation>| made.iter().any(Creation::prevents_all);
         if creations.is_empty() || !creations.iter().all(refused) || !commit.batch.iter().all(is_skipped) {
@@ -102,8 +109,10 @@ impl SqliteStore {
             if others_wait {
                 self.limits_released()?;
             }
+        } else {
+            answers = None;
         }
-        Ok(Written { committed: Committed::by_store(), creations })
+        Ok(Written { answers, ..Written::of(creations) })
     }
 
     /// Creates runs that belong to nobody, and has all runners of the file look for them.
@@ -263,7 +272,19 @@ impl SqliteStore {
         let explain = |error: rusqlite::Error| self.identity.error(&error);
         let mut made = Vec::with_capacity(runs.len());
         let mut inserted = Vec::with_capacity(runs.len());
-        for new in runs {
+        let mut rest = runs;
+        while let Some((new, others)) = rest.split_first() {
+            if let Some((all, others)) = rest.split_first_chunk()
+                && children::children(writer, lease, all).map_err(explain)?
+            {
+                for new in all {
+                    *bytes += 2048 + new.inputs.len() as u64;
+                    inserted.push(new.id.row());
+                    made.push(Creation::Created);
+                }
+                rest = others;
+                continue;
+            }
             *bytes += 2048 + new.inputs.len() as u64;
             let creation = match insert_run(writer, lease, new).map_err(explain)? {
                 Inserted::New => {
@@ -274,6 +295,7 @@ impl SqliteStore {
                 Inserted::Not(None) => Creation::NumberTaken,
             };
             made.push(creation);
+            rest = others;
         }
         if made.iter().any(Creation::prevents_all) {
             for row in inserted {
@@ -308,6 +330,20 @@ impl SqliteStore {
         }
         let row = Box::new(row);
         Ok(if row.inputs == new.inputs { Creation::Exists(row) } else { Creation::OtherInputs(row) })
+    }
+}
+
+/// Has rows of one table follow each other, which takes fewer statements. Rows of one table keep their order, and so does
+/// everything around a write that changes several tables.
+fn gather(batch: &mut [Write]) {
+    let table = |write: &Write| match write {
+        Write::Done(_) | Write::Task(_) => Some(0),
+        Write::Entry { .. } => Some(1),
+        Write::Run(_) => Some(2),
+        _ => None,
+    };
+    for rows in batch.split_mut(|write| table(write).is_none()) {
+        rows.sort_by_key(table);
     }
 }
 
@@ -387,31 +423,11 @@ enum Inserted {
     Not(Option<Vec<u8>>),
 }
 
-fn insert_child(writer: &Connection, lease: Option<Lease>, new: &NewRun, parent: &Parent) -> rusqlite::Result<usize> {
-    writer.prepare_cached(CREATE_CHILD)?.execute(params![
-        new.id.row(),
-        &new.id.0.to_be_bytes()[..],
-        new.workflow,
-        new.version,
-        lease.map(|lease| lease.runner),
-        lease.map(|lease| lease.epoch),
-        new.created_at.0,
-        new.key.as_deref(),
-        &*new.inputs,
-        parent.run.row(),
-        parent.task,
-        parent.map,
-        &*parent.key.name,
-        parent.key.n,
-        parent.depth,
-    ])
-}
-
 fn insert_run(writer: &Connection, lease: Option<Lease>, new: &NewRun) -> rusqlite::Result<Inserted> {
     let uuid = new.id.0.to_be_bytes();
     let key = new.key.as_deref();
     let inserted = match &new.parent {
-        Some(parent) => insert_child(writer, lease, new, parent),
+        Some(parent) => children::child(writer, lease, new, parent),
         None => {
             let mut insert = writer.prepare_cached(if key.is_some() { CREATE_KEYED } else { CREATE })?;
             insert.execute(params![

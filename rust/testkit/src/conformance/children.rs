@@ -1,5 +1,6 @@
 //! Child runs: kept with their parents.
 
+use bide_core::RunOptions;
 use bide_core::record::Parent;
 
 use super::*;
@@ -41,13 +42,42 @@ pub fn a_child_and_the_record_of_its_start_are_one_commit(store: &dyn Store) {
     let parent = desk.create(START, None);
     let new = [desk.child_of(parent, 1)];
     let mut batch = vec![entry(parent, "inner", 2, 1)];
-    let mut commit = Commit { id: CommitId::unique(), requests: &[&new], batch: &mut batch };
+    let requests: [&[NewRun]; 1] = [&new];
+    let mut commit = Commit::new(CommitId::unique(), &requests, &mut batch);
     ok(store.leave(loser.lease));
     fenced(store.write(loser.lease, &mut commit), loser.lease);
     assert!(desk.load(parent).children.is_empty() && desk.load(parent).entries.is_empty());
     let written = ok(store.write(desk.lease, &mut commit));
     assert_eq!(written.creations, [[Creation::Created]]);
     assert_eq!((desk.load(parent).children.len(), desk.load(parent).entries.len()), (1, 1));
+}
+
+pub fn many_children_are_created_together_or_not_at_all(store: &dyn Store) {
+    let desk = Desk::new(store);
+    let (parent, other) = (desk.create(START, None), desk.create(START, None));
+    let mut new: Vec<NewRun> = (0..40).map(|_| desk.child_of(parent, 1)).collect();
+    // One has the row number of another run.
+    let free = std::mem::replace(&mut new[20].id, RunId(other.0 ^ 1));
+    let made = ok(store.create(desk.lease, &new));
+    for (at, creation) in made.iter().enumerate() {
+        let expected = if at == 20 { Creation::NumberTaken } else { Creation::Created };
+        assert_eq!(*creation, expected, "child {at}");
+    }
+    assert!(desk.load(parent).children.is_empty());
+    new[20].id = free;
+    new[30] = new[30].clone().with_options(Some(Box::new(RunOptions { priority: 3, ..RunOptions::default() })));
+    // The second time they are there already.
+    for _ in 0..2 {
+        assert_eq!(ok(store.create(desk.lease, &new)), vec![Creation::Created; 40]);
+        let mut children: Vec<RunId> = desk.load(parent).children.into_iter().map(|(child, _)| child).collect();
+        let mut ids: Vec<RunId> = new.iter().map(|new| new.id).collect();
+        children.sort_unstable();
+        ids.sort_unstable();
+        assert_eq!(children, ids);
+    }
+    let priority = |at: usize| desk.load(new[at].id).run.options.priority;
+    assert_eq!((priority(29), priority(30)), (0, 3));
+    assert_eq!((desk.load(new[7].id).run.parent, desk.load(new[7].id).run.depth), (Some(parent), 1));
 }
 
 pub fn a_child_goes_with_its_parent_and_not_before(store: &dyn Store) {

@@ -5,7 +5,7 @@ use super::*;
 
 /// Commits requests and writes together.
 fn write(desk: &Desk<'_>, requests: &[&[NewRun]], mut batch: Vec<Write>) -> Vec<Vec<Creation>> {
-    let mut commit = Commit { id: CommitId::unique(), requests, batch: &mut batch };
+    let mut commit = Commit::new(CommitId::unique(), requests, &mut batch);
     ok(desk.store.write(desk.lease, &mut commit)).creations
 }
 
@@ -104,8 +104,7 @@ pub fn a_commit_that_fails_writes_and_creates_nothing_and_its_batch_is_whole(sto
     let whole = vec![done(new[0].id, 0, b"t"), done(old, 1, b"t"), done(old, 0, b"f")];
     for (lease, is_fenced) in [(desk.lease, false), (loser.lease, true)] {
         let mut batch = whole.clone();
-        let mut commit = Commit { id: CommitId::unique(), requests: &[&new], batch: &mut batch };
-        let failed = store.write(lease, &mut commit);
+        let failed = store.write(lease, &mut Commit::new(CommitId::unique(), &[&new], &mut batch));
         match is_fenced {
             true => fenced(failed, lease),
             false => assert!(matches!(failed, Err(StoreError::Corrupt(_))), "{failed:?}"),

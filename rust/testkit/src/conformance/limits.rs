@@ -129,6 +129,51 @@ pub fn a_batch_that_fails_releases_no_share(store: &dyn Store) {
     assert_eq!(desk.ask("", &runs[1..], None, START), [held(Counted::InFlight)]);
 }
 
+pub fn a_commit_grants_what_it_releases_or_nothing_if_it_fails(store: &dyn Store) {
+    let desk = Desk::new(store);
+    if !store.grants_in_commits() {
+        return;
+    }
+    ok(store.define_limit(&limit(None, Some(2), None)));
+    let runs = desk.runs(5);
+    let [a, b, c, d, e] = runs[..] else { unreachable!("five runs") };
+    let full = held(Counted::InFlight);
+    assert_eq!(desk.ask("", &[a, b, c], None, START), [GRANTED, GRANTED, full]);
+    let starting = |runs: &[RunId]| {
+        let claims = runs.iter().map(|run| LimitClaim { starts: true, ..claim(*run, START) }).collect();
+        [LineClaims { behind: Some((1, Rank { priority: 0, age: later(9) })), ..line("", claims, Duration::ZERO) }]
+    };
+    let commit = |mut batch: Vec<Write>, lines: &[LineClaims]| {
+        store.write(desk.lease, &mut Commit::of(&mut batch).claiming(Some((START, lines))))
+    };
+    // It ends two attempts for which three wait.
+    let ends = vec![done(a, 0, b"n"), update(b, RunStatus::Completed, Some(later(1)))];
+    let missing = update(fresh_id(START), RunStatus::Completed, Some(START));
+    assert!(commit([ends.clone(), vec![missing]].concat(), &starting(&[c, d, e])).is_err());
+    assert_eq!(desk.used(""), (2, 2, 0, 1));
+    let written = ok(commit(ends, &starting(&[c, d, e])));
+    assert_eq!(written.answers, Some(vec![vec![GRANTED, GRANTED, full]]));
+    assert_eq!(desk.used(""), (2, 2, 0, 2), "one is held, and one more waits behind");
+    // Another runner waits for the next share, for a run that is older.
+    let other = Desk { lease: ok(store.enroll(at(START))), ..desk };
+    let older = line("", vec![claim(e, Time(START.0 - 1))], Duration::ZERO);
+    assert_eq!(other.ask_line(older, START), [full]);
+    let written =
+        ok(store
+            .write(desk.lease, &mut Commit::of(&mut vec![done(c, 0, b"n")]).claiming(Some((START, &starting(&[e]))))));
+    assert_eq!(written.answers, Some(vec![vec![full]]));
+    // A commit that writes nothing grants nothing.
+    let taken = [desk.new_run(START, Some("key"))];
+    let others = [desk.new_run(START, Some("key")).with_inputs(Arc::from(&b"\x01a\x03n?"[..]))];
+    assert_eq!(ok(store.create(desk.lease, &taken)), [Creation::Created]);
+    let requests: [&[NewRun]; 1] = [&others];
+    let lines = starting(&[e]);
+    let mut batch = Vec::new();
+    let mut refused = Commit::new(CommitId::unique(), &requests, &mut batch).claiming(Some((START, &lines)));
+    let written = ok(store.write(desk.lease, &mut refused));
+    assert!(written.answers.is_none_or(|answers| answers == [[full]]));
+}
+
 pub fn a_body_that_waits_does_not_execute_and_takes_that_again(store: &dyn Store) {
     let desk = Desk::new(store);
     ok(store.define_limit(&limit(Some(1), None, None)));

@@ -129,6 +129,7 @@ macro_rules! conformance {
             the_first_answer_to_a_callback_stands
             a_child_names_its_parent_and_is_among_its_children
             a_child_and_the_record_of_its_start_are_one_commit
+            many_children_are_created_together_or_not_at_all
             a_child_goes_with_its_parent_and_not_before
             a_purge_takes_a_parent_with_however_many_children
             a_control_request_stays_once_the_run_has_acted_on_it
@@ -163,6 +164,7 @@ macro_rules! conformance {
             a_limit_is_defined_once_and_its_newest_definition_counts
             a_share_is_released_by_the_commit_that_ends_its_attempt
             a_batch_that_fails_releases_no_share
+            a_commit_grants_what_it_releases_or_nothing_if_it_fails
             a_body_that_waits_does_not_execute_and_takes_that_again
             each_value_of_a_key_has_shares_of_its_own
             starts_count_for_the_span_of_their_rate

@@ -16,7 +16,7 @@ pub fn a_repeated_commit_is_made_once(store: &dyn Store) {
     let id = CommitId::unique();
     for round in 0..3 {
         let mut batch = batch.clone();
-        let written = ok(store.write(desk.lease, &mut Commit { id, requests: &[&new], batch: &mut batch }));
+        let written = ok(store.write(desk.lease, &mut Commit::new(id, &[&new], &mut batch)));
         assert_eq!(written.creations, [[Creation::Created, Creation::Created]]);
         assert_eq!(desk.load(new[0].id).rows.len(), 1);
         if round == 1 {
