@@ -224,7 +224,7 @@ class BodyLoop:
             await future
 
     async def _watch(self, gate: "_core.GateWatch") -> None:
-        """Poll a gate until it is closed."""
+        """Poll a gate until it is closed, or compute its time."""
         while True:
             pending = gate.check()
             if pending is not None:
