@@ -84,7 +84,7 @@ class AsyncCalls(AsyncHandle):
 
     def _within(self) -> int:
         place = here.get()
-        return place[1] if place is not None and place[0] is self._core else BODY
+        return place[1] if isinstance(place, tuple) and place[0] is self._core else BODY
 
     async def _wait_time(self, wait: After | At, what: str, name: str | None) -> None:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py

@@ -109,7 +109,8 @@ impl<H: Host> GateWatch<H> {
 
     fn queue(&self, event: Event) {
         let (run, at) = (Arc::clone(&self.gate.run), self.engine.now());
-        self.coroutines.queue(QueuedEvent { run, event, at, completion: None });
+        let event = QueuedEvent { run, event, at, completion: None };
+        self.coroutines.queue(&self.engine, event, self.engine.clock().machine());
     }
 
     /// Sleeps until the next poll.

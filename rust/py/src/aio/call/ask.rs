@@ -9,7 +9,7 @@ use pyo3::types::{PyInt, PyTuple};
 
 use super::state::{Asking, Progress, PyCall, What};
 use crate::aio::coroutine::PyCoroutine;
-use crate::aio::imports::{current_task, imported, reset_here, set_here, zero};
+use crate::aio::imports::{current_task, imported, reset_here, set_here};
 use crate::aio::queue::Parked;
 use crate::aio::rest::Resting;
 use crate::errors::{Names, names};
@@ -233,8 +233,7 @@ impl PyCall {
     /// Its task continues within its contextvars, in which it was asked at rest: they say again where that is.
     pub(super) fn is_back(&self, py: Python<'_>) -> PyResult<()> {
         if std::mem::take(&mut self.state.lock().is_placed) {
-            let place = PyTuple::new(py, [self.coroutine.bind(py).as_any(), zero(py)])?;
-            gil::call1(set_here(py)?, place.as_any())?;
+            gil::call1(set_here(py)?, self.coroutine.bind(py).as_any())?;
         }
         Ok(())
     }
