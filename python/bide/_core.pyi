@@ -1144,6 +1144,9 @@ class Call:
     def abandon(self) -> None:
         """Leave the call as it is."""
 
+    def has_children(self) -> bool:
+        """Return whether it waits for a child run."""
+
     def outcomes(self) -> list[Any]:
         """Return the outcomes of the parts of a wait."""
 

@@ -24,6 +24,9 @@ use crate::runs::run::Run;
 /// A body's start is written once it has executed for this long, so that other processes can see it.
 const SHOW_AFTER: Duration = Duration::from_millis(100);
 
+/// The queue keeps the memory of this many bodies when it is empty.
+const KEPT: usize = 1024;
+
 /// The dispatcher of coroutines.
 pub struct Coroutines<H: Host> {
     /// The slots, and what waits for the loop.
@@ -466,6 +469,9 @@ impl<H: Host> State<H> {
             return Some(next);
         }
         if self.ready.is_empty() {
+            if self.ready.capacity() > KEPT {
+                self.ready = VecDeque::new();
+            }
             return None;
         }
         let no = self.slots.acquire()?;
