@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, 
 import msgspec
 
 from bide import _core
+from bide._callables import is_async
 from bide._codec import Codec
 from bide._duration import optional_seconds
 from bide._errors import DefinitionError
@@ -249,10 +250,12 @@ def _leaf(wait: WaitBase[Any], name: str | None) -> Part:
 
         return Part("until", name or wait.name or name_of(wait.condition), wait.timeout, wait)
     if isinstance(wait, After):
-        return Part("computed after" if callable(wait.seconds) else "after", name or "after", None, wait.seconds)
+        if callable(wait.seconds):
+            return Part("computed after", name or "after", None, (wait.seconds, is_async(wait.seconds)))
+        return Part("after", name or "after", None, wait.seconds)
     if isinstance(wait, At):
         if callable(wait.moment):
-            return Part("computed at", name or "at", None, wait.moment)
+            return Part("computed at", name or "at", None, (wait.moment, is_async(wait.moment)))
         return Part("at", name or "at", None, wait.timestamp)
     if isinstance(wait, Signal):
         return Part("signal", name or wait.name, None, wait.name)

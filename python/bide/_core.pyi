@@ -1149,6 +1149,9 @@ class Call:
     def abandon(self) -> None:
         """Leave the call as it is."""
 
+    def has_children(self) -> bool:
+        """Return whether it waits for a child run."""
+
     def outcomes(self) -> list[Any]:
         """Return the outcomes of the parts of a wait."""
 
@@ -1166,10 +1169,10 @@ class Call:
 
 @final
 class GateWatch:
-    """An open gate whose condition is a coroutine function. See `_loop.py`."""
+    """An open gate whose condition is a coroutine function, or whose time one computes. See `_loop.py`."""
 
     def contextvars(self) -> ContextVars:
-        """Return the contextvars that it is asked in."""
+        """Return the contextvars that its function is called in."""
 
     def check(self) -> Pending | None:
         """Find out whether it is to be polled; return None if that is known."""
@@ -1179,10 +1182,10 @@ class GateWatch:
         """Whether it is to be polled."""
 
     def call(self) -> Any:
-        """Call the condition and return its coroutine."""
+        """Call the function and return its coroutine."""
 
     def asked(self, value: object) -> Pending | None:
-        """Report what it has returned; return what to wait for before the next poll."""
+        """Report what it has returned; return what to wait for before it is called again, if it is."""
 
     def raised(self, exception: BaseException) -> Pending | None:
         """Report what it has raised, likewise."""

@@ -6,7 +6,7 @@ from typing import Any, overload
 from bide._async_handle import AsyncTaskHandle
 from bide._core import TaskHandle, _current, _executes_here
 from bide._errors import BideError
-from bide._here import here
+from bide._here import place_here
 
 _last: ContextVar[TaskHandle | None] = ContextVar("bide.current", default=None)
 """The handle that was found before in these contextvars: it tells a thread without a body why it has none."""
@@ -26,7 +26,7 @@ def current(kind: type[Any] | None = None) -> Any:
     `bide.AsyncTaskHandle`; `current(bide.AsyncTaskHandle)` says so to a type checker. Outside a body it raises a
     `LookupError`, after the body's end a `BideError`.
     """
-    place = here.get()
+    place = place_here()
     handle: TaskHandle | AsyncTaskHandle
     if place is None or _executes_here():
         handle = _of_thread()

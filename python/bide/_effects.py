@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 
 from bide import _core
-from bide._here import STEP, here
+from bide._here import STEP, place_here
 
 _lock = threading.Lock()
 _recorders: list["Effects"] = []
@@ -34,7 +34,7 @@ def effect(name: str) -> None:
     """Say that an effect happens here, such as a payment: `crash_points` reports one that happens twice."""
     if not _recorders:
         return
-    place = here.get()
+    place = place_here()
     in_step = _core.in_step() or (place is not None and place[1] == STEP)
     with _lock:
         for recorder in _recorders:

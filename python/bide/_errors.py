@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class BideError(Exception):
-    """Base class of bide's errors. Raised itself for a feature that is not there yet."""
+    """Base class of bide's errors. Raised itself where no other class fits."""
 
 
 class DefinitionError(BideError, ValueError):
@@ -180,11 +180,6 @@ class RunFailed(BideError):
         """Restore the state from a copy or pickle, and the cause, which Python does not copy."""
         super().__setstate__(state)
         self.__cause__ = self.result.error
-
-
-def not_yet(feature: str) -> BideError:
-    """Return the error for a feature that is designed and not there yet."""
-    return BideError(f"{feature} is not there yet in this version of bide")
 
 
 def no_run(run: str) -> str:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 BODY, STEP, CONDITION = 0, 1, 2
 """What a call is made within, as the extension reads it."""
 
-Here: TypeAlias = "tuple[Coroutine, int] | None"
+Here: TypeAlias = "Coroutine | tuple[Coroutine, int] | None"
 
 here: ContextVar[Here] = ContextVar("bide.here", default=None)
-"""The coroutine whose code executes, and what that is within. Code that it starts inherits it. Set by the extension."""
+"""The coroutine whose code executes; with what that is within, if it is not its body. Code that it starts inherits it.
+Set by the extension."""
 
 
 class AsyncHandle:
@@ -32,9 +33,15 @@ class AsyncHandle:
     __slots__ = ()
 
 
+def place_here() -> "tuple[Coroutine, int] | None":
+    """Return the coroutine whose code executes here, and what that is within."""
+    place = here.get()
+    return place if place is None or isinstance(place, tuple) else (place, BODY)
+
+
 def in_coroutine() -> bool:
     """Whether code of a coroutine of any runner executes here, also on a thread that it was given to."""
-    place = here.get()
+    place = place_here()
     return place is not None and not place[0].ended
 
 

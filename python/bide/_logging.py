@@ -9,14 +9,14 @@ import logging
 from typing import Any
 
 from bide import _log_slot
-from bide._here import here
+from bide._here import place_here
 from bide._text import shown
 
 
 def _stamp(record: logging.LogRecord) -> None:
     body = _log_slot.current
     run, task, attempt = body.run, body.task, body.attempt
-    if run is None and (place := here.get()) is not None:
+    if run is None and (place := place_here()) is not None:
         coroutine = place[0]
         run, task, attempt = coroutine.run_id, shown(coroutine.task_name), coroutine.attempt
     # A record's own value wins: a user's `extra={"task": …}` is what the user meant.

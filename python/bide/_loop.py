@@ -39,6 +39,9 @@ def cancellation(message: str) -> Cancellation:
     return Cancellation(message)
 
 
+DRIVER = "bide"
+"""The name of the tasks that execute bodies: one for all, because many may wait at once."""
+
 HOPS = 5
 """After how many iterations of a loop nothing is ready on it, in a test: one callback may make the next one ready."""
 
@@ -174,9 +177,14 @@ class BodyLoop:
         if self.own:
             self.loop.stop()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> "asyncio.Task[None]":  # noqa: A002
+    def _spawn(
+        self,
+        coroutine: Coroutine[Any, Any, None],
+        vars: Context,  # noqa: A002 - as above
+        name: str | None = None,
+    ) -> "asyncio.Task[None]":
         # Not by the loop's factory: a task that begins at once would execute bodies within the step of another one.
-        return asyncio.Task(coroutine, loop=self.loop, context=vars)
+        return asyncio.Task(coroutine, loop=self.loop, context=vars, name=name)
 
     # What a driver calls.
 
@@ -184,7 +192,7 @@ class BodyLoop:
         """Have drivers execute what is ready, unless some are about to."""
         for _ in range(self._core.needs_drivers()):
             vars = Context()  # noqa: A001 - the name that it has in Rust
-            self._spawn(self._core.driver(vars), vars)
+            self._spawn(self._core.driver(vars), vars, DRIVER)
 
     def aside(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> None:  # noqa: A002 - as above
         """Execute something in a task of its own."""
@@ -224,7 +232,7 @@ class BodyLoop:
             await future
 
     async def _watch(self, gate: "_core.GateWatch") -> None:
-        """Poll a gate until it is closed."""
+        """Poll a gate until it is closed, or compute its time."""
         while True:
             pending = gate.check()
             if pending is not None:

@@ -14,9 +14,12 @@ import json
 import linecache
 import traceback
 from collections.abc import Callable
+from types import CodeType, TracebackType
 from typing import Any, NewType, TypeVar, cast
 
-from bide._error_class import address, find, find_by_type, qualified
+import msgspec
+
+from bide._error_class import address, find, find_by_type, own_names, qualified
 from bide._error_state import (
     DICT,
     LIMIT,
@@ -86,7 +89,9 @@ def describe(exc: BaseException) -> StoredError:
 def describe_end(exc: BaseException) -> StoredError:
     """Return the stored form of an exception that is only shown, as a `TaskFailed`: no arguments or attributes."""
     known = stored_of(exc)
-    return _describe(exc, again=False) if known is None else StoredError(known)
+    if known is not None:
+        return StoredError(known)
+    return _describe_cancellation(exc) or _describe(exc, again=False)
 
 
 def rebuild(stored: bytes) -> BaseException:
@@ -129,6 +134,49 @@ def _describe(exc: BaseException, *, again: bool) -> StoredError:
     stored = _summary(exc, again=again and ends) | {"traceback": _clip(text), "kind": kind(exc)}
     stored["causes"] = [_summary(one, again=again) | {"relation": relation} for relation, one in chain]
     return StoredError(json.dumps(stored, ensure_ascii=False, allow_nan=False).encode())
+
+
+_FRAMES: dict[tuple[tuple[CodeType, int], ...], str] = {}
+"""Formatted tracebacks of cancellations, by their lines."""
+
+_MOST_FRAMES = 256
+
+_OWN_MODULES = frozenset({"bide", "bide._loop"})
+"""Where bide's own cancellations are defined."""
+
+
+def _describe_cancellation(exc: BaseException) -> StoredError | None:
+    """Return the stored form of one of bide's own cancellations; None if there is more to say of it.
+
+    Thousands of runs may be cancelled at once, whose bodies wait at the same line. The columns are not marked, which
+    takes a parser.
+    """
+    cls = type(exc)
+    if not issubclass(cls, Cancelled) or own_names(cls).get("__module__") not in _OWN_MODULES or DICT.__get__(exc):
+        return None
+    if CAUSE.__get__(exc) is not None or CONTEXT.__get__(exc) is not None or SUPPRESS.__get__(exc):
+        return None
+    name, message = qualified(cls), escape_surrogates(BaseException.__str__(exc))
+    found: list[tuple[CodeType, int]] = []
+    entry: TracebackType | None = TRACEBACK.__get__(exc)
+    while entry is not None:
+        found.append((entry.tb_frame.f_code, entry.tb_lineno))
+        entry = entry.tb_next
+    lines = tuple(found)
+    text = _FRAMES.get(lines)
+    if text is None:
+        if len(_FRAMES) >= _MOST_FRAMES:
+            _FRAMES.clear()
+        text = _FRAMES[lines] = escape_surrogates(_guarded(lambda: _format_lines(TRACEBACK.__get__(exc)), ""))
+    stored = {
+        "type": name,
+        "message": _clip(message),
+        "notes": (),
+        "traceback": _clip(f"{text}{name}: {message}\n"),
+        "kind": "cancelled",
+        "causes": (),
+    }
+    return StoredError(msgspec.json.encode(stored))
 
 
 def _summary(exc: BaseException, *, again: bool) -> dict[str, Any]:
@@ -186,9 +234,6 @@ def _message(exc: BaseException) -> str:
 
 
 def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
-    if not chain and issubclass(type(exc), Cancelled) and _own(exc, "__notes__") is None:
-        # Thousands of runs may be cancelled at once, and to mark the columns takes a parser.
-        return _guarded(lambda: _format_lines(exc), "")
     text = _guarded(lambda: "".join(traceback.format_exception(exc)), "")
     if text:
         return text
@@ -199,17 +244,17 @@ def _format(exc: BaseException, chain: list[tuple[str, BaseException]]) -> str:
     return "".join(reversed(parts))
 
 
-def _format_lines(exc: BaseException) -> str:
-    """Format an exception as `traceback` does, but for the columns."""
+def _format_lines(frames: TracebackType | None) -> str:
+    """Format the lines of a traceback as `traceback` does, but for the columns."""
     lines = []
-    for frame, number in traceback.walk_tb(TRACEBACK.__get__(exc)):
+    for frame, number in traceback.walk_tb(frames):
         code = frame.f_code
         lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}\n')
         source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
         if source:
             lines.append(f"    {source}\n")
     head = "Traceback (most recent call last):\n" if lines else ""
-    return f"{head}{''.join(lines)}{qualified(type(exc))}: {_message(exc)}\n"
+    return f"{head}{''.join(lines)}"
 
 
 def _format_alone(exc: BaseException) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from bide._callables import is_async
 from bide._duration import LONGEST, as_float, count, moment, number, optional_seconds, seconds
-from bide._errors import DefinitionError, not_yet
+from bide._errors import DefinitionError
 from bide._text import check_text
 
 T = TypeVar("T")
@@ -21,6 +21,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 Duration: TypeAlias = float | timedelta
 """Seconds or a timedelta."""
+
+Computes: TypeAlias = Callable[..., T] | Callable[..., Awaitable[T]]
+"""A function that computes it, by `def` or `async def`."""
 
 
 class Tolerate(msgspec.Struct, frozen=True):
@@ -111,11 +114,11 @@ class Until(WaitBase[T_co], Generic[T_co], frozen=True):
 class After(WaitBase[None], frozen=True):
     """A time span, or for a gate a function that computes it. `after` makes one."""
 
-    seconds: float | Callable[..., Duration]
+    seconds: float | Computes[Duration]
 
     def __post_init__(self) -> None:
         """Check the span."""
-        if not _is_computed(self.seconds, "after"):
+        if not callable(self.seconds):
             _keep(self, "seconds", seconds(self.seconds, "after(seconds)", zero=True))
 
     @property
@@ -129,11 +132,11 @@ class After(WaitBase[None], frozen=True):
 class At(WaitBase[None], frozen=True):
     """A moment, in UTC, or for a gate a function that computes it. `at` makes one."""
 
-    moment: datetime | Callable[..., datetime]
+    moment: datetime | Computes[datetime]
 
     def __post_init__(self) -> None:
         """Check the moment."""
-        if not _is_computed(self.moment, "at"):
+        if not callable(self.moment):
             _keep(self, "moment", moment(self.moment, "at(datetime)"))
 
     @property
@@ -212,16 +215,16 @@ def from_poll(  # noqa: PLR0913 - the signature of TaskHandle.defer_until, taken
 from_poll.__qualname__ = "TaskHandle.defer_until"  # what a misspelt argument's error names
 
 
-def after(duration: Duration | Callable[..., Duration]) -> After:
+def after(duration: Duration | Computes[Duration]) -> After:
     """Wait for a duration: seconds or a `timedelta`.
 
-    As a gate it also takes a function, whose parameters are bound like the task's. It is called when the gate opens,
-    and what it returns is recorded: `gate=bide.after(lambda order: order.grace)`.
+    As a gate it also takes a function, by `def` or `async def`, whose parameters are bound like the task's. It is
+    called when the gate opens, and what it returns is recorded: `gate=bide.after(lambda order: order.grace)`.
     """
     return After(duration)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]  # as in `until`
 
 
-def at(when: datetime | Callable[..., datetime]) -> At:
+def at(when: datetime | Computes[datetime]) -> At:
     """Wait for a moment; the datetime has to know its time zone.
 
     As a gate it also takes a function, as `after` does: `gate=bide.at(lambda due: due)`.
@@ -258,19 +261,11 @@ def computed(kind: str, value: object) -> float:
 def only_for_gates(wait: WaitBase[Any]) -> DefinitionError:
     """Return the error for a computed time that is no gate."""
     kind, value = ("after", "seconds") if isinstance(wait, After) else ("at", "moment")
+    calls = "await" if is_async(computes(wait)) else "call"
     return DefinitionError(
-        f"bide.{kind}(function) computes its time when a gate opens, and this is no gate: call the function and pass "
-        f"what it returns, bide.{kind}({value})"
+        f"bide.{kind}(function) computes its time when a gate opens, and this is no gate: {calls} the function and "
+        f"pass what it returns, bide.{kind}({value})"
     )
-
-
-def _is_computed(value: object, kind: str) -> bool:
-    if not callable(value):
-        return False
-    if is_async(value):
-        feature = f"a function by `async def` for bide.{kind} ({value!r})"
-        raise not_yet(feature)
-    return True
 
 
 def _keep(wait: msgspec.Struct, name: str, value: object) -> None:

@@ -21,6 +21,9 @@ pub struct Pending<R> {
     scratch: Vec<Effect>,
 }
 
+/// The memory of more effects than these is not kept: one event may expand a task into a hundred thousand elements.
+const KEPT: usize = 1024;
+
 impl<R> Default for Pending<R> {
     fn default() -> Self {
         Self { batch: Batch::new(), held: Vec::new(), silent: Vec::new(), scratch: Vec::new() }
@@ -33,11 +36,17 @@ impl<R: Clone> Pending<R> {
     /// # Errors
     /// Refused if it comes too late; it changes nothing then.
     pub fn apply(&mut self, run: &R, state: &mut RunState, event: Event, now: Time) -> Result<(), Refused> {
+        if self.held.is_empty() && self.held.capacity() > KEPT {
+            self.held = Vec::new();
+        }
         state.apply(event, now, &mut self.batch, &mut self.scratch)?;
         if self.scratch.is_empty() {
             self.silent.push(run.clone());
         }
         self.held.extend(self.scratch.drain(..).map(|effect| (run.clone(), effect)));
+        if self.scratch.capacity() > KEPT {
+            self.scratch = Vec::new();
+        }
         Ok(())
     }
 

@@ -130,7 +130,8 @@ impl<'py> Plan<'py> {
             }
             "computed after" | "computed at" => {
                 let purpose = if **kind == *"computed after" { Purpose::Span } else { Purpose::Moment };
-                called.push(Called { part: at, function: what.clone(), is_async: false, purpose });
+                let (function, is_async) = what.extract()?;
+                called.push(Called { part: at, function, is_async, purpose });
                 GateUntil::Computed
             }
             "after" => GateUntil::After(Duration::from_secs_f64(what.extract()?)),

@@ -362,22 +362,23 @@ fn gate_time<'py>(
 ) -> Result<GateTime, Failure> {
     *last = None;
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
-    let target = body.gate(gate.part);
-    let (Some(target), Some(kind)) = (target, target.and_then(|target| target.purpose.computes())) else {
-        // A gate of another version of the workflow, which waits for nothing here.
-        return Ok(GateTime::After(Duration::ZERO));
-    };
-    let seconds = call_gate(py, engine, gate, target, empty).and_then(|value| {
-        let names = names(py).map_err(|error| Raised::new(py, error))?;
-        let kind = pyo3::types::PyString::new(py, kind);
-        let seconds = gil::call_args(names.computed.bind(py), &[kind.as_any(), &value])?;
-        seconds.extract::<f64>().map_err(|error| Raised::new(py, error))
-    });
-    match seconds {
-        Ok(seconds) if matches!(target.purpose, Purpose::Span) => Ok(GateTime::After(Duration::from_secs_f64(seconds))),
-        Ok(seconds) => Ok(GateTime::At(time_of(seconds))),
-        Err(raised) => Err(gate_raised(py, gate, &raised, last).unwrap_or_else(|broken| broken)),
-    }
+    let Some(target) = body.gate(gate.part) else { return Ok(GateTime::After(Duration::ZERO)) };
+    call_gate(py, engine, gate, target, empty)
+        .and_then(|value| computed_time(&value, target.purpose))
+        .map_err(|raised| gate_raised(py, gate, &raised, last).unwrap_or_else(|broken| broken))
+}
+
+/// The time that a function of a gate has returned.
+pub(crate) fn computed_time(value: &Bound<'_, PyAny>, purpose: Purpose) -> Result<GateTime, Raised> {
+    let py = value.py();
+    // A gate of another version of the workflow waits for nothing here.
+    let Some(kind) = purpose.computes() else { return Ok(GateTime::After(Duration::ZERO)) };
+    let names = names(py).map_err(|error| Raised::new(py, error))?;
+    let kind = pyo3::types::PyString::new(py, kind);
+    let seconds = gil::call_args(names.computed.bind(py), &[kind.as_any(), value])?;
+    let seconds = seconds.extract::<f64>().map_err(|error| Raised::new(py, error))?;
+    let is_span = matches!(purpose, Purpose::Span);
+    Ok(if is_span { GateTime::After(Duration::from_secs_f64(seconds)) } else { GateTime::At(time_of(seconds)) })
 }
 
 /// Calls a function of a gate.
@@ -388,6 +389,17 @@ fn call_gate<'py>(
     target: &PyGate,
     empty: &mut Option<Owned<'py>>,
 ) -> Result<Owned<'py>, Raised> {
+    with_gate_call(py, engine, gate, target, |call, function| call.call(empty, function, &target.binding))
+}
+
+/// Has a function of a gate called, with its arguments.
+pub(crate) fn with_gate_call<'py, R>(
+    py: Python<'py>,
+    engine: &PyEngine,
+    gate: &Gate<Python3>,
+    target: &PyGate,
+    call: impl FnOnce(&Arguments<'_, 'py>, &Bound<'py, PyAny>) -> Result<R, Raised>,
+) -> Result<R, Raised> {
     failpoint::hit(Failpoint::Gate);
     let body = &gate.run.workflow.bodies[gate.task.ix as usize];
     let args = if body.sources.is_empty() {
@@ -409,7 +421,7 @@ fn call_gate<'py>(
         None => test_hooks::condition(engine, run.id, name, function)?,
         Some(_) => None,
     };
-    arguments.call(empty, stub.as_ref().unwrap_or(function), &target.binding)
+    call(&arguments, stub.as_ref().unwrap_or(function))
 }
 
 /// The failure of a function of a gate that raised; kept in `last`, as the exception is. An error if the task's retry

@@ -42,6 +42,10 @@ pub trait Upcalls: Send + Sync + Sized + 'static {
     /// executes on its slot takes long. Called once for each slot.
     fn look_after(&self, group: &Arc<Self::Group>);
 
+    /// Results stay in the group of a slot that goes to another body: they are committed with the result of that one, or
+    /// once they have waited for too long.
+    fn leave(&self, group: &Self::Group);
+
     /// Whether a group has no results.
     fn is_empty(group: &Self::Group) -> bool;
 

@@ -52,8 +52,6 @@ pub struct CoroutineBody<H: Host> {
     due: Mutex<Option<oneshot::Receiver<()>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
-    /// With a clock that is moved by hand: counts its calls.
-    begun: Mutex<Option<BegunBody>>,
     /// The child runs that it has started, so that their results are read from memory.
     pub(super) children: Mutex<Started<H>>,
     /// Whether the host wants to know when the end of the body is committed, and whether it is.
@@ -71,6 +69,8 @@ pub(super) struct Own<H: Host> {
     pub(super) turn: Option<Turn>,
     /// Its end has to be committed before its slot is released.
     pub(super) mark: bool,
+    /// With a clock that is moved by hand: counts its calls.
+    pub(super) begun: Option<BegunBody>,
 }
 
 /// The slot of a body.
@@ -98,7 +98,6 @@ impl<H: Host> CoroutineBody<H> {
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
             slot: Mutex::new(Held::Slot(slot)),
             due: Mutex::new(None),
-            begun: Mutex::new(own.counted.coroutines.book.get().map(|book| book.body())),
             own: Mutex::new(Some(own)),
             children: Mutex::default(),
             recorded: Recorded::default(),
@@ -270,9 +269,13 @@ impl<H: Host> CoroutineBody<H> {
     pub fn begin(&self, name: &Arc<str>, request: Request, within: Within) -> Result<Arc<OpenCall>, CallError> {
         let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
         let call = self.attempt.lock().begin(name, request, standing)?;
-        let begun = self.begun.lock();
-        let under_way = begun.as_ref().map(|body| body.book().call(body.whose()));
+        let under_way = self.in_book(|body| body.book().call(body.whose()));
         Ok(Arc::new(OpenCall::new(call, under_way)))
+    }
+
+    /// With a clock that is moved by hand: for what is counted of the body, until it ends.
+    fn in_book<R>(&self, f: impl FnOnce(&BegunBody) -> R) -> Option<R> {
+        self.own.lock().as_ref().and_then(|own| own.begun.as_ref()).map(f)
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
@@ -323,11 +326,11 @@ impl<H: Host> CoroutineBody<H> {
     /// The body has returned: what it held until now.
     pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
-        let begun = self.begun.lock().take();
-        drop(begun);
         let children = self.children.lock().take();
         drop(children);
-        let own = self.own.lock().take();
+        let mut own = self.own.lock().take();
+        let begun = own.as_mut().and_then(|own| own.begun.take());
+        drop(begun);
         (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
     }
 

@@ -1,12 +1,12 @@
 //! The dispatcher of coroutines: which of them execute. Slots are counted apart from those of worker threads.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::record::RunRowId;
-use bide_core::{Event, TaskRef};
+use bide_core::{Event, TaskRef, Time};
 use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use super::alarm::SleepingGates;
 use super::body::{CoroutineBody, OpenCall};
 use super::rest::RestBook;
 use super::resting::Resting;
+use crate::clock::{Clock, LastSeen};
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Load, Ready};
 use crate::ledger::{Group, QueuedEvent};
@@ -22,6 +23,9 @@ use crate::runs::run::Run;
 
 /// A body's start is written once it has executed for this long, so that other processes can see it.
 const SHOW_AFTER: Duration = Duration::from_millis(100);
+
+/// The queue keeps the memory of this many bodies when it is empty.
+const KEPT: usize = 1024;
 
 /// The dispatcher of coroutines.
 pub struct Coroutines<H: Host> {
@@ -41,6 +45,10 @@ pub struct Coroutines<H: Host> {
     pub(super) book: OnceLock<Arc<RestBook>>,
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
+    /// The wall clock, as it was read last for a body.
+    seen: Mutex<LastSeen>,
+    /// When a body ended last, in nanoseconds of the machine's time.
+    ended: AtomicU64,
     /// Bodies that may have to be interrupted, until the loop is told.
     interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
     /// Gates between two polls.
@@ -59,7 +67,9 @@ struct State<H: Host> {
     startable: VecDeque<(SlotNo, Ready<H>)>,
     /// Open gates, for the loop to poll.
     gates: Vec<Gate<H>>,
-    /// Bodies that have begun, the oldest first, until they were looked at for having executed for long.
+    /// The body that was begun last, and since when it is known to execute: `None` until it was looked at.
+    latest: (Weak<CoroutineBody<H>>, Option<Duration>),
+    /// Bodies that have suspended, the oldest first, until they were looked at for having executed for long.
     recent: VecDeque<(Duration, Weak<CoroutineBody<H>>)>,
     /// Bodies that were taken and have not ended.
     bodies: usize,
@@ -139,17 +149,7 @@ pub(super) struct Counted<H: Host> {
 
 impl<H: Host> Drop for Counted<H> {
     fn drop(&mut self) {
-        let coroutines = &self.coroutines;
-        let mut state = coroutines.state.lock();
-        state.bodies -= 1;
-        if state.bodies == 0 {
-            coroutines.emptied.notify_all();
-            let closing = state.closing;
-            drop(state);
-            if closing {
-                coroutines.wake();
-            }
-        }
+        self.coroutines.ends();
     }
 }
 
@@ -161,6 +161,7 @@ impl<H: Host> Coroutines<H> {
             ready: VecDeque::new(),
             startable: VecDeque::new(),
             gates: Vec::new(),
+            latest: (Weak::new(), None),
             recent: VecDeque::new(),
             bodies: 0,
             closing: false,
@@ -176,6 +177,8 @@ impl<H: Host> Coroutines<H> {
             emptied: Condvar::new(),
             book: OnceLock::new(),
             lost: AtomicBool::new(false),
+            seen: Mutex::default(),
+            ended: AtomicU64::new(0),
             interrupted: Mutex::default(),
             sleeping_gates: SleepingGates::default(),
         }
@@ -274,11 +277,29 @@ impl<H: Host> Coroutines<H> {
         std::mem::take(&mut *self.interrupted.lock())
     }
 
+    /// The wall's time at this moment of the lease's clock, which is now.
+    pub(super) fn wall(&self, clock: &dyn Clock, now: i64) -> Time {
+        self.seen.lock().wall(clock, now)
+    }
+
+    /// A body ends now: returns the wall's time, and the machine's.
+    pub(super) fn ends_at(&self, clock: &dyn Clock) -> (Time, Duration) {
+        let (wall, machine) = (clock.now(), clock.machine());
+        self.seen.lock().see(wall, machine);
+        self.ended.store(u64::try_from(machine.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        (wall, machine)
+    }
+
+    /// When a body ended last, in the machine's time.
+    #[must_use]
+    pub fn last_end(&self) -> Duration {
+        Duration::from_nanos(self.ended.load(Ordering::Relaxed))
+    }
+
     /// Queues an event that nobody waits for. It is committed with others, at the latest in the loop's next turn, or by
-    /// the committer if the loop is blocked.
-    pub(super) fn queue(&self, event: QueuedEvent<H>) {
-        let Some(engine) = self.engine() else { return };
-        if self.group.push(event, engine.clock().machine()) {
+    /// the committer if the loop is blocked. `now` is the machine's time.
+    pub(super) fn queue(&self, engine: &Engine<H>, event: QueuedEvent<H>, now: Duration) {
+        if self.group.push(event, now) {
             self.commit_gathered();
             return;
         }
@@ -393,9 +414,49 @@ impl<H: Host> Coroutines<H> {
         }
     }
 
-    /// A body has begun.
-    pub(super) fn begins(&self, body: &Arc<CoroutineBody<H>>, now: Duration) {
-        self.state.lock().recent.push_back((now, Arc::downgrade(body)));
+    /// A body has begun. Most end in their first step, during which no other one is begun: nothing is kept of those.
+    pub(super) fn begins(&self, body: &Arc<CoroutineBody<H>>) {
+        let body = Arc::downgrade(body);
+        let before = std::mem::replace(&mut self.state.lock().latest, (body, None));
+        drop(before);
+    }
+
+    /// A body has suspended for the first time.
+    pub(super) fn suspends(&self, body: &Arc<CoroutineBody<H>>, now: Duration) {
+        let mut state = self.state.lock();
+        let body = Arc::downgrade(body);
+        if state.latest.0.ptr_eq(&body) {
+            state.latest = (Weak::new(), None);
+        }
+        state.recent.push_back((now, body));
+    }
+
+    /// A body that has executed for long and was not shown to other processes yet.
+    fn next_to_show(&self, now: Duration) -> Option<Weak<CoroutineBody<H>>> {
+        let state = &mut *self.state.lock();
+        let (latest, since) = &mut state.latest;
+        if latest.strong_count() > 0 {
+            let since = *since.get_or_insert(now);
+            if now.saturating_sub(since) >= SHOW_AFTER {
+                return Some(std::mem::take(&mut state.latest).0);
+            }
+        }
+        let (since, _) = state.recent.front()?;
+        (now.saturating_sub(*since) >= SHOW_AFTER).then(|| state.recent.pop_front().map(|(_, body)| body))?
+    }
+
+    /// A body has ended: it is not counted any more.
+    fn ends(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.bodies -= 1;
+        if state.bodies == 0 {
+            self.emptied.notify_all();
+            let closing = state.closing;
+            drop(state);
+            if closing {
+                self.wake();
+            }
+        }
     }
 }
 
@@ -408,6 +469,9 @@ impl<H: Host> State<H> {
             return Some(next);
         }
         if self.ready.is_empty() {
+            if self.ready.capacity() > KEPT {
+                self.ready = VecDeque::new();
+            }
             return None;
         }
         let no = self.slots.acquire()?;
@@ -476,15 +540,9 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
         let (used, _) = self.slots_in_use();
         self.event_loop.look(now, used > 0);
         loop {
-            let body = {
-                let mut state = self.state.lock();
-                match state.recent.front() {
-                    Some((since, _)) if now.saturating_sub(*since) >= SHOW_AFTER => state.recent.pop_front(),
-                    _ => return,
-                }
-            };
+            let Some(body) = self.next_to_show(now) else { return };
             // One that is deferred has a row already.
-            if let Some(body) = body.and_then(|(_, body)| body.upgrade())
+            if let Some(body) = body.upgrade()
                 && body.is_slot_held()
                 && !body.has_ended()
             {

@@ -1,4 +1,4 @@
-//! An open gate whose condition is a coroutine: the host polls it on the loop.
+//! An open gate whose condition is a coroutine, which the host polls on the loop, or whose time one computes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use bide_core::attempt::Polled;
 use bide_core::attempt::polling::Polling;
 use bide_core::event::Retry;
-use bide_core::{Event, Failure, GateSpec};
+use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, Value};
 use bide_sched::Alarm;
 use bide_sync::Mutex;
 
@@ -70,28 +70,47 @@ impl<H: Host> GateWatch<H> {
             gate.note_polls(&polling, span, &**engine.clock()).into_iter().for_each(|event| self.queue(event));
             return Some(span);
         };
-        let key = gate.spec().map(GateSpec::key)?;
+        let polls = polling.asked();
+        drop(polling);
+        self.close(result, polls, retries);
+        None
+    }
+
+    /// Whether it waits for a time that the host computes, once.
+    #[must_use]
+    pub fn is_computed(&self) -> bool {
+        self.gate.spec().is_some_and(|spec| spec.until == GateUntil::Computed)
+    }
+
+    /// What the host has computed for it; `retries` as for [`GateWatch::judge`].
+    pub fn timed(&self, time: Result<GateTime, Failure>, retries: impl FnOnce(&Failure) -> bool) {
+        let gate = &self.gate;
+        match time {
+            Ok(time) => {
+                let Some(key) = gate.spec().map(GateSpec::key) else { return };
+                self.queue(Event::Timed { task: gate.task, attempt: gate.attempt, key, time });
+                self.under_way.lock().take();
+            }
+            Err(failure) => self.close(Err(failure), 0, retries),
+        }
+    }
+
+    fn close(&self, result: Result<Value, Failure>, polls: u32, retries: impl FnOnce(&Failure) -> bool) {
+        let gate = &self.gate;
+        let Some(key) = gate.spec().map(GateSpec::key) else { return };
         let retry = match &result {
-            Err(failure) if retries(failure) => Some(Retry { random: engine.random() }),
+            Err(failure) if retries(failure) => Some(Retry { random: self.engine.random() }),
             _ => None,
         };
-        let event = Event::Closed {
-            task: gate.task,
-            attempt: gate.attempt,
-            key,
-            result,
-            proved: true,
-            polls: polling.asked(),
-            retry,
-        };
+        let event = Event::Closed { task: gate.task, attempt: gate.attempt, key, result, proved: true, polls, retry };
         self.queue(event);
         self.under_way.lock().take();
-        None
     }
 
     fn queue(&self, event: Event) {
         let (run, at) = (Arc::clone(&self.gate.run), self.engine.now());
-        self.coroutines.queue(QueuedEvent { run, event, at, completion: None });
+        let event = QueuedEvent { run, event, at, completion: None };
+        self.coroutines.queue(&self.engine, event, self.engine.clock().machine());
     }
 
     /// Sleeps until the next poll.

@@ -34,27 +34,30 @@ pub enum Beginning<H: Host> {
 impl<H: Host> Start<H> {
     /// Enters the body in its run.
     pub fn begin(self) -> Beginning<H> {
-        let engine = Arc::clone(&self.counted.engine);
-        if !engine.lease_holds() {
+        let now = self.counted.engine.clock().lease_micros();
+        if !self.counted.engine.lease_holds_at(now) {
+            let engine = Arc::clone(&self.counted.engine);
             return Beginning::Waits(Box::pin(async move {
                 if !engine.is_sure_of_lease_async().await {
                     return None;
                 }
-                match self.enter() {
+                let now = engine.clock().lease_micros();
+                match self.enter(now) {
                     Beginning::Done(begun) => begun,
                     Beginning::Waits(waits) => waits.await,
                 }
             }));
         }
-        self.enter()
+        self.enter(now)
     }
 
-    fn enter(self) -> Beginning<H> {
+    /// `now` is the time of the lease's clock.
+    fn enter(self, now: i64) -> Beginning<H> {
         let Self { ready, slot, counted } = self;
-        let (engine, coroutines) = (Arc::clone(&counted.engine), Arc::clone(&counted.coroutines));
+        let engine = &counted.engine;
         let admitted = Arc::clone(&ready.run).wait_for_overdue(ready).and_then(|ready| engine.admit_suspect(ready));
         let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
-        let now = engine.now();
+        let now = counted.coroutines.wall(&**engine.clock(), now);
         let (entered, args) = {
             if !engine.limiter().may_enter(&run, task, now) {
                 return Beginning::Done(None);
@@ -64,13 +67,14 @@ impl<H: Host> Start<H> {
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
             (entered, run.args(task, sources, &state))
         };
-        let own = Own { counted, turn, mark: entered.mark };
+        let begun = counted.coroutines.book.get().map(|book| book.body());
+        let own = Own { counted, turn, mark: entered.mark, begun };
         let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
-        let begun = Begun { body: Arc::clone(&body), args };
+        body.coroutines.begins(&body);
         if !entered.mark {
-            coroutines.begins(&body, engine.clock().machine());
-            return Beginning::Done(Some(begun));
+            return Beginning::Done(Some(Begun { body, args }));
         }
+        let begun = Begun { body: Arc::clone(&body), args };
         Beginning::Waits(Box::pin(async move {
             let started = Event::Started { task, attempt: entered.attempt };
             if !matches!(body.commit(started).await, Fed::Committed { .. }) {
@@ -81,20 +85,24 @@ impl<H: Host> Start<H> {
                 }
                 return None;
             }
-            coroutines.begins(&body, engine.clock().machine());
             Some(begun)
         }))
     }
 }
 
 impl<H: Host> CoroutineBody<H> {
+    /// The body has suspended for the first time.
+    pub fn suspends(self: &Arc<Self>) {
+        self.coroutines.suspends(self, self.engine().clock().machine());
+    }
+
     /// The body has returned. Its slot is released once that is queued to be committed; with a mark, once it is
     /// committed, which has to be waited for: the next body may kill the process, and this one's run would be suspected
     /// of it. The same if the host wants to know of the commit.
     pub fn end(self: &Arc<Self>, outcome: Outcome) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let attempt = self.attempt();
         let (own, slot) = self.take();
-        let Own { counted, turn, mark } = own?;
+        let Own { counted, turn, mark, .. } = own?;
         let engine = self.engine();
         // What a body comes to that was cancelled because its time is used up.
         let reached = self.limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
@@ -115,8 +123,9 @@ impl<H: Host> CoroutineBody<H> {
                 drop((turn, slot, counted));
             }));
         }
-        let (run, at) = (Arc::clone(self.run()), engine.now());
-        counted.coroutines.queue(QueuedEvent { run, event, at, completion: None });
+        let (at, now) = counted.coroutines.ends_at(&**engine.clock());
+        let run = Arc::clone(self.run());
+        counted.coroutines.queue(engine, QueuedEvent { run, event, at, completion: None }, now);
         drop((turn, slot, counted));
         None
     }

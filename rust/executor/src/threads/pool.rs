@@ -255,6 +255,12 @@ impl<H: Host> Upcalls for Engine<H> {
         self.path().ledger.look_after(Arc::clone(group));
     }
 
+    fn leave(&self, group: &Group<H>) {
+        if !group.is_empty() {
+            self.path().ledger.arm();
+        }
+    }
+
     fn is_empty(group: &Group<H>) -> bool {
         group.is_empty()
     }

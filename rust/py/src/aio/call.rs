@@ -67,7 +67,7 @@ impl PyCall {
             }
             let rests = requests.len() == 1 && asked.first().is_some_and(|asked| asked.is_async);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
-            let what = What::Wait(asked, children);
+            let what = What::Wait(asked.into(), children.into());
             let call = Self::begin(coroutine, &name, Request::of_parts(requests), within, what)?;
             // With a clock that is moved by hand each wait has a timer of its own.
             if rests && !call.body()?.engine().clock().is_manual() {
@@ -196,7 +196,7 @@ impl PyCall {
     /// A condition that was begun aside: its part, and what to await. Raises what it has raised that ends the wait.
     /// `None` if there is none.
     fn asking<'py>(&self, py: Python<'py>) -> PyResult<Option<(usize, Bound<'py, PyAny>)>> {
-        let asking = self.state.lock().asking.take();
+        let asking = self.state.lock().take_asking();
         let Some(Asking { part, begun }) = asking else { return Ok(None) };
         begun.map(|begun| Some((part, begun.into_owned(py).into_bound()))).map_err(|raised| raised.into_err(py))
     }
@@ -306,7 +306,7 @@ impl PyCall {
             let body = Arc::clone(self.body()?);
             let (which, event, workflow, requests) = {
                 let mut state = self.state.lock();
-                let Some((which, event)) = state.creates.take() else { return Ok(()) };
+                let Some((which, event)) = state.take_creates() else { return Ok(()) };
                 let What::Start(starts) = &mut state.what else { return Ok(()) };
                 let requests = which.iter().filter_map(|at| starts.requests[*at].take()).collect();
                 (which, event, Arc::clone(&starts.workflow), requests)
@@ -324,12 +324,11 @@ impl PyCall {
         panics::method(|| {
             self.is_back(py)?;
             self.leaves(py)?;
-            let (future, asking, rests) = {
+            let (future, next, rests) = {
                 let mut state = self.state.lock();
-                state.sleeps = None;
-                (state.future.take(), state.asking.take(), state.rests.take())
+                (state.future.take(), state.next.take(), state.rests.take())
             };
-            drop((future, asking));
+            drop((future, next));
             if let Some(ticket) = rests {
                 self.leave_rest(ticket)?;
             }
@@ -340,10 +339,15 @@ impl PyCall {
 
     // The results of calls.
 
+    /// Whether it waits for a child run.
+    fn has_children(&self) -> bool {
+        matches!(&self.state.lock().what, What::Wait(_, children) if !children.is_empty())
+    }
+
     /// The outcomes of the parts of a wait, for what makes its value. Reads the store if there are children.
     fn outcomes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         panics::method(|| {
-            let result = self.state.lock().result.take();
+            let result = self.state.lock().take_result();
             let waited = result.unwrap_or(Err(CallError::Suspended));
             let whole = match &waited {
                 Ok(value) => Some(Ok(value.clone())),
@@ -385,7 +389,7 @@ impl PyCall {
         panics::method(|| {
             let (result, codec, raised) = {
                 let mut state = self.state.lock();
-                let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+                let result = state.take_result().unwrap_or(Err(CallError::Suspended));
                 let What::Step(step) = &mut state.what else { return Ok(py.None().into_bound(py)) };
                 (result, step.codec.kept(py), step.raised.take())
             };
@@ -404,7 +408,7 @@ impl PyCall {
     /// What was recorded of one of bide's own values: text, a time, or nothing.
     fn recorded<'py>(&self, py: Python<'py>, is_time: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
         panics::method(|| {
-            let result = self.state.lock().result.take().unwrap_or(Err(CallError::Suspended));
+            let result = self.state.lock().take_result().unwrap_or(Err(CallError::Suspended));
             let value = result.map_err(|error| self.error(py, &error))?;
             if is_time {
                 return self.coroutine.get().recorded_time(py, &value).map(Some);
@@ -419,7 +423,7 @@ impl PyCall {
         panics::method(|| {
             let body = self.body()?;
             let mut state = self.state.lock();
-            let result = state.result.take().unwrap_or(Err(CallError::Suspended));
+            let result = state.take_result().unwrap_or(Err(CallError::Suspended));
             if let Err(error) = result {
                 drop(state);
                 return Err(self.error(py, &error));

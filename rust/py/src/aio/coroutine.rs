@@ -75,6 +75,11 @@ impl PyCoroutine {
         (self.run().id.row(), self.body.task(), self.body.attempt())
     }
 
+    /// It has suspended for the first time.
+    pub(super) fn suspends(&self) {
+        self.body.suspends();
+    }
+
     /// This task executes it from here on, within these contextvars.
     pub(super) fn set_task(&self, task: &Bound<'_, PyAny>, vars: &Kept) {
         let vars = Kept::new(vars.clone_ref(task.py()));

@@ -12,10 +12,9 @@ use bide_executor::{Beginning, Begun};
 use bide_sync::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 
 use super::coroutine::PyCoroutine;
-use super::imports::{coroutine_type, current_task, set_here, zero};
+use super::imports::{coroutine_type, current_task, set_here};
 use super::pending::PyPending;
 use super::turn::PyLoopQueue;
 use crate::errors::{Names, names};
@@ -186,8 +185,12 @@ impl PyDriver {
         let cancelling = gil::getattr(&task, pyo3::intern!(py, "cancelling"))?;
         self.begins_within(Some(&task));
         let since = engine.clock().machine();
+        // The end of a body has read the clock.
+        let mut is_read = true;
         loop {
-            if engine.clock().machine().saturating_sub(since) > BUDGET {
+            let now = if is_read { coroutines.last_end() } else { engine.clock().machine() };
+            is_read = false;
+            if now.saturating_sub(since) > BUDGET {
                 self.leave(py, Left::Budget)?;
                 return Ok(None);
             }
@@ -211,7 +214,7 @@ impl PyDriver {
                 }
             };
             match self.first(py, names, begun, run.local.contextvars().is_none())? {
-                First::Ended(None) => {}
+                First::Ended(None) => is_read = true,
                 First::Ended(Some(pending)) => {
                     if let Some(bodies) = owner.body_loop(py) {
                         let pending = Bound::new(py, pending)?.into_any();
@@ -261,6 +264,7 @@ impl PyDriver {
     fn keep<'py>(&self, py: Python<'py>, suspended: Suspended, task: &Bound<'py, PyAny>) -> PyResult<()> {
         let body = suspended.body.bind(py).clone();
         self.owner.get().remember(&body, task, suspended.vars.as_ref().unwrap_or(&self.vars));
+        body.get().suspends();
         *self.state.lock() = State::Executes(suspended);
         if body.get().has_timeout()
             && let Some(bodies) = self.owner.get().body_loop(py)
@@ -300,15 +304,14 @@ impl PyDriver {
         let Begun { body, args } = begun;
         let body = Bound::new(py, PyCoroutine::new(&self.owner.get().queue, &body))?;
         let stepped = panics::no_panic(|| {
-            let place = PyTuple::new(py, [body.as_any(), zero(py)]).map_err(|error| Raised::new(py, error))?.into_any();
             let vars = match body.get().submitters_vars() {
                 Some(vars) if !here => Some(vars.copied(names, py)?),
                 _ => None,
             };
             let set = set_here(py).map_err(|error| Raised::new(py, error))?;
             match &vars {
-                None => gil::call1(set, &place)?,
-                Some(vars) => gil::call_args(names.run_in_vars.bind(py), &[vars, set, &place])?,
+                None => gil::call1(set, body.as_any())?,
+                Some(vars) => gil::call_args(names.run_in_vars.bind(py), &[vars, set, body.as_any()])?,
             };
             let called = PyCoroutine::call(&body, names, &args, vars.as_deref())?;
             let coroutine = coroutine_of(py, called)?;

@@ -1,23 +1,21 @@
-//! An open gate whose condition is a coroutine function: `bide/_loop.py` asks it.
+//! An open gate whose condition is a coroutine function, or whose time one computes: `bide/_loop.py` calls it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_core::Failure;
 use bide_core::attempt::Polled;
-use bide_executor::failpoint::{self, Failpoint};
-use bide_executor::{Args, Coroutines, Gate, GateWatch};
+use bide_core::{Failure, GateTime};
+use bide_executor::{Coroutines, Gate, GateWatch};
 use bide_sync::Mutex;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::pending::PyPending;
 use super::queue::{Executing, LoopQueue};
-use crate::call::Arguments;
-use crate::context::{context_of, read_only};
 use crate::errors::{self, names};
 use crate::gil::{self, Raised};
 use crate::host::{PyEngine, Python3};
-use crate::{panics, test_hooks, worker};
+use crate::{panics, worker};
 
 /// A gate to poll.
 #[pyclass(frozen, module = "bide._core", name = "GateWatch")]
@@ -28,7 +26,7 @@ pub(crate) struct PyGateWatch {
     queue: Arc<LoopQueue>,
     /// Whether it is to be polled, as it was last found out.
     may_poll: Arc<Mutex<bool>>,
-    /// While its condition executes.
+    /// While its function executes.
     asking: Mutex<Option<Executing>>,
 }
 
@@ -44,12 +42,32 @@ impl PyGateWatch {
     }
 
     fn judge(&self, py: Python<'_>, polled: Polled, covered: Option<bool>) -> Option<PyPending> {
-        let asked = self.asking.lock().take();
-        drop(asked);
+        self.is_answered();
         let gate = self.watch.gate();
         let retries = |failure: &Failure| covered.unwrap_or_else(|| worker::gate_retries(py, gate, failure));
         let span = self.watch.judge(polled, retries)?;
         Some(PyPending::new(&self.queue, Arc::clone(&self.watch).sleep(span)))
+    }
+
+    fn is_answered(&self) {
+        let asked = self.asking.lock().take();
+        drop(asked);
+    }
+
+    /// Its function has computed this time.
+    fn computed(&self, value: &Bound<'_, PyAny>) -> Option<PyPending> {
+        let gate = self.watch.gate();
+        let target = gate.run.workflow.bodies[gate.task.ix as usize].gate(gate.part);
+        let time =
+            target.map_or(Ok(GateTime::After(Duration::ZERO)), |target| worker::computed_time(value, target.purpose));
+        match time {
+            Err(raised) => return self.failed(value.py(), raised),
+            Ok(time) => {
+                self.is_answered();
+                self.watch.timed(Ok(time), |_| false);
+            }
+        }
+        None
     }
 
     /// It has raised an exception. If the task's retry policy cannot say whether it covers that, it is not asked again.
@@ -57,6 +75,11 @@ impl PyGateWatch {
         let gate = self.watch.gate();
         let covered = worker::covers(&gate.run.workflow.bodies[gate.task.ix as usize], py, raised.value(py));
         let failure = errors::describe_end(py, covered.as_ref().err().unwrap_or(&raised));
+        if self.watch.is_computed() {
+            self.is_answered();
+            self.watch.timed(Err(failure), |_| covered.is_ok_and(|covered| covered));
+            return None;
+        }
         let tolerable = covered.is_ok() && raised.is::<PyException>(py);
         let polled = if tolerable { Polled::Raised(failure) } else { Polled::Broken(failure) };
         self.judge(py, polled, Some(covered.is_ok_and(|covered| covered)))
@@ -65,7 +88,7 @@ impl PyGateWatch {
 
 #[pymethods]
 impl PyGateWatch {
-    /// The contextvars that the condition is asked in: a copy of the submitter's.
+    /// The contextvars that its function is called in: a copy of the submitter's.
     fn contextvars<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| Ok(self.watch.gate().run.local.own_vars(names(py)?, py)?.into_bound()))
     }
@@ -87,38 +110,27 @@ impl PyGateWatch {
         *self.may_poll.lock()
     }
 
-    /// Calls the condition; returns its coroutine.
+    /// Calls its function; returns a coroutine.
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            failpoint::hit(Failpoint::Gate);
             *self.asking.lock() = Some(self.queue.executes());
             let gate = self.watch.gate();
             let body = &gate.run.workflow.bodies[gate.task.ix as usize];
             let Some(target) = body.gate(gate.part) else { return Ok(py.None().into_bound(py)) };
-            let args = if body.sources.is_empty() {
-                Args::new()
-            } else {
-                gate.run.args(gate.task, &body.sources, &gate.run.state.lock())
-            };
-            let context = if target.binding.wants_context {
-                let context = context_of(py, self.watch.engine(), &gate.run, gate.task)?;
-                read_only(py, &context, true)?;
-                Some(context)
-            } else {
-                None
-            };
-            let (run, task) = (&gate.run, gate.task);
-            let arguments = Arguments { py, run, task, args: &args, context: context.as_ref(), handle: None };
-            let (function, name) = (target.function.bind(py), gate.spec().map(|spec| &*spec.name).unwrap_or_default());
-            let stub = test_hooks::condition(self.watch.engine(), run.id, name, function)?;
-            Ok(arguments.call_here(stub.as_ref().unwrap_or(function), &target.binding)?.into_bound())
+            let called = worker::with_gate_call(py, self.watch.engine(), gate, target, |call, function| {
+                call.call_here(function, &target.binding)
+            });
+            Ok(called?.into_bound())
         })
     }
 
-    /// It has returned. What to wait for before it is asked again, if it is, and whether it is.
+    /// The function has returned. What to wait for before it is called again; `None` if it is not.
     fn asked(&self, value: &Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
         panics::method(|| {
             let py = value.py();
+            if self.watch.is_computed() {
+                return Ok(self.computed(value));
+            }
             let polled = match gil::is_truthy(value) {
                 Err(raised) => return Ok(self.failed(py, raised)),
                 Ok(false) => Polled::False,
@@ -134,7 +146,7 @@ impl PyGateWatch {
         })
     }
 
-    /// It has raised an exception. As `asked`.
+    /// The function has raised an exception. As `asked`.
     fn raised(&self, py: Python<'_>, exception: Bound<'_, PyAny>) -> PyResult<Option<PyPending>> {
         panics::method(|| Ok(self.failed(py, Raised::new(py, PyErr::from_value(exception)))))
     }

@@ -33,12 +33,6 @@ pub(super) fn reset_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     reset.map(|reset| reset.bind(py))
 }
 
-/// What a body executes within, as `bide/_here.py` numbers it: itself.
-pub(super) fn zero(py: Python<'_>) -> &Bound<'_, PyAny> {
-    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    ZERO.get_or_init(py, || pyo3::types::PyInt::new(py, 0).into_any().unbind()).bind(py)
-}
-
 pub(super) fn imported<'py>(
     py: Python<'py>,
     cell: &'static PyOnceLock<Py<PyAny>>,

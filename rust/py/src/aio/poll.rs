@@ -4,7 +4,6 @@
 use pyo3::prelude::*;
 
 use super::call::{Asks, PyCall};
-use super::coroutine::PyCoroutine;
 use super::rest::Resting;
 use super::turn::PyLoopQueue;
 use crate::gil::Kept;
@@ -13,14 +12,13 @@ impl PyLoopQueue {
     /// Asks a wait that is due. Returns its future if its task is to continue.
     pub(super) fn ask_resting(&self, py: Python<'_>, asks: &Asks<'_>, ticket: u64) -> PyResult<Option<Kept>> {
         let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(None) };
-        let (call, condition, coroutine) = {
+        let (call, condition) = {
             let all = self.queue.resting.lock();
-            let Some(Resting { call, condition, coroutine, .. }) = all.get(ticket) else { return Ok(None) };
-            (call.bind(py).clone(), condition.bind(py).clone(), coroutine.bind(py).clone())
+            let Some(Resting { call, condition, .. }) = all.get(ticket) else { return Ok(None) };
+            (call.bind(py).clone(), condition.bind(py).clone())
         };
-        let (Ok(call), Ok(coroutine)) = (call.cast::<PyCall>(), coroutine.cast::<PyCoroutine>()) else {
-            return Ok(None);
-        };
+        let Ok(call) = call.cast::<PyCall>() else { return Ok(None) };
+        let coroutine = call.get().parts().0.bind(py);
         let within = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
         let Some(within) = within else { return self.wake_resting(py, Some(asks), ticket) };
         call.get().enters(py)?;

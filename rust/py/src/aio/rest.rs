@@ -12,8 +12,6 @@ pub(super) struct Resting {
     pub(super) future: Kept,
     /// Its condition, a coroutine function.
     pub(super) condition: Kept,
-    /// The `PyCoroutine` whose call it is.
-    pub(super) coroutine: Kept,
 }
 
 /// All of a loop, by the places in their tickets.

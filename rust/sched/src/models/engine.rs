@@ -86,6 +86,8 @@ impl Upcalls for Engine {
 
     fn look_after(&self, _group: &Arc<Self::Group>) {}
 
+    fn leave(&self, _group: &Self::Group) {}
+
     fn is_empty(group: &Self::Group) -> bool {
         group.lock().expect("no panic").is_empty()
     }

@@ -80,7 +80,7 @@ impl<E: Upcalls> Loop<'_, E> {
         let shared = &*self.pool.shared;
         loop {
             if shared.is_resumption_waiting() {
-                match self.commit_and(permit, thread, |shared, permit, _| shared.yield_to_resumed(permit)) {
+                match self.yield_to_resumed(permit, thread) {
                     Ok(kept) => permit = kept,
                     Err(lost) => return lost,
                 }
@@ -106,6 +106,16 @@ impl<E: Upcalls> Loop<'_, E> {
                 None => return Lost::Slot,
             }
         }
+    }
+
+    /// Hands the slot to a resumed body if it is its turn. What has gathered goes with it: of thousands that are resumed
+    /// at once, each by a thread of its own, many share a commit. Waits for the next slot as [`Loop::commit_and`] does.
+    fn yield_to_resumed(&mut self, permit: Permit<E>, thread: &mut impl WorkerThread<E>) -> Result<Permit<E>, Lost<E>> {
+        let shared = &self.pool.shared;
+        thread.wait(|| {
+            self.engine.leave(&permit.group);
+            shared.yield_to_resumed(permit).ok_or_else(|| Lost::Replaced(shared.acquire(self.parker)))
+        })
     }
 
     /// Commits what has gathered. Then `release`, called with whether the commit has made jobs ready, decides whether

@@ -14,7 +14,7 @@ impl<H: Host> CoroutineBody<H> {
     pub(super) async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
         let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
         noted.into_iter().for_each(|event| self.enqueue(event, None));
-        let asleep = self.begun.lock().as_ref().map(|body| body.book().sleep(body.whose()));
+        let asleep = self.in_book(|body| body.book().sleep(body.whose()));
         let (key, ring) = (call.key(), Ring::new(asleep));
         let alarm: Arc<dyn Alarm> = Arc::clone(&ring) as Arc<dyn Alarm>;
         let timers = self.engine.timers();

@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple};
 
-use super::state::{Asking, Progress, PyCall, What};
+use super::state::{Asking, Next, Progress, PyCall, What};
 use crate::aio::coroutine::PyCoroutine;
-use crate::aio::imports::{current_task, imported, reset_here, set_here, zero};
+use crate::aio::imports::{current_task, imported, reset_here, set_here};
 use crate::aio::queue::Parked;
 use crate::aio::rest::Resting;
 use crate::errors::{Names, names};
@@ -167,7 +167,7 @@ impl PyCall {
                 (Action::Ask, Some(within)) => (0, within),
                 (Action::AskPart(part), Some(within)) => (part, within),
                 (other, _) => {
-                    own.state.lock().ready = Some(other);
+                    own.state.lock().next = Some(Box::new(Next::Ready(other)));
                     return Ok(Some(future));
                 }
             };
@@ -201,7 +201,7 @@ impl PyCall {
             }
             Err(raised) => Err(raised),
         };
-        self.state.lock().asking = Some(Asking { part, begun });
+        self.state.lock().next = Some(Box::new(Next::Asking(Asking { part, begun })));
         Ok(false)
     }
 
@@ -219,12 +219,7 @@ impl PyCall {
         };
         drop(before);
         let keep = |object: Bound<'_, PyAny>| Kept::new(object.unbind());
-        let resting = Resting {
-            call: keep(slf.clone().into_any()),
-            future,
-            condition: keep(condition),
-            coroutine: keep(own.coroutine.bind(py).clone().into_any()),
-        };
+        let resting = Resting { call: keep(slf.clone().into_any()), future, condition: keep(condition) };
         let before = coroutine.queue.resting.lock().keep(ticket, resting);
         drop(before);
         Ok(())
@@ -233,8 +228,7 @@ impl PyCall {
     /// Its task continues within its contextvars, in which it was asked at rest: they say again where that is.
     pub(super) fn is_back(&self, py: Python<'_>) -> PyResult<()> {
         if std::mem::take(&mut self.state.lock().is_placed) {
-            let place = PyTuple::new(py, [self.coroutine.bind(py).as_any(), zero(py)])?;
-            gil::call1(set_here(py)?, place.as_any())?;
+            gil::call1(set_here(py)?, self.coroutine.bind(py).as_any())?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use bide_core::attempt::{Action, Fed, Sleep};
 use bide_executor::CallError;
 use pyo3::prelude::*;
 
-use super::state::{Progress, PyCall, What};
+use super::state::{Next, Progress, PyCall, What};
 use super::{ASKING, CANCELLED, CREATE, DONE, EXECUTE, PENDING};
 use crate::aio::queue::Parked;
 use crate::gil::{self, Kept};
@@ -16,11 +16,10 @@ impl PyCall {
         loop {
             {
                 let state = self.state.lock();
-                if state.asking.is_some() {
-                    return Ok(ASKING);
-                }
-                if state.sleeps.is_some() {
-                    return Ok(PENDING);
+                match state.next.as_deref() {
+                    Some(Next::Asking(_)) => return Ok(ASKING),
+                    Some(Next::Sleeps(_)) => return Ok(PENDING),
+                    _ => {}
                 }
             }
             let action = match self.poll()? {
@@ -38,7 +37,7 @@ impl PyCall {
                     return Ok(i32::try_from(part).unwrap_or(i32::MAX));
                 }
                 Action::Sleep(Sleep::Poll(span)) if self.asks_aside(py)? => {
-                    self.state.lock().sleeps = Some(span);
+                    self.state.lock().next = Some(Box::new(Next::Sleeps(span)));
                     return Ok(PENDING);
                 }
                 Action::Sleep(Sleep::Poll(span)) => self.sleep(span)?,
@@ -55,13 +54,13 @@ impl PyCall {
                     return Ok(EXECUTE);
                 }
                 Action::StartChildren { which, event } => {
-                    self.state.lock().creates = Some((which, event));
+                    self.state.lock().next = Some(Box::new(Next::Creates(which, event)));
                     return Ok(CREATE);
                 }
                 Action::Done(result) => {
                     let is_cancelled =
                         matches!(&result, Err(CallError::Failed(failure)) if failure.kind == FailureKind::Cancelled);
-                    self.state.lock().result = Some(result);
+                    self.state.lock().next = Some(Box::new(Next::Result(result)));
                     return Ok(if is_cancelled { CANCELLED } else { DONE });
                 }
                 action => unreachable!("{action:?} is carried out below"),
@@ -78,7 +77,7 @@ impl PyCall {
         };
         let Some(bodies) = future else { return Err(super::super::coroutine::suspended(py)) };
         let future = gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "future"))?)?.into_bound();
-        let sleeps = self.state.lock().sleeps.take();
+        let sleeps = self.state.lock().take_sleep();
         if let Some(span) = sleeps {
             Self::rests(slf, span, Kept::new(future.clone().unbind()))?;
             return Ok(future);

@@ -43,20 +43,58 @@ pub(super) struct State {
     pub(super) rests: Option<u64>,
     /// The contextvars of its body say that a condition is asked in them.
     pub(super) is_placed: bool,
-    /// It is to rest for this span once its task awaits it.
-    pub(super) sleeps: Option<Duration>,
-    /// What was polled and is to be done by Python.
-    pub(super) ready: Option<Action>,
-    /// A condition that was begun aside.
-    pub(super) asking: Option<Asking>,
-    /// What is to be created for it.
-    pub(super) creates: Option<(Vec<usize>, Box<Event>)>,
-    /// Its result.
-    pub(super) result: Option<Result<Value, CallError>>,
+    /// What it has come to. None while it waits: many wait at once.
+    pub(super) next: Option<Box<Next>>,
     /// Code of the user's executes for it.
     pub(super) executing: Option<Executing>,
     /// What it does.
     pub(super) what: What,
+}
+
+/// What a call has come to, and is taken by who goes on with it.
+pub(super) enum Next {
+    /// It is to rest for this span once its task awaits it.
+    Sleeps(Duration),
+    /// This was polled and is to be done by Python.
+    Ready(Action),
+    /// A condition was begun aside.
+    Asking(Asking),
+    /// These children are to be created for it, by the numbers of their starts.
+    Creates(Vec<usize>, Box<Event>),
+    /// Its result.
+    Result(Result<Value, CallError>),
+}
+
+impl State {
+    fn take_next<T>(&mut self, pick: impl FnOnce(Next) -> Result<T, Next>) -> Option<T> {
+        match pick(*self.next.take()?) {
+            Ok(taken) => Some(taken),
+            Err(other) => {
+                self.next = Some(Box::new(other));
+                None
+            }
+        }
+    }
+
+    pub(super) fn take_sleep(&mut self) -> Option<Duration> {
+        self.take_next(|next| if let Next::Sleeps(span) = next { Ok(span) } else { Err(next) })
+    }
+
+    pub(super) fn take_ready(&mut self) -> Option<Action> {
+        self.take_next(|next| if let Next::Ready(action) = next { Ok(action) } else { Err(next) })
+    }
+
+    pub(super) fn take_asking(&mut self) -> Option<Asking> {
+        self.take_next(|next| if let Next::Asking(asking) = next { Ok(asking) } else { Err(next) })
+    }
+
+    pub(super) fn take_creates(&mut self) -> Option<(Vec<usize>, Box<Event>)> {
+        self.take_next(|next| if let Next::Creates(which, event) = next { Ok((which, event)) } else { Err(next) })
+    }
+
+    pub(super) fn take_result(&mut self) -> Option<Result<Value, CallError>> {
+        self.take_next(|next| if let Next::Result(result) = next { Ok(result) } else { Err(next) })
+    }
 }
 
 /// A condition that was begun outside of its task, and is not done.
@@ -79,7 +117,7 @@ pub(super) enum Progress {
 
 pub(super) enum What {
     /// It waits: for conditions, and for child runs, by the number of the part.
-    Wait(Vec<Asked>, Vec<Option<RunId>>),
+    Wait(Box<[Asked]>, Box<[Option<RunId>]>),
     /// A step.
     Step(Box<StepParts>),
     /// It starts children.
@@ -144,19 +182,7 @@ impl PyCall {
     pub(super) fn of(coroutine: &Bound<'_, PyCoroutine>, body: &Body, call: Arc<OpenCall>, what: What) -> Self {
         let driven = Arc::clone(body).drive(Arc::clone(&call), Fed::Begin);
         let future = Some(Future::new(&coroutine.get().queue, driven));
-        let state = State {
-            future,
-            waits: true,
-            rests: None,
-            is_placed: false,
-            sleeps: None,
-            ready: None,
-            asking: None,
-            creates: None,
-            result: None,
-            executing: None,
-            what,
-        };
+        let state = State { future, waits: true, rests: None, is_placed: false, next: None, executing: None, what };
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
     }
 
@@ -217,7 +243,7 @@ impl PyCall {
             self.wake_from_rest()?;
         }
         let mut state = self.state.lock();
-        if let Some(action) = state.ready.take() {
+        if let Some(action) = state.take_ready() {
             return Ok(Progress::Needs(action));
         }
         if !state.waits {
