@@ -270,13 +270,13 @@ impl<H: Host> CoroutineBody<H> {
     pub fn begin(&self, name: &Arc<str>, request: Request, within: Within) -> Result<Arc<OpenCall>, CallError> {
         let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
         let call = self.attempt.lock().begin(name, request, standing)?;
-        let begun = self.begun.lock();
-        let under_way = begun.as_ref().map(|body| body.book().call(body.whose()));
+        let under_way = self.begun.lock().as_ref().map(|body| body.book().call(body.whose()));
         Ok(Arc::new(OpenCall::new(call, under_way)))
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
-        Standing { lost: self.run.is_lost(), closing: false, used_up: self.is_timed_out(), caller }
+        let (lost, longest) = (self.run.is_lost(), self.engine.longest_name());
+        Standing { lost, closing: false, used_up: self.is_timed_out(), caller, longest }
     }
 
     pub(super) fn with_attempt<R>(&self, f: impl FnOnce(&mut Attempt) -> R) -> R {
