@@ -117,6 +117,18 @@ def test_a_schema_may_be_named_by_a_word_of_sql(postgres: str) -> None:
     postgres_server.sql(postgres, 'DROP SCHEMA "select" CASCADE')
 
 
+def test_tables_of_another_program_and_missing_rights_are_named(postgres: str) -> None:
+    schema = postgres.rpartition("=")[2]
+    postgres_server.sql(postgres, f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.other (x int)")
+    with pytest.raises(bide.StoreError, match=f"its schema {schema} has tables of another program; name another one"):
+        bide.Runner(postgres)
+    postgres_server.sql(postgres, f"DROP SCHEMA {schema} CASCADE; CREATE ROLE {schema} LOGIN PASSWORD 'secret'")
+    with pytest.raises(bide.StoreError, match="its role may not create what bide needs") as raised:
+        bide.Runner(changed(postgres, "//bide:", f"//{schema}:"))
+    assert f'CREATE SCHEMA "{schema}";' in str(raised.value)
+    assert ":secret" not in str(raised.value)
+
+
 def test_a_server_that_says_nothing_is_refused_after_its_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=1"
