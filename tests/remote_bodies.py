@@ -114,6 +114,35 @@ def raises_alone() -> None:
     raise NeverPickled("too private")
 
 
+class Hostile(Exception):
+    """An error that ends the process which reads its pickle."""
+
+    def __reduce__(self) -> Any:
+        return leaves, ()
+
+
+def raises_hostile() -> None:
+    """Raise an error whose pickle ends processes."""
+    raise Hostile("mine")
+
+
+def closes_everything() -> None:
+    """Close all files but the standard ones, as a daemon does, and stay."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.closerange(3, 256)
+    threading.Event().wait(PATIENCE)
+
+
+class Adder:
+    """A callable with a state."""
+
+    def __init__(self, addend: int) -> None:
+        self.addend = addend
+
+    def __call__(self, value: int) -> int:
+        return value + self.addend
+
+
 def skips() -> None:
     """Skip the task."""
     raise bide.Skip("nothing to do")

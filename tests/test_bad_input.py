@@ -68,7 +68,7 @@ DEFINITIONS: dict[str, tuple[Callable[[], object], list[str]]] = {
     "no attempts": (lambda: bide.Retry(attempts=0), ["attempts", "0"]),
     "retry on what is no exception": (lambda: bide.Retry(on=int), ["on=", "int"]),  # type: ignore[arg-type]
     "unknown run_if": (lambda: named("t", run_if="sometimes"), ["'t'", "run_if", "'sometimes'"]),
-    "no slots": (lambda: bide.Runner(":memory:", slots=0), ["slots", "0"]),
+    "no slots": (lambda: bide.Runner(":memory:", slots=0), ["slots=0", "a store in memory"]),
     "more slots than threads can be": (lambda: bide.Runner(":memory:", slots=2**40), ["slots", "65,536"]),
     "one workflow instead of a list": (
         lambda: bide.Runner(":memory:", workflows=bide.Workflow("w", [load])),  # type: ignore[arg-type]

@@ -191,7 +191,12 @@ def test_commands_take_a_url_and_never_show_its_password(postgres: str) -> None:
         assert "waits 1" in call("export", postgres, "a").out
         assert call("signal", postgres, "a", "early", "--value", "1").code == 0
         eventually(lambda: "go" in str(runner.why(run.id)), "the signal has come")
-        for words in (["check", postgres], ["backup", postgres, "to.db"], ["runs", postgres + "&schema=Wrong!"]):
+        for words in (
+            ["check", postgres],
+            ["backup", postgres, "to.db"],
+            ["runs", postgres + "&schema=Wrong!"],
+            ["serve", postgres, "shop"],
+        ):
             said = call(*words)
             assert said.code in {1, 2}
             assert "secret" not in said.out + said.err

@@ -20,9 +20,11 @@ PAGES = [
     "docs/other-processes.md",
     "docs/deploying.md",
     "docs/running.md",
+    "docs/schedules.md",
     "docs/telemetry.md",
     "docs/testing.md",
     "docs/transactions.md",
+    "docs/watches.md",
     "README.md",
 ]
 

@@ -1,13 +1,15 @@
 """`@bide.task(executor=...)`: bodies in other processes, and in threads of executors."""
 
+import copy
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -147,6 +149,24 @@ def test_an_exception_without_a_pickle_is_a_task_failed(processes: bide.Processe
     assert error.message == "too private"
 
 
+def test_an_error_that_cannot_be_read_again_fails_its_attempt_alone(executor: Any) -> None:
+    with bide.Runner(":memory:") as runner, pytest.raises(bide.RunFailed, match="Hostile: mine"):
+        runner.run(alone(remote_bodies.raises_hostile, executor))
+
+
+def test_callables_with_a_state_go_there(executor: Any) -> None:
+    with bide.Runner(":memory:") as runner:
+        assert runner.run(alone(remote_bodies.Adder(3), executor), {"value": 4})["body"] == 7
+        assert runner.run(alone(partial(remote_bodies.squares, count=3), executor))["body"] == [0, 1, 4]
+
+
+def test_a_mark_stays_behind_in_pickles_and_is_kept_by_copies() -> None:
+    doubles = bide.task(partial(pow, exp=2), name="squares", timeout=3.0)
+    assert copy.deepcopy(doubles)(5) == 25
+    assert list(bide.Workflow("w", [copy.deepcopy(doubles)]).tasks) == ["squares"]
+    assert pickle.loads(pickle.dumps(doubles))(5) == 25  # noqa: S301 - our own bytes
+
+
 def test_skips_and_exits_mean_what_they_mean_here(executor: Any) -> None:
     with bide.Runner(":memory:") as runner:
         skipped = runner.run(alone(remote_bodies.skips, executor)).tasks["body"]
@@ -221,6 +241,29 @@ def test_a_child_that_ends_by_itself_is_an_error_with_its_code(processes: bide.P
     error = failed.value.__cause__
     assert isinstance(error, bide.ProcessDied)
     assert str(error) == f"task 'body': process {error.pid}, which executed it, has ended with exit code 3"
+
+
+def test_a_child_that_closes_its_pipe_is_killed_and_that_is_said(processes: bide.Processes) -> None:
+    with bide.Runner(":memory:") as runner, pytest.raises(bide.RunFailed) as failed:
+        runner.run(alone(remote_bodies.closes_everything, processes))
+    error = failed.value.__cause__
+    assert isinstance(error, bide.ProcessDied)
+    assert "memory" not in str(error)
+
+
+def test_an_executor_that_is_shut_down_or_returns_no_future_is_named() -> None:
+    class Strange(Executor):
+        def submit(self, *_args: Any, **_kwargs: Any) -> Any:
+            return 3
+
+    down = ThreadPoolExecutor(1)
+    down.shutdown()
+    words = "its executor, a ThreadPoolExecutor, takes no bodies .*: keep it open until the runner is closed"
+    with bide.Runner(":memory:") as runner:
+        with pytest.raises(bide.RunFailed, match=words):
+            runner.run(alone(remote_bodies.pid, down))
+        with pytest.raises(bide.RunFailed, match=r"a .*Strange, has returned no Future: 3"):
+            runner.run(bide.Workflow("strange", [bide.task(remote_bodies.pid, executor=Strange())]))
 
 
 def test_a_timeout_kills_the_child(processes: bide.Processes, tmp_path: Path) -> None:

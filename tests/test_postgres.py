@@ -1,7 +1,10 @@
 """Runners on PostgreSQL, and servers that cannot be used: each error says what to do and shows no password."""
 
 import logging
+import re
+import socket
 import threading
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -10,6 +13,7 @@ import bide
 import postgres_server
 from bide._cli._file import check
 from bide.testing import rehearse
+from processes import eventually
 
 
 @bide.task
@@ -84,6 +88,10 @@ def changed(url: str, old: str, new: str) -> str:
         ("?schema=", "?pool=secret&schema=", "bide knows no option pool of it"),
         ("?schema=t", "?schema=Secret", "its option schema has a value that bide does not know"),
         (":secret@", ":sec/ret@", "its database has an @ or a / in it"),
+        ("postgresql://", " postgresql://", "this is what other programs use to connect to a database"),
+        ("postgresql://", "postgresql:/", "this is what other programs use to connect to a database"),
+        ("postgresql://", "jdbc:postgresql://", "this is what other programs use to connect to a database"),
+        ("postgresql://bide:", "host=here user=bide password=", "this is what other programs use to connect"),
     ],
 )
 def test_a_server_that_cannot_be_used_is_refused_with_the_reason(
@@ -96,7 +104,108 @@ def test_a_server_that_cannot_be_used_is_refused_with_the_reason(
     with pytest.raises(bide.StoreError, match=message) as raised:
         bide.Runner(url, slots=1)
     assert ":secret" not in str(raised.value)
+    assert "=secret" not in str(raised.value)
     assert "other-secret" not in str(raised.value)
+
+
+def test_a_schema_may_be_named_by_a_word_of_sql(postgres: str) -> None:
+    schema = postgres.rpartition("=")[2]
+    url = postgres.replace(schema, "select")
+    with bide.Runner(url, slots=2) as runner:
+        assert runner.run(flow, {"n": 20})["increment"] == 41
+        assert [run.workflow for run in runner.runs()] == ["flow"]
+    postgres_server.sql(postgres, 'DROP SCHEMA "select" CASCADE')
+
+
+def test_tables_of_another_program_and_missing_rights_are_named(postgres: str) -> None:
+    schema = postgres.rpartition("=")[2]
+    postgres_server.sql(postgres, f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.other (x int)")
+    with pytest.raises(bide.StoreError, match=f"its schema {schema} has tables of another program; name another one"):
+        bide.Runner(postgres)
+    postgres_server.sql(postgres, f"DROP SCHEMA {schema} CASCADE; CREATE ROLE {schema} LOGIN PASSWORD 'secret'")
+    with pytest.raises(bide.StoreError, match="its role may not create what bide needs") as raised:
+        bide.Runner(changed(postgres, "//bide:", f"//{schema}:"))
+    assert f'CREATE SCHEMA "{schema}";' in str(raised.value)
+    assert ":secret" not in str(raised.value)
+
+
+def test_a_server_that_says_nothing_is_refused_after_its_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=1"
+        for opens in (bide.Runner, bide.Client):
+            with pytest.raises(bide.StoreError, match="has taken the connection and says nothing for 3s") as raised:
+                opens(url)
+            assert "secret" not in str(raised.value)
+
+
+def test_a_listen_url_that_cannot_be_used_is_named(postgres: str) -> None:
+    wrong = quote(changed(postgres, ":secret@", ":wrong@").partition("?")[0], safe="")
+    with pytest.raises(bide.StoreError, match="in listen_url: the password of user bide is wrong"):
+        bide.Runner(f"{postgres}&listen_url={wrong}")
+
+
+LONG = "".join(chr(0x4E00 + (n * 7919) % 20_000) for n in range(1000))
+"""3,000 bytes that cannot be made shorter: more than a row of an index of PostgreSQL can have."""
+
+
+def in_body(act: Callable[[bide.TaskHandle], object]) -> Callable[[bide.Runner], object]:
+    """Return a call that executes something in a body."""
+
+    def body(handle: bide.TaskHandle) -> None:
+        act(handle)
+
+    return lambda runner: runner.run(bide.Workflow("long", [bide.task(body)]))
+
+
+@bide.task
+def waits_for_nobody(handle: bide.TaskHandle) -> None:
+    handle.wait_for("never")
+
+
+LONG_NAMES: dict[str, tuple[Callable[[bide.Runner], object], str]] = {
+    "a key": (lambda runner: runner.run(flow, {"n": 1}, key=LONG), "key"),
+    "one of many keys": (lambda runner: runner.submit_many(flow, [{"n": 1}] * 2, keys=["a", LONG]), "key"),
+    "a tag": (lambda runner: runner.submit(flow, {"n": 1}, tags={"a": LONG}), "text of a tag"),
+    "a step's key": (in_body(lambda handle: handle.step(int, key=LONG)), "name, or name and key,"),
+    "a step's name": (in_body(lambda handle: handle.step(int, name=LONG)), "name, or name and key,"),
+    "a condition": (in_body(lambda handle: handle.defer_until(bool, name=LONG)), "name, or name and key,"),
+    "one of several": (
+        in_body(lambda handle: handle.wait_any(bide.after(9), bide.signal(LONG))),
+        "name, or name and key,",
+    ),
+    "a child": (in_body(lambda handle: handle.start(flow, {"n": 1}, key=LONG)), "name, or name and key,"),
+    "a callback": (in_body(lambda handle: handle.callback(LONG)), "name, or name and key,"),
+    "a channel": (in_body(lambda handle: handle.emit(1, channel=LONG)), "channel"),
+    "a signal's id": (
+        lambda runner: runner.submit(bide.Workflow("w", [waits_for_nobody])).signal("never", 1, id=LONG),
+        "id",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+def test_a_name_that_is_too_long_fails_its_call_alone(name: str, postgres: str) -> None:
+    act, what = LONG_NAMES[name]
+    with bide.Runner(postgres, slots=2) as runner:
+        with pytest.raises(bide.BideError) as raised:
+            act(runner)
+        error = raised.value.__cause__ if isinstance(raised.value, bide.RunFailed) else raised.value
+        assert re.search(rf"the {what} '.*…' has 30\d\d bytes, and the store takes \d+ at most", str(error)), error
+        assert runner.run(flow, {"n": 20})["increment"] == 41
+
+
+def test_long_keys_of_items_and_of_limits_stop_nobody(postgres: str) -> None:
+    @bide.task(limit=bide.Limit("each", in_flight=1, key="customer"))
+    def serves(customer: str) -> int:
+        return len(customer)
+
+    limited = bide.Workflow("limited", [serves])
+    with bide.Runner(postgres, slots=2) as runner:
+        assert runner.run(limited, {"customer": LONG})["serves"] == 1000
+        runner.watch("items", limited, lambda _: ([(LONG, {"customer": "x"})], None), every=0.05)
+        eventually(lambda: runner.watches()[0].error is not None, "the source has failed")
+        assert "has 3000 bytes, and the store takes" in str(runner.watches()[0].error)
+        assert runner.run(flow, {"n": 20})["increment"] == 41
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret\0@host/db", "postgresql://me:secret\ud800@host/db"])

@@ -280,6 +280,9 @@ def test_a_block_without_a_step_and_two_steps_are_refused(kind: str, where: str,
             connection.execute(statement(connection, f"DELETE FROM {place.table}"))
         raise_from(place.pays(), connection, 2)
 
+    def before(handle: bide.TaskHandle, connection: Any) -> None:
+        handle.transaction(connection)(place.pays(), connection, 1)
+
     def retried(handle: bide.TaskHandle, connection: Any) -> None:
         with handle.transaction(connection) as step:
             untyped: Any = step
@@ -291,10 +294,35 @@ def test_a_block_without_a_step_and_two_steps_are_refused(kind: str, where: str,
         nested: "is open already",
         waits: "inside the step",
         later: "is over",
+        before: "has not begun",
         retried: "takes no retry=",
     }.items():
         assert words in refusal(place, body), words
         place.store = ":memory:" if where == "file" else postgres_server.fresh_schema()
+
+
+@pytest.mark.parametrize("how", ["COMMIT", "ROLLBACK", "commit", "close"])
+@pytest.mark.parametrize(("kind", "where"), BLOCKING)
+def test_a_step_that_ends_its_transaction_is_noticed(kind: str, where: str, how: str, tmp_path: Path) -> None:
+    place = Place(kind, where, tmp_path)
+
+    def ends(connection: Any) -> None:
+        if how.isupper():
+            connection.execute(statement(connection, how))
+        else:
+            getattr(connection, how)()
+
+    def body(handle: bide.TaskHandle, connection: Any) -> None:
+        with handle.transaction(connection) as step:
+            step(ends, connection)
+
+    if kind == "psycopg" and how == "commit":
+        pytest.skip("the driver itself refuses it")
+    if kind == "alchemy" and how == "close":
+        pytest.skip("the driver itself refuses it")
+    assert ("was closed" if how == "close" and kind != "session" else "has ended its transaction") in refusal(
+        place, body
+    )
 
 
 @pytest.mark.parametrize(("kind", "where"), BLOCKING)
@@ -387,9 +415,84 @@ def test_what_is_no_connection_or_does_not_fit_is_refused(tmp_path: Path) -> Non
         __module__, __qualname__ = "psycopg", "AsyncConnection"
 
     place.run(refused(object(), None, "takes a connection of psycopg, asyncpg or sqlite3"))
+    engine = pytest.importorskip("sqlalchemy").create_engine(databases.alchemy(place.database.url))
+    place.run(refused(engine, None, "not an object of sqlalchemy.*Engine: take a connection from it first"))
+    # Its text, which may have a password, is not shown.
+    place.run(refused(place.database.url, None, "of SQLAlchemy, not an object of str: connect to it first$"))
     place.run(refused(AsyncConnection(), None, "psycopg.AsyncConnection is asynchronous, and this body is a plain"))
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         place.run(refused(connection, "yes", "same_database must be True, False or None, not 'yes'"))
+
+
+def test_a_connection_of_another_thread_is_named(tmp_path: Path) -> None:
+    place = Place("sqlite3", "file", tmp_path)
+    with contextlib.closing(sqlite3.connect(place.database.url)) as connection:
+
+        def body(handle: bide.TaskHandle) -> None:
+            with handle.transaction(connection) as step:
+                step(place.pays(), connection, 1)
+
+        assert "was opened on another thread than this body's" in str(place.failure(body))
+
+
+def test_a_pipeline_is_refused(tmp_path: Path) -> None:
+    place = Place("psycopg", "same", tmp_path)
+
+    def body(handle: bide.TaskHandle, connection: Any) -> None:
+        with connection.pipeline(), handle.transaction(connection) as step:
+            step(place.pays(), connection, 1)
+
+    assert "is in pipeline mode" in refusal(place, body)
+
+
+@pytest.mark.parametrize("where", ["same", "other"])
+def test_a_read_only_transaction_is_named(where: str, tmp_path: Path) -> None:
+    place = Place("psycopg", where, tmp_path)
+
+    def body(handle: bide.TaskHandle, connection: Any) -> None:
+        with handle.transaction(connection) as step:
+            step(lambda: connection.execute("SET TRANSACTION READ ONLY").statusmessage, name="reads")
+
+    assert "has a transaction that is read-only" in refusal(place, body)
+
+
+@pytest.mark.parametrize("where", ["same", "other"])
+def test_a_step_may_change_where_names_are_looked_up(where: str, tmp_path: Path) -> None:
+    place, called = Place("psycopg", where, tmp_path), list[int]()
+
+    def pay(connection: Any) -> str:
+        called.append(1)
+        place.insert(connection, 7)
+        connection.execute("SET LOCAL search_path = elsewhere")
+        return "paid"
+
+    def body(handle: bide.TaskHandle) -> str:
+        with place.connect() as connection, handle.transaction(connection) as step:
+            receipt = step(pay, connection)
+        if handle.attempt == 1:
+            raise OSError
+        return receipt
+
+    assert place.run(body, attempts=2) == "paid"
+    assert (called, place.database.amounts()) == ([1], [7])
+
+
+def test_a_registry_of_sessions_is_taken(tmp_path: Path) -> None:
+    alchemy, orm = pytest.importorskip("sqlalchemy"), pytest.importorskip("sqlalchemy.orm")
+    place = Place("session", "same", tmp_path)
+    engine = alchemy.create_engine(databases.alchemy(place.database.url))
+    registry = orm.scoped_session(orm.sessionmaker(engine))
+
+    def body(handle: bide.TaskHandle) -> str:
+        try:
+            with handle.transaction(registry) as step:
+                return step(place.pays(), registry, 7)
+        finally:
+            registry.remove()
+
+    assert place.run(body) == "paid 7"
+    engine.dispose()
+    assert place.database.amounts() == [7]
 
 
 @pytest.mark.parametrize(("kind", "where"), [("psycopg", "other"), ("sqlite3", "file")])
@@ -514,7 +617,8 @@ def test_another_role_needs_what_the_documentation_grants(tmp_path: Path) -> Non
             return step(place.pays(), connection, 1)
 
     error = place.failure(body)
-    assert isinstance(error, psycopg.errors.InsufficientPrivilege), repr(error)
+    assert isinstance(error, bide.DefinitionError), repr(error)
+    assert "grant USAGE on the schema of the store, SELECT and UPDATE on its table runner" in str(error)
     assert server.amounts() == []
     server.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
     server.execute(f"GRANT SELECT, UPDATE ON {schema}.runner TO {role}")

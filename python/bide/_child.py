@@ -16,8 +16,8 @@ from bide._errors import BideError
 from bide._process_main import READY
 from bide._remote_call import Ended
 
-PATIENCE = 2.0
-"""Seconds that an idle child may take to end."""
+PATIENCE, LAST = 2.0, 0.5
+"""Seconds that an idle child may take to end, and one that has closed its pipe."""
 
 
 class Child:
@@ -51,6 +51,8 @@ class Child:
         self._connection = Connection(ours.detach())
         self._alive = os.pidfd_open(self.pid)
         self._killed = False
+        self._is_silent = False
+        """It has closed its end of the pipe."""
 
     def begin(self) -> str | None:
         """Have it import the program, and wait for that: None, or what it could not do; empty if it has died."""
@@ -94,8 +96,16 @@ class Child:
     def end(self, *, kill: bool) -> str:
         """End it, and return in words how it has ended. Without `kill`, it may take a while."""
         self._connection.close()
+        # One that cannot be talked to any more is about to end, unless its pipe alone is gone.
+        if self._is_silent and not self._killed and not wait([self._alive], LAST):
+            self.kill()
+            self._wait()
+            return "has closed the pipe to this process, and was killed"
         if kill:
             self.kill()
+        return _in_words(self._wait())
+
+    def _wait(self) -> int:
         try:
             code = self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -103,7 +113,7 @@ class Child:
             code = self._process.wait()
         with contextlib.suppress(OSError):
             os.close(self._alive)
-        return _in_words(code)
+        return code
 
     def _receive(self, timeout: float | None) -> bytes | None:
         ready: list[Any] = wait([self._connection, self._alive], timeout)
@@ -112,6 +122,7 @@ class Child:
         try:
             return self._connection.recv_bytes()
         except (EOFError, OSError):
+            self._is_silent = True
             return None
 
 

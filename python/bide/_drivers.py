@@ -5,7 +5,8 @@ methods of an asynchronous driver return awaitables.
 """
 
 import sqlite3
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from bide._errors import DefinitionError
 
@@ -112,6 +113,9 @@ class _Psycopg(Driver):
         return Rollback()
 
     def _cursor(self) -> Any:
+        if self.connection.info.pipeline_status.name != "OFF":
+            why = "is in pipeline mode, in which an answer comes later: leave the pipeline before the block"
+            raise self.refused(why)
         from psycopg.rows import tuple_row  # noqa: PLC0415 - see the module's docstring
 
         return self.connection.cursor(row_factory=tuple_row)
@@ -178,7 +182,7 @@ class _Sqlite(Driver):
     @property
     def is_closed(self) -> bool:
         try:
-            _ = self.connection.total_changes
+            self.connection.cursor().close()
         except sqlite3.ProgrammingError as error:
             if "thread" in str(error):
                 why = f"was opened on another thread than this body's ({error}): open it within the body"
@@ -259,6 +263,8 @@ class _Alchemy(Driver):
             self.connection.rollback()
         else:
             self._block.rollback()
+            if self.connection.in_transaction():  # another one, if the step has ended its own
+                self.connection.rollback()
 
     def flush(self) -> None:
         if self._is_session:
@@ -338,12 +344,18 @@ _KINDS = {
 }
 
 
+_REGISTRIES = {"sqlalchemy.scoped_session", "sqlalchemy.async_scoped_session"}
+"""What returns the session of this thread or task when it is called."""
+
+
 def driver_of(connection: object, *, in_coroutine: bool) -> Driver:
     """Return what executes on a connection; refuse what is none, and one that does not fit the body."""
     for cls in type(connection).__mro__:
         name = f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
         if (kind := _KINDS.get(name)) is None:
             continue
+        if name in _REGISTRIES:
+            connection = cast("Callable[[], object]", connection)()
         shown = f"{cls.__qualname__} of {name.partition('.')[0]}"
         more = {} if kind.is_session is None else {"is_session": kind.is_session}
         if kind.driver.is_async and not in_coroutine:
@@ -361,15 +373,27 @@ def driver_of(connection: object, *, in_coroutine: bool) -> Driver:
             raise DefinitionError(msg)
         driver: Driver = kind.driver(connection, shown, **more)
         return driver
-    msg = f"{_TAKES}, not {connection!r}"
+    # Its text may have a password.
+    cls = type(connection)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    msg = f"{_TAKES}, not an object of {name}{_remedy(connection)}"
     raise DefinitionError(msg)
 
 
-def is_aborted(error: BaseException) -> bool:
-    """Return whether PostgreSQL has refused a statement because an earlier one of its transaction has failed."""
+def _remedy(given: object) -> str:
+    if isinstance(given, str):
+        return ": connect to it first"
+    if any(hasattr(given, name) for name in ("connect", "acquire", "getconn")):
+        return ": take a connection from it first"
+    return ": await it first" if isinstance(given, Awaitable) else ""
+
+
+def state_of(error: BaseException) -> str | None:
+    """Return the code by which PostgreSQL has reported an error (SQLSTATE), if it was that."""
     seen: BaseException | None = error
     while seen is not None:
-        if "25P02" in {getattr(seen, "sqlstate", None), getattr(seen, "pgcode", None)}:
-            return True
+        for name in ("sqlstate", "pgcode"):
+            if isinstance(code := getattr(seen, name, None), str):
+                return code
         seen = getattr(seen, "orig", None) or seen.__cause__
-    return False
+    return None

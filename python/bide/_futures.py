@@ -35,7 +35,19 @@ class Futures(RemoteExecutor):
         return one.fn
 
     def _begin(self, call: Call, report: Report) -> Begun:
-        future = self._executor.submit(execute, call.fn, call.task, call.args, call.kwargs)
+        try:
+            future = self._executor.submit(execute, call.fn, call.task, call.args, call.kwargs)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # such as that of a broken pool, which tells more
+                raise
+            msg = (
+                f"task {call.task!r}: its executor, a {self._name}, takes no bodies ({error}): keep it open until the "
+                "runner is closed"
+            )
+            raise BideError(msg) from error
+        if not hasattr(future, "add_done_callback"):
+            msg = f"task {call.task!r}: submit() of its executor, a {self._name}, has returned no Future: {future!r}"
+            raise BideError(msg)
         begun = _BegunFuture(future, call, self._name)
         future.add_done_callback(lambda done: report(begun.ended(done)))
         return begun

@@ -12,7 +12,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bide import _core
-from bide._errors import Cancelled, DefinitionError
+from bide._errors import BideError, Cancelled, DefinitionError
 from bide._loop_threads import LoopThreads
 
 if TYPE_CHECKING:
@@ -265,7 +265,11 @@ def awaits(called: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - what a co
 
 def start_own(core: "_core.LoopQueue", factory: Callable[[], asyncio.AbstractEventLoop] | None) -> BodyLoop:
     """Start an event loop on a thread of its own, which executes the coroutines of a runner."""
-    loop = (factory or asyncio.new_event_loop)()
+    try:
+        loop = (factory or asyncio.new_event_loop)()
+    except OSError as error:
+        msg = f"the runner cannot have an event loop for its async bodies: {error}"
+        raise BideError(msg) from error
     if not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_closed() or loop.is_running():
         msg = (
             f"loop_factory must return a new event loop, which nothing has run or closed yet, not {loop!r}: pass a "

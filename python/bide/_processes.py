@@ -157,14 +157,22 @@ class _Crew:
         """Queue a call."""
         work = _Work(call, report, self)
         with self._changed:
+            if len(self._queue) >= self._idle and len(self._places) < self.n:
+                self._add_place(call)
             self._queue.append(work)
-            if len(self._queue) > self._idle and len(self._places) < self.n:
-                place = _Place(self)
-                place.thread.start()
-                self._places.append(place)
-            else:
-                self._changed.notify()
+            self._changed.notify()
         return work
+
+    def _add_place(self, call: Call) -> None:
+        place = _Place(self)
+        try:
+            place.thread.start()
+        except RuntimeError as error:
+            if self._places:
+                return  # those that are there take it
+            msg = f"task {call.task!r}: no thread could be started for the process that executes it: {error}"
+            raise BideError(msg) from error
+        self._places.append(place)
 
     def take(self, place: "_Place") -> _Work | None:
         """Wait for the next call. On the thread of a place, which ends with None."""
@@ -250,7 +258,7 @@ class _Place:
         message = pickled(call, self._crew.name)
         while True:
             child = self._ready(call)
-            if work.cancelled or self._crew.ending:
+            if self._is_unwanted():
                 return self._crew.closed(call)
             if child.send(call.task, message):
                 break
@@ -282,11 +290,18 @@ class _Place:
                 raise BideError(msg) from error
             with self._lock:
                 self.child = child
+                if self._is_unwanted():
+                    child.kill()  # nobody could before
             if (problem := child.begin()) is not None:
                 pid, how = child.pid, self._drop(kill=False)
+                if self._is_unwanted():
+                    raise self._crew.closed(call).error
                 msg = f"task {call.task!r}: process {pid}, started to execute it, {problem or how}"
                 raise ProcessDied(msg, pid=pid)
         return child
+
+    def _is_unwanted(self) -> bool:
+        return self._crew.ending or (self._work is not None and self._work.cancelled)
 
     def _drop(self, *, kill: bool) -> str:
         """End the child, and return how it has ended in words."""

@@ -95,7 +95,7 @@ def _pickled(error: BaseException) -> bytes | None:
     try:
         data = pickle.dumps(error)
         same = type(pickle.loads(data)) is type(error)  # noqa: S301 - our own bytes of a moment ago
-    except Exception:  # noqa: BLE001 - an exception's parts may be anything
+    except BaseException:  # noqa: BLE001 - an exception's parts may be anything
         return None
     return data if same else None
 

@@ -43,8 +43,14 @@ RETENTION = timedelta(days=30)
 
 def _slots(slots: int | None, store: str) -> int | None:
     """Check the number of slots. A runner without any is for stores that other runners can have too."""
-    none = slots is None or (slots == 0 and not isinstance(slots, bool) and store != ":memory:")
-    return slots if none else count(slots, "slots", MAX_SLOTS)
+    if slots == 0 and not isinstance(slots, bool):
+        if store == ":memory:":
+            msg = (
+                "slots=0 is for a store that other runners execute, and a store in memory has none: use a file or a URL"
+            )
+            raise DefinitionError(msg)
+        return 0
+    return slots if slots is None else count(slots, "slots", MAX_SLOTS)
 
 
 class Runner(RunnerTwins, Watching, StoreAccess):

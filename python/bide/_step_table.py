@@ -6,7 +6,7 @@ Each place says by generators what is to be executed on the connection; `_transa
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bide._drivers import POSTGRES, is_aborted
+from bide._drivers import POSTGRES, state_of
 from bide._errors import DefinitionError, ReplayMismatch
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ Op: TypeAlias = tuple[Any, ...]
 Steps: TypeAlias = Generator[Op, Any, "bytes | None"]
 
 MARKER = "bide_step.marker"
-"""A setting of the transaction. It is gone once the savepoint or transaction in which it was made is rolled back."""
+"""A setting of the transaction. It is gone once the savepoint or transaction in which it was made is rolled back, and
+with the end of the transaction."""
+
+BEGUN = "begun"
+"""What the marker is while the step executes."""
+
+SAVEPOINT = "bide_step"
+"""A savepoint, which says the same of a transaction of SQLite."""
 
 STORE_FILE = 0x62696465
 """The `application_id` of a file in which bide keeps runs."""
@@ -69,8 +76,23 @@ def swallowed(step: str) -> DefinitionError:
     )
 
 
+def ended(step: str) -> DefinitionError:
+    """Return the error for a step whose function has committed or rolled back, after which a new transaction began."""
+    return DefinitionError(
+        f"the step {step!r} has ended its transaction: what it did before was committed or rolled back without its "
+        "record. Leave commit, rollback and close to the block of handle.transaction, and use savepoints in the step's "
+        "function; the step is not recorded, and the next attempt calls it again"
+    )
+
+
 class InStore:
     """The database of the store: the transaction writes the entry of the journal itself."""
+
+    needs = (
+        "USAGE on the schema of the store, SELECT and UPDATE on its table runner, and SELECT and INSERT on its table "
+        "journal"
+    )
+    """What the role of the connection has to be granted."""
 
     def __init__(self, driver: "Driver", step: "OpenStep", marker: str) -> None:
         """Keep what is asked; `marker` is this transaction's alone."""
@@ -84,7 +106,10 @@ class InStore:
     def write(self, _encoded: bytes) -> Steps:
         """Mark the transaction: the record is written last, so that its locks are held for a moment only."""
         yield ("flush",)
-        yield ("one", f"SELECT pg_catalog.set_config('{MARKER}', '{self._marker}', true)")
+        is_same = f"pg_catalog.current_setting('{MARKER}', true) = '{BEGUN}'"
+        mark = f"CASE WHEN {is_same} THEN '{self._marker}' ELSE '' END"
+        if (yield ("one", f"SELECT pg_catalog.set_config('{MARKER}', {mark}, true)"))[0] != self._marker:
+            raise ended(self._step.name)
         return None
 
     def confirm(self, encoded: bytes) -> Steps:
@@ -111,12 +136,16 @@ class InStore:
 class InTable:
     """Another database: a table there has the record until the journal has it."""
 
+    needs = "SELECT and INSERT on the table bide_step"
+    """As above."""
+
     def __init__(self, driver: "Driver", step: "OpenStep", task: str) -> None:
         """Keep what is asked."""
         self._driver, self._step = driver, step
         run, element, name, n, turn, self._proof = step.place()
         self._key: tuple[Any, ...] = (run, task, element, name, n, turn)
         self._is_new = False
+        self._table = "bide_step"
 
     @property
     def _is_postgres(self) -> bool:
@@ -125,7 +154,9 @@ class InTable:
     def _statement(self, sql: str, *values: Any) -> Op:
         """Fill a statement in. SQLite limits its length, and every driver of SQLite has the same parameters."""
         if self._is_postgres:
-            return ("one", sql.replace("?", "{}").format(*map(_literal, values)))
+            # The step may change where names are looked up.
+            filled = sql.replace("?", "{}").format(*map(_literal, values))
+            return ("one", filled.replace(" bide_step", f" {self._table}"))
         return ("one", sql, *values)
 
     def _where(self) -> str:
@@ -136,6 +167,8 @@ class InTable:
         yield from self._make()
         row = yield self._statement(f"SELECT value, proof FROM bide_step WHERE {self._where()}", *self._key)
         if row is None:
+            if not self._is_postgres:
+                yield ("one", f"SAVEPOINT {SAVEPOINT}")
             return None
         value, proof = row
         # The rest of a proof describes the arguments, and differs where their texts do.
@@ -147,15 +180,22 @@ class InTable:
             raise ReplayMismatch(msg)
         return bytes(value)
 
-    @property
-    def _there(self) -> str:
-        """The question whether there is a table."""
-        if self._is_postgres:
-            return "SELECT (pg_catalog.to_regclass('bide_step') IS NOT NULL)::int4"
-        return "SELECT count(*) FROM sqlite_master WHERE name = 'bide_step'"
+    def _is_there(self) -> Generator[Op, Any, bool]:
+        """Return whether there is a table; remember which one."""
+        if not self._is_postgres:
+            return bool((yield ("one", "SELECT count(*) FROM sqlite_master WHERE name = 'bide_step'"))[0])
+        table = self._table.replace("'", "''")
+        schema = (
+            "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
+            f"ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('{table}')"
+        )
+        row = yield ("one", schema)
+        if row is not None:
+            self._table = f"{row[0]}.bide_step"
+        return row is not None
 
     def _make(self) -> Generator[Op, Any, None]:
-        if (yield ("one", self._there))[0]:
+        if (yield from self._is_there()):
             return
         self._is_new = True
         if not self._is_postgres:
@@ -166,17 +206,19 @@ class InTable:
             yield ("one", table(POSTGRES))
         except Exception as error:
             yield ("one", "ROLLBACK TO SAVEPOINT bide_step")
-            if not (yield ("one", self._there))[0]:
+            if not (yield from self._is_there()):
                 msg = (
                     f"the table bide_step, in which steps are recorded, cannot be created here ({_first_line(error)}): "
                     f"have it created by one who may: {table(POSTGRES)}"
                 )
                 raise DefinitionError(msg) from error
         yield ("one", "RELEASE SAVEPOINT bide_step")
+        yield from self._is_there()
 
     def write(self, encoded: bytes) -> Steps:
         """Write the record. Returns what another transaction has recorded meanwhile."""
         yield ("flush",)
+        yield from self._goes_on()
         names = ", ".join(name for name, _ in _COLUMNS)
         row = yield self._statement(
             f"INSERT INTO bide_step ({names}, value, proof) VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
@@ -191,13 +233,26 @@ class InTable:
         yield ("begin",)
         return (yield from self.find())
 
+    def _goes_on(self) -> Generator[Op, Any, None]:
+        """Refuse a step that has ended its transaction."""
+        if self._is_postgres:
+            if (yield ("one", f"SELECT pg_catalog.current_setting('{MARKER}', true)"))[0] != BEGUN:
+                raise ended(self._step.name)
+            return
+        try:
+            yield ("one", f"RELEASE {SAVEPOINT}")
+        except Exception as error:
+            if self._driver.is_closed:
+                raise
+            raise ended(self._step.name) from error
+
     def confirm(self, _encoded: bytes) -> Steps:
         """See that the record is there, before the commit."""
         yield ("flush",)
         # The body may have ended, or its runner may have lost the run.
         self._step.place()
         # A savepoint may have undone the table, too.
-        if self._is_new and not (yield ("one", self._there))[0]:
+        if self._is_new and not (yield from self._is_there()):
             raise swallowed(self._step.name)
         row = yield self._statement(f"SELECT 1 FROM bide_step WHERE {self._where()}", *self._key)
         if row is None:
@@ -227,12 +282,24 @@ def _literal(value: object) -> str:
     return f"pg_catalog.convert_from(pg_catalog.decode('{text.encode().hex()}', 'hex'), 'UTF8')"
 
 
-def aborted(step: str, error: BaseException) -> BaseException:
+def explained(step: str, error: BaseException, place: InStore | InTable) -> BaseException:
     """Return the error to raise for one of the driver's."""
-    if not is_aborted(error):
-        return error
-    msg = (
-        f"the step {step!r} has left its transaction aborted: one of its statements failed, and the error was caught. "
-        "Let the error through, or put the statement into a savepoint; the transaction is rolled back"
-    )
+    match state_of(error):
+        case "25P02":
+            msg = (
+                f"the step {step!r} has left its transaction aborted: one of its statements failed, and the error was "
+                "caught. Let the error through, or put the statement into a savepoint; the transaction is rolled back"
+            )
+        case "25006":
+            msg = (
+                f"the step {step!r} has a transaction that is read-only, in which its record cannot be written: make "
+                "the transaction one that writes, or record the step by handle.step"
+            )
+        case "42501":
+            msg = (
+                f"the record of the step {step!r} cannot be written ({_first_line(error)}): grant {place.needs} to the "
+                "role of the connection, and have a step that changes its role (SET ROLE) change it back"
+            )
+        case _:
+            return error
     return DefinitionError(msg)

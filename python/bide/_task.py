@@ -55,6 +55,18 @@ class TaskDef(msgspec.Struct, frozen=True):
     executor: "Executor | RemoteExecutor | None" = None
     """What executes the body, if not the runner."""
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Stay behind when the object that it was put on is pickled for another process, which needs that alone."""
+        return type(None), ()
+
+    def __copy__(self) -> "TaskDef":
+        """Return it: it never changes."""
+        return self
+
+    def __deepcopy__(self, _seen: object) -> "TaskDef":
+        """Return it, as above."""
+        return self
+
 
 @overload
 def task(fn: Callable[P, R], /) -> Callable[P, R]: ...

@@ -18,13 +18,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar, overload
 
 from bide import _core
-from bide._drivers import Driver, driver_of
+from bide._drivers import Driver, driver_of, state_of
 from bide._errors import BideError, DefinitionError, StoreError, Unrecorded
 from bide._here import STEP, here
-from bide._step_table import MARKER, STORE_FILE, Fenced, InStore, InTable, Op, Taken, aborted
+from bide._step_table import BEGUN, MARKER, STORE_FILE, Fenced, InStore, InTable, Op, Taken, explained
 from bide._steps import describe_async_step, describe_step_with
 
 if TYPE_CHECKING:
@@ -37,11 +37,18 @@ R = TypeVar("R")
 _DONE, _EXECUTE, _CANCELLED = -2, -3, -5
 """What `await call` asks for, as in `_async_calls.py`."""
 
-NEW, CLOSED, OPEN, WRITTEN, FOUND, RECORDED, LEFT = range(7)
-"""Whether the step was called yet, executes, is written, was found elsewhere, is in the journal, or has failed."""
+NEW, ENTERED, CLOSED, OPEN, WRITTEN, FOUND, RECORDED, LEFT = range(8)
+"""Whether the block has begun or is over, and in it the step executes, is written, was found elsewhere, is in the
+journal, or has failed."""
 
 _STAND_IN = "the connection of the transaction"
 """What is compared in the place of the connection, which differs in each process."""
+
+_OUT_OF_PLACE = {
+    NEW: "the block of handle.transaction has not begun: with handle.transaction(connection) as step: step(function)",
+    CLOSED: "the block of handle.transaction is over: call its step within",
+}
+"""Why a step that is called outside of its block is refused."""
 
 _open: "ContextVar[_Base | None]" = ContextVar("bide.transaction", default=None)
 """The transaction within whose block this code executes."""
@@ -82,16 +89,16 @@ class _Base:
             raise DefinitionError(msg)
         yield ("check",)
         yield ("begin",)
+        self._state = ENTERED
 
     def _describe(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None, key: str | None
     ) -> tuple[Any, ...]:
-        if self._state != NEW:
-            msg = (
+        if self._state != ENTERED:
+            msg = _OUT_OF_PLACE.get(
+                self._state,
                 "a transaction of handle.transaction records one step: put both into one function, or use another "
-                "transaction for the second one"
-                if self._state != CLOSED
-                else "the block of handle.transaction is over: call its step within"
+                "transaction for the second one",
             )
             raise DefinitionError(msg)
         for option in ("retry", "once"):
@@ -113,10 +120,12 @@ class _Base:
         driver, is_same = self._driver, False
         if driver.dialect == "sqlite":
             yield from self._refuse_store(step)
-        elif self._same_database is not False:
-            known = yield ("blocking", step.database)
-            if known is not None:
-                is_same = (yield ("one", f"SELECT {known[0]}"))[0] == known[1]
+        else:
+            known = None if self._same_database is False else (yield ("blocking", step.database))
+            question = "NULL::text" if known is None else known[0]
+            begins = f"pg_catalog.set_config('{MARKER}', '{BEGUN}', true)"
+            answer = (yield ("one", f"SELECT {question}, {begins}"))[0]
+            is_same = known is not None and answer == known[1]
         if self._same_database and not is_same:
             store = step.store()
             why = (
@@ -125,8 +134,8 @@ class _Base:
             )
             raise driver.refused(why)
         if driver.may_commit_each and driver.dialect != "sqlite":
-            yield ("one", f"SELECT pg_catalog.set_config('{MARKER}', 'begun', true)")
-            if (yield ("one", f"SELECT pg_catalog.current_setting('{MARKER}', true)"))[0] != "begun":
+            mark = (yield ("one", f"SELECT pg_catalog.current_setting('{MARKER}', true)"))[0]
+            if mark != BEGUN:
                 raise driver.autocommits()
         if is_same:
             self._place = InStore(driver, step, self._marker)
@@ -148,18 +157,25 @@ class _Base:
         try:
             found = yield from self._place.write(encoded)
         except Exception as error:
-            explained = self._explained(error)
-            if explained is error:
-                raise
-            raise explained from error
+            if self._driver.is_closed and state_of(error) is None:
+                raise self._was_closed() from error
+            self._raise_explained(error)
         self._state = WRITTEN if found is None else FOUND
         if found is not None:
             self._encoded = found
         return found
 
-    def _explained(self, error: BaseException) -> BaseException:
+    def _raise_explained(self, error: BaseException) -> NoReturn:
+        """Raise the error of a statement of bide's, in words if they are known."""
         name = self._step.name if self._step is not None else ""
-        return aborted(name, error)
+        problem = explained(name, error, self._place)
+        if problem is error:
+            raise error
+        raise problem from error
+
+    def _was_closed(self) -> DefinitionError:
+        name = self._step.name if self._step is not None else ""
+        return self._driver.refused(f"was closed within the block: the step {name!r} is not recorded")
 
     def _rolls_back(self) -> Generator[Op, Any, None]:
         """Roll back after an error, which says more than that this fails too."""
@@ -180,7 +196,7 @@ class _Base:
         state, step = self._state, self._step
         if error is not None or state in {OPEN, LEFT}:
             yield from self._leave()
-        elif state == NEW:
+        elif state == ENTERED:
             yield from self._rolls_back()
             msg = (
                 "the block of handle.transaction has called no step, so that nothing would say that it was done: it is "
@@ -199,8 +215,7 @@ class _Base:
     def _commits(self, step: "OpenStep") -> Generator[Op, Any, None]:
         if self._driver.is_closed:
             yield ("abandon",)
-            why = f"was closed within the block: the step {step.name!r} is not recorded"
-            raise self._driver.refused(why)
+            raise self._was_closed()
         try:
             yield from self._place.confirm(self._encoded)
         except Fenced:
@@ -211,12 +226,9 @@ class _Base:
             yield from self._rolls_back()
             yield from self._adopts(step)
             return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised again
             yield from self._leave()
-            explained = self._explained(error)
-            if explained is error:
-                raise
-            raise explained from error
+            self._raise_explained(error)
         try:
             yield ("commit",)
         except BaseException:

@@ -65,7 +65,8 @@ def _arguments(args: tuple[str, ...], app: str | None) -> tuple[str, str]:
     store = next(iter(stores), None) or os.environ.get(STORE)
     ctx = click.get_current_context(silent=True)
     if len(stores) > 1:
-        msg = f"too many arguments: serve takes [STORE] [MODULE:OBJECT], not {' '.join(args)}"
+        # They are not shown: the store may be a URL with a password.
+        msg = "too many arguments: serve takes [STORE] [MODULE:OBJECT]; a module alone is named by --app MODULE"
         raise click.UsageError(msg, ctx)
     if store is None:
         msg = f"which store? `bide serve STORE MODULE:OBJECT`, or set {STORE}"

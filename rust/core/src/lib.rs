@@ -19,6 +19,7 @@ pub mod graph;
 pub mod id;
 pub mod journal;
 pub mod limits;
+pub mod longest;
 pub mod message;
 pub mod nearest;
 pub mod observe;

@@ -71,6 +71,8 @@ pub(crate) struct Control<H: Host> {
     pub(crate) slot_queue: SlotQueue,
     /// What it leaves to other runners of a shared store.
     pub(crate) sharing: Sharing,
+    /// How many bytes a name may have in the store.
+    pub(crate) longest_name: Option<usize>,
     /// Counts what it does.
     pub(crate) meter: Meter,
     /// How long a body of a cancelled run may execute to clean up, and how long that may take by the wall.
@@ -125,9 +127,10 @@ impl<H: Host> Control<H> {
             followers: Followers::default(),
             crash: Crash::default(),
             requests: Requests::default(),
-            limits: Limiter::default(),
+            limits: Limiter::new(store.longest_name()),
             slot_queue: SlotQueue::default(),
             sharing: Sharing::new(store.is_shared()),
+            longest_name: store.longest_name(),
             meter: Meter::new(&clock),
             clock,
             cancel_grace: Mutex::new((CANCEL_GRACE, CANCEL_LIMIT)),

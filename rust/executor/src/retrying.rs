@@ -109,6 +109,10 @@ impl Store for Retrying {
         self.inner.is_shared()
     }
 
+    fn longest_name(&self) -> Option<usize> {
+        self.inner.longest_name()
+    }
+
     /// Its calls have been repeated already.
     fn may_repeat(&self) -> bool {
         true

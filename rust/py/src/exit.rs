@@ -11,8 +11,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "how long a thread is attached or waited for is not the engine's time")]
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
@@ -28,6 +29,8 @@ use crate::{errors, panics, thread, turn};
 const GRACE: Duration = Duration::from_millis(300);
 /// How long it then waits for the notifier threads to deliver what the close has reported.
 const NOTIFIER_GRACE: Duration = Duration::from_millis(50);
+/// How long the stores may take to be released. What is not committed by then is as after a crash.
+const RELEASE: Duration = Duration::from_secs(5);
 
 /// Set when the interpreter that had imported this module has been finalized, in a program that embeds it.
 static GONE: AtomicBool = AtomicBool::new(false);
@@ -150,13 +153,29 @@ fn close_all(py: Python<'_>) {
             let _ = panics::no_panic(|| each.begin_close());
         }
         wait_until(deadline, ended);
-        for each in &open {
-            let _ = panics::no_panic(|| each.end_close());
-        }
+        release(open);
         process::end_closing();
         // What the close reports, such as that a wait for a run has ended, is delivered through Python.
         wait_until(Instant::now() + NOTIFIER_GRACE, || thread::all_ended(Kind::Notifier));
     });
+}
+
+/// Releases the stores, on a thread of its own: one that does not answer must not keep the process from its end.
+fn release(open: Vec<Arc<dyn CloseAtExit>>) {
+    let (report, ended) = mpsc::channel::<()>();
+    let open = Arc::new(open);
+    let all = Arc::clone(&open);
+    let act = move || {
+        all.iter().for_each(|each| drop(panics::no_panic(|| each.end_close())));
+        // The exiting thread has the last reference, so that what is dropped with it is dropped attached.
+        drop(all);
+        drop(report);
+    };
+    if std::thread::Builder::new().name("bide-close".to_owned()).spawn(act).is_ok() {
+        let _ = ended.recv_timeout(RELEASE);
+    } else {
+        open.iter().for_each(|each| drop(panics::no_panic(|| each.end_close())));
+    }
 }
 
 fn wait_until(deadline: Instant, done: impl Fn() -> bool) {

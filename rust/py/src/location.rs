@@ -81,6 +81,11 @@ fn place(text: &str) -> Result<Where<'_>, StoreError> {
                 "bide has no store for URLs of {scheme}://: use a path, sqlite:///path, postgresql://… or \":memory:\""
             ))
         }
+        _ if is_connection_string(text) => refuse(
+            "this is what other programs use to connect to a database, and bide would make a file of this name, which \
+             may have a password: write postgresql://user:password@host/database, without spaces around it"
+                .to_owned(),
+        ),
         _ if text.starts_with("file:") => refuse(
             "bide takes no URIs of SQLite, and would make a file of this name: use a path without file:, or \
              \":memory:\" for no file at all"
@@ -88,4 +93,19 @@ fn place(text: &str) -> Result<Where<'_>, StoreError> {
         ),
         _ => Ok(Where::File(text)),
     }
+}
+
+/// Whether it names a database in another way than by a URL: `postgresql:name`, `host=... password=...` as libpq takes it,
+/// a URL of JDBC, or a URL with something before it.
+fn is_connection_string(text: &str) -> bool {
+    let lower = text.trim_start().to_ascii_lowercase();
+    let is_pair = |word: &str| {
+        ["host", "hostaddr", "port", "dbname", "user", "password", "service"]
+            .iter()
+            .any(|name| word.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
+    };
+    lower.starts_with("jdbc:")
+        || ["postgresql:", "postgres:"].iter().any(|scheme| lower.starts_with(scheme))
+        || (lower.split_whitespace().count() > 1 && lower.split_whitespace().all(is_pair))
+        || lower.starts_with("password=")
 }

@@ -20,7 +20,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
-use crate::exit::{self, CloseAtExit};
+use crate::exit;
 use crate::follower::{self, PyFollower};
 use crate::fork::{self, PyFork};
 use crate::gil;
@@ -112,8 +112,9 @@ impl PyRunner {
             let inner = Arc::new(Inner::new(engine, notifier, queue, kept));
             metrics::add(&inner);
             let as_closed: std::sync::Weak<Inner> = Arc::downgrade(&inner);
-            exit::close_at_exit(py, as_closed)?;
+            // From here on it is closed when it is dropped, as by an interrupt in one of these calls.
             let runner = Self { inner };
+            exit::close_at_exit(py, as_closed)?;
             threads::start(py, &runner.inner.engine, &runner.inner.notifier).map(|()| runner)
         })
     }
@@ -480,9 +481,10 @@ impl PyRunner {
                 let _ = gil::idle(py, || coroutines.wait_idle(CANCEL_GRACE));
             }
             // Whatever was raised: the store is released.
-            gil::detached(py, || inner.end_close());
+            let released = threads::release(py, inner);
             cancelled?;
-            ended.map(|_| true)
+            ended?;
+            released.map(|()| true)
         })
     }
 }

@@ -204,6 +204,11 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         false
     }
 
+    /// How many bytes a name, key or id may have; `None`: any number. A longer one would fail the commit that has it.
+    fn longest_name(&self) -> Option<usize> {
+        None
+    }
+
     /// Registers a runner and gives it a lease.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::event::Refused;
 use crate::failure::Failure;
 use crate::id::TaskRef;
 use crate::journal::Recall;
+use crate::longest::too_long;
 use crate::run::RunState;
 use crate::uses::Uses;
 use crate::value::Value;
@@ -62,6 +63,8 @@ pub struct Standing {
     pub used_up: bool,
     /// Where the call comes from.
     pub caller: Caller,
+    /// How many bytes a name may have in the store; `None`: any number.
+    pub longest: Option<usize>,
 }
 
 /// Where a call comes from.
@@ -184,14 +187,19 @@ impl Attempt {
     ///
     /// # Errors
     /// The first of these that applies: `Over` after the body's end, `Suspended` if the body has to return, `TimedOut`
-    /// if its execution time is used up, `Misuse` during another call (within its step or its condition, or beside it)
-    /// and on another thread. A step with a key is refused only within a condition, and beside itself.
+    /// if its execution time is used up, `Misuse` during another call (within its step or its condition, or beside it),
+    /// on another thread, and under a name that is too long for the store. A step with a key is refused only within a
+    /// condition, and beside itself.
     pub fn begin(&mut self, name: &Arc<str>, request: Request, standing: Standing) -> Result<Box<Call>, CallError> {
         self.check(standing)?;
         let ((what, advice), keyed) = (request.described(), request.is_keyed());
         let begins = Current { what, name: Arc::clone(name) };
         if let Some(why) = self.refusal(&begins, keyed, advice, standing.caller) {
             return Err(CallError::Misuse(format!("task '{}': {begins} {why}", self.name)));
+        }
+        let too_long = |name: &str| too_long("name, or name and key,", name, standing.longest);
+        if let Some(why) = request.names().find_map(too_long).or_else(|| too_long(name)) {
+            return Err(CallError::Misuse(format!("task '{}': {why}", self.name)));
         }
         if standing.closing {
             return Err(self.suspend());

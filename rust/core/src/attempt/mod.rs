@@ -411,6 +411,16 @@ impl Request {
         Self::Step { arguments: StepArguments { proof, older: None, advice: "" }, options: StepOptions::PLAIN }
     }
 
+    /// The names in it, beside that of the call.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let (parts, starts): (&[PartRequest], &[StartRequest]) = match self {
+            Self::Combined(parts) => (parts, &[]),
+            Self::Start(starts) => (&[], starts),
+            _ => (&[], &[]),
+        };
+        parts.iter().map(|part| &*part.name).chain(starts.iter().map(|start| &*start.name))
+    }
+
     /// What a message calls it, and what it says about one that needs a key.
     const fn described(&self) -> (What, &'static str) {
         match self {

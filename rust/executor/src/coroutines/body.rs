@@ -279,7 +279,8 @@ impl<H: Host> CoroutineBody<H> {
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
-        Standing { lost: self.run.is_lost(), closing: false, used_up: self.is_timed_out(), caller }
+        let (lost, longest) = (self.run.is_lost(), self.engine.longest_name());
+        Standing { lost, closing: false, used_up: self.is_timed_out(), caller, longest }
     }
 
     pub(super) fn with_attempt<R>(&self, f: impl FnOnce(&mut Attempt) -> R) -> R {

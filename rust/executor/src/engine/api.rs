@@ -316,6 +316,12 @@ impl<H: Host> Engine<H> {
         self.control.stopped()
     }
 
+    /// How many bytes a name may have in the store; `None`: any number.
+    #[must_use]
+    pub fn longest_name(&self) -> Option<usize> {
+        self.control.longest_name
+    }
+
     /// Whether it is being closed: no body starts or resumes any more.
     #[must_use]
     pub fn is_closing(&self) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
+use bide_core::longest::too_long;
 use bide_core::{Channel, Event, Origin, Progress, Published, RunId, TaskRef, Value};
 use bide_store::{EventRange, StoreError};
 
@@ -38,7 +39,7 @@ impl<H: Host> Engine<H> {
     /// Adds an event to a channel of a run.
     ///
     /// # Errors
-    /// `Misuse` if the run has used the channel with another type.
+    /// `Misuse` if the run has used the channel with another type, or its name is too long for the store.
     pub(crate) fn emit(
         &self,
         run: &Arc<Run<H>>,
@@ -47,6 +48,9 @@ impl<H: Host> Engine<H> {
         value: &Value,
     ) -> Result<Room, CallError> {
         let task = origin.task;
+        if let Some(why) = too_long("channel", &channel.name, self.control.longest_name) {
+            return Err(CallError::Misuse(format!("task '{}': {why}", run.workflow.graph.name(task.ix))));
+        }
         let emitted = run.live_output.emit(channel, origin, value, self.now());
         let (fill, sets_timer) =
             emitted.map_err(|before| other_type(run.workflow.graph.name(task.ix), channel, &before))?;

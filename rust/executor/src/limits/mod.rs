@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bide_core::limits::{Line, Place, key_text};
+use bide_core::longest::shortened;
 use bide_core::record::RunRowId;
 use bide_core::{Counted, Rate, TaskId, TaskRef, Time};
 use bide_store::{Moved, ShareId};
@@ -64,6 +65,8 @@ type LineKey = (Arc<str>, Arc<str>);
 pub(crate) struct Limiter<H: Host> {
     /// A workflow with a limit is registered.
     active: AtomicBool,
+    /// How many bytes the value of a key may have in the store.
+    longest: Option<usize>,
     /// The lines, and what is to be told to the store.
     state: Mutex<State<H>>,
     /// Notified when there is something to do.
@@ -183,8 +186,9 @@ struct Granted {
     latest: Option<(Time, Duration)>,
 }
 
-impl<H: Host> Default for Limiter<H> {
-    fn default() -> Self {
+impl<H: Host> Limiter<H> {
+    /// Without any line, for a store whose texts have at most this many bytes.
+    pub(crate) fn new(longest: Option<usize>) -> Self {
         let state = State {
             lines: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -196,7 +200,7 @@ impl<H: Host> Default for Limiter<H> {
             count: 0,
             closing: false,
         };
-        Self { active: AtomicBool::new(false), state: Mutex::new(state), woken: Condvar::new() }
+        Self { active: AtomicBool::new(false), longest, state: Mutex::new(state), woken: Condvar::new() }
     }
 }
 
@@ -211,14 +215,14 @@ fn share<H: Host>(run: &Run<H>, task: TaskRef) -> ShareId {
 }
 
 /// The line of an attempt: the value of the key is known, since what it depends on has ended.
-fn line_of<H: Host>(run: &Run<H>, limit: &TaskLimit) -> LineKey {
+fn line_of<H: Host>(run: &Run<H>, limit: &TaskLimit, longest: Option<usize>) -> LineKey {
     let key = match &limit.key {
         None => "".into(),
         Some(Source::Input(name)) => key_text(run.input(name)),
         Some(Source::Output(ix)) => key_text(run.state.lock().output(TaskRef::plain(*ix))),
         Some(_) => key_text(None),
     };
-    (Arc::clone(&limit.spec.name), key)
+    (Arc::clone(&limit.spec.name), shortened(key, longest))
 }
 
 impl<H: Host> Limiter<H> {
@@ -248,7 +252,7 @@ impl<H: Host> Limiter<H> {
             match limit_of(&one.run, one.task) {
                 Some(limit) => {
                     let continues = one.run.state.lock().continues(one.task);
-                    held.push((line_of(&one.run, limit), limit.spec.rate, continues, one));
+                    held.push((line_of(&one.run, limit, self.longest), limit.spec.rate, continues, one));
                 }
                 None => ready.push(one),
             }
@@ -323,7 +327,7 @@ impl<H: Host> Limiter<H> {
             return None;
         }
         let limit = limit_of(run, task).filter(|limit| limit.spec.executing.is_some())?;
-        let (share, line) = (share(run, task), line_of(run, limit));
+        let (share, line) = (share(run, task), line_of(run, limit, self.longest));
         let mut state = self.state.lock();
         if !run.is_lost()
             && let Some(at) = state.idle.iter().position(|idle| *idle == share)

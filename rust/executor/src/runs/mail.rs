@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bide_core::control::{Cancel, Control as Asked};
+use bide_core::longest::too_long;
 use bide_core::record::RunRowId;
 use bide_core::{Address, Event, Failure, Message, MessageKind, Refused, RunId, StoredMessage, Value};
 use bide_store::{Changes, Sent, StoreError};
@@ -77,6 +78,7 @@ impl<H: Host> Mail<H> {
 
     /// As [`Mail::send`], with this number for the message.
     pub(super) fn send_numbered(&self, number: i64, letter: Letter) -> Result<Sent, StoreError> {
+        self.check(&letter)?;
         let Letter { run: id, address, id: own_id, content } = letter;
         let message = Message { number, address, id: own_id, content, sent_at: self.control.clock.now() };
         if message.address.kind == MessageKind::Answer {
@@ -88,6 +90,13 @@ impl<H: Host> Mail<H> {
             return Ok(sent);
         }
         self.control.store().send(id, &message)
+    }
+
+    /// Fails if the store does not take the id of a message.
+    fn check(&self, letter: &Letter) -> Result<(), StoreError> {
+        let id = letter.id.as_deref().unwrap_or_default();
+        too_long("id", id, self.control.longest_name)
+            .map_or(Ok(()), |why| Err(StoreError::Unavailable(format!("{}: {why}", self.control.store().name()))))
     }
 
     /// A message was not committed with others. Without an error only the lease was lost, and the store takes it.
@@ -122,7 +131,12 @@ impl<H: Host> Mail<H> {
         let mut items = Vec::new();
         let mut fetched = BTreeSet::new();
         let mut pending = Vec::with_capacity(letters.len());
-        for Letter { run: id, address, id: own_id, content } in letters {
+        for letter in letters {
+            if let Err(error) = self.check(&letter) {
+                pending.push(Sending::Done(Err(error)));
+                continue;
+            }
+            let Letter { run: id, address, id: own_id, content } = letter;
             let message = Message { number: self.ids.message(), address, id: own_id, content, sent_at: at };
             if message.address.kind == MessageKind::Answer {
                 pending.push(Sending::Done(self.send_answer(id, &message)));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bide_core::longest::too_long;
 use bide_core::record::NewRun;
 use bide_core::watches::{MOST_ITEMS, Watch, after_failure, run_key};
 use bide_core::{RunOptions, Time, Value};
@@ -257,6 +258,12 @@ impl<H: Host> Watcher<H> {
                 )
                 .into(),
             ),
+            SourceAnswer::Items(items, cursor) => {
+                match items.iter().find_map(|(key, _)| self.too_long(&local.name, key)) {
+                    Some(why) => SourceAnswer::Failed(why.into()),
+                    None => SourceAnswer::Items(items, cursor),
+                }
+            }
             answer => answer,
         };
         let failed = match &answer {
@@ -276,6 +283,12 @@ impl<H: Host> Watcher<H> {
         let span = span.or_else(|| (!state.end(generation)).then_some(Duration::ZERO));
         state.next = span.map(|span| self.control.clock.steady() + span);
         span
+    }
+
+    /// Why the store does not take an item, whose run has the name of the watch in its key.
+    fn too_long(&self, watch: &str, key: &str) -> Option<String> {
+        let most = self.control.longest_name.map(|most| most.saturating_sub(run_key(watch, "").len()));
+        too_long("key", key, most)
     }
 
     /// Notes that a source has failed or not, and logs it if that has changed. How long until it is called again.

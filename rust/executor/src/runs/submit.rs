@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bide_core::longest::too_long_of_run;
 use bide_core::record::{NewRun, RunRow};
 use bide_core::{DefinitionError, Event, RunId, RunState, Value, pack};
 use bide_store::{Creation, StoreError};
@@ -135,6 +136,7 @@ impl<H: Host> Submitter<H> {
                 new.with_key(run.key.clone()).with_inputs(packed(&run.inputs)).with_options(run.options.clone())
             })
             .collect();
+        self.check(&rows)?;
         let _coming = self.control.store().blocks().then(|| Coming::<H>::announce(&self.control.dispatch));
         let mut ready = Vec::new();
         let begins = runs.len() <= BEGIN;
@@ -200,6 +202,7 @@ impl<H: Host> Submitter<H> {
             (new, request.local)
         };
         let (mut rows, locals): (Vec<NewRun>, Vec<H::Local>) = requests.into_iter().map(new).unzip();
+        self.check(&rows)?;
         let mut runs = self.watch.upcoming(rows.iter().map(|row| row.id).zip(locals));
         let creations = loop {
             let creations = self.create_unowned(&rows).map_err(SubmitError::Store)?;
@@ -229,6 +232,13 @@ impl<H: Host> Submitter<H> {
             handles[at] = handle;
         }
         Ok(handles)
+    }
+
+    /// Refuses runs with a key or tag that would fail the commit of all that is committed with them.
+    fn check(&self, rows: &[NewRun]) -> Result<(), SubmitError> {
+        let longest = self.control.longest_name;
+        let why = longest.and_then(|_| rows.iter().find_map(|row| too_long_of_run(row, longest)));
+        why.map_or(Ok(()), |why| Err(SubmitError::Refused(DefinitionError(why))))
     }
 
     fn create_unowned(&self, rows: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

@@ -174,6 +174,7 @@ impl<H: Host> BodyCx<H> {
             closing: self.engine.is_closing(),
             used_up: self.limit.as_ref().is_some_and(|limit| limit.is_reached()),
             caller: if self.is_own_thread() { Caller::Body } else { Caller::Elsewhere },
+            longest: self.engine.longest_name(),
         }
     }
 

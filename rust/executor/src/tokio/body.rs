@@ -151,7 +151,8 @@ impl BodyState {
         // A handle may be used on any thread, and a body whose time is used up is dropped.
         let (lost, closing) = (self.run.is_lost(), self.engine().is_closing());
         let caller = Caller::Future(within::here());
-        let standing = Standing { lost, closing, caller, ..Standing::default() };
+        let longest = self.engine().longest_name();
+        let standing = Standing { lost, closing, caller, longest, ..Standing::default() };
         let call = self.attempt.lock().begin(name, request, standing)?;
         Ok(OpenCall { body: self, call })
     }

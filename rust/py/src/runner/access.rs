@@ -22,10 +22,13 @@ impl PyRunner {
         let (engine, notifier) = client::start(py, store)?;
         let queue = LoopQueue::new(&notifier);
         let inner = Arc::new(Inner::new(engine, notifier, queue, None));
-        exit::close_at_exit(py, Arc::downgrade(&inner) as std::sync::Weak<Inner>)?;
-        let notifier = Arc::clone(&inner.notifier);
+        let as_closed = Arc::downgrade(&inner) as std::sync::Weak<Inner>;
+        // As in `new`.
+        let client = Self { inner };
+        exit::close_at_exit(py, as_closed)?;
+        let notifier = Arc::clone(&client.inner.notifier);
         thread::start_thread(py, "bide-notify", Kind::Notifier, move |py| notifier.run(py))?;
-        Ok(Self { inner })
+        Ok(client)
     }
 
     pub(super) fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {

@@ -10,23 +10,19 @@
 //! A call whose session is lost fails as [`StoreError::Disconnected`], and the next call makes a new one. What is tried
 //! too soon after a failure fails like that without a try.
 
-use std::fs::File;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
-use postgres::{Client, Config, SimpleQueryMessage};
+use postgres::Client;
 
+use super::attempt::{Attempt, Link, Refusal, Server, row};
 use super::error::{Failed, Identity, is_repeatable};
-use super::session::{Session, Statements};
-use super::tls::{Tls, TlsMode};
+use super::session::Session;
+use super::tls::Tls;
 use super::url::{Host, Options};
 use crate::StoreError;
-
-/// The oldest server that bide works with, as `server_version_num` tells it.
-const OLDEST: u32 = 140_000;
 
 /// How soon after a failure another try is made; doubles with each, up to the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -35,48 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// How often a call is made again that the server has broken off for the sake of others.
 const MOST_REPEATS: u32 = 20;
 
-/// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides.
-const IDLE: Duration = Duration::from_secs(2);
-const INTERVAL: Duration = Duration::from_secs(1);
-const PROBES: u32 = 3;
-
-/// What is asked of each new session, in one round trip.
-const INSPECT: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(), \
-     pg_postmaster_start_time(), (SELECT system_identifier FROM pg_control_system()), \
-     CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
-
-/// How each session is set. Time limits of the role are not for bide's statements, which are short by themselves; and
-/// its sessions rest between two of them. Plans are those of the statements' indexes, whatever the statistics say.
-const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
-     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
-     SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
-     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
-     SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
-
-/// What a server is, and whether it is still the one that it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Server {
-    /// As `server_version_num` tells it.
-    version: u32,
-    /// It replays what another one writes.
-    is_standby: bool,
-    /// Which of its processes this session has.
-    process: i32,
-    /// When it was started.
-    started: String,
-    /// The id of its data directory and its timeline: another pair is another history of the same rows.
-    history: (String, String),
-}
-
-/// A connection, and what is known of it.
-struct Link {
-    client: Client,
-    /// What is known of its statements.
-    statements: Statements,
-    /// What the server is.
-    server: Server,
-}
+/// How long a server may take to greet, beyond the time in which it must have taken the connection.
+const BEYOND: Duration = Duration::from_secs(2);
 
 /// A place for one session.
 #[derive(Default)]
@@ -99,6 +55,16 @@ struct Slots {
     writer: Slot,
     reader: Slot,
     lease: Slot,
+    /// What the threads will report on which a server has kept a connection waiting for too long. The next try waits for
+    /// one of these, so that there are never more than at once.
+    late: Mutex<Vec<Late>>,
+}
+
+/// A try to connect that has not come to an end in its time.
+struct Late {
+    /// The host, and whether it is that of `listen_url`.
+    of: (Host, bool),
+    outcome: Receiver<Result<Link, Refusal>>,
 }
 
 /// The sessions of a store.
@@ -153,7 +119,8 @@ impl Connections {
             return Err(identity.pooler());
         }
         if options.is_pooled() {
-            let lease = connections.connect(true).map_err(|refusal| unavailable(refusal.why))?;
+            let of_listen_url = |refusal: Refusal| unavailable(format!("in listen_url: {}", refusal.why));
+            let lease = connections.connect(true).map_err(of_listen_url)?;
             if lease.server.history != writer.server.history {
                 return Err(identity.unavailable("its listen_url leads to another server than the URL itself"));
             }
@@ -302,11 +269,15 @@ impl Connections {
             (Some(options), Some(tls)) if is_direct => (&**options, tls),
             _ => (&self.options, &self.tls),
         };
-        let is_pooled = options.is_pooled();
         let mut refusals: Vec<Refusal> = Vec::new();
         for host in &options.hosts {
-            let attempt = Attempt { options, tls, identity: &self.identity, host };
-            match attempt.link(is_pooled, self.options.synchronous) {
+            let attempt = Attempt {
+                options: options.clone(),
+                tls: tls.clone(),
+                identity: self.identity.clone(),
+                host: host.clone(),
+            };
+            match self.within_its_time(attempt, is_direct) {
                 Ok(session) => return Ok(session),
                 Err(refusal) => refusals.push(refusal),
             }
@@ -314,6 +285,41 @@ impl Connections {
         let is_starting = refusals.iter().any(|refusal| refusal.is_starting);
         let why = refusals.into_iter().map(|refusal| refusal.why).collect::<Vec<_>>().join("; and ");
         Err(Refusal { why, is_starting })
+    }
+
+    /// Makes a try on a thread of its own: a server that takes a connection and then says nothing must not hold up its
+    /// caller for longer than `connect_timeout`.
+    fn within_its_time(&self, attempt: Attempt, is_direct: bool) -> Result<Link, Refusal> {
+        let of = (attempt.host.clone(), is_direct);
+        let most = attempt.options.connect_timeout.saturating_add(BEYOND);
+        let late = {
+            let mut late = self.slots.late.lock();
+            late.iter().position(|late| late.of == of).map(|at| late.swap_remove(at).outcome)
+        };
+        let outcome = match late {
+            Some(outcome) => outcome,
+            None => {
+                let is_synchronous = self.options.synchronous;
+                let (report, outcome) = mpsc::channel();
+                let act = move || drop(report.send(attempt.link(is_synchronous)));
+                let started = std::thread::Builder::new().name("bide-connect".into()).spawn(act);
+                started.map_err(|error| format!("no thread can be started to connect ({error})"))?;
+                outcome
+            }
+        };
+        match outcome.recv_timeout(most) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                let why = format!(
+                    "{} has taken the connection and says nothing for {most:?}; see whether the server, or a pooler \
+                     before it, is stopped or overloaded",
+                    of.0
+                );
+                self.slots.late.lock().push(Late { of, outcome });
+                Err(why.into())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err("the thread that connects has ended".to_owned().into()),
+        }
     }
 
     /// Whether two sessions get the same process of the server one after the other, or one gets two: a pooler gives a
@@ -351,138 +357,4 @@ impl Drop for Connections {
             let _ = thread.join();
         }
     }
-}
-
-/// Why no session could be made.
-struct Refusal {
-    why: String,
-    /// The server is being started: it will be there soon.
-    is_starting: bool,
-}
-
-impl From<String> for Refusal {
-    fn from(why: String) -> Self {
-        Self { why, is_starting: false }
-    }
-}
-
-/// One try to make a session at a host.
-struct Attempt<'a> {
-    options: &'a Options,
-    tls: &'a Tls,
-    identity: &'a Identity,
-    host: &'a Host,
-}
-
-impl Attempt<'_> {
-    /// Makes a session, and sets it unless others will get it from a pooler.
-    fn link(&self, is_pooled: bool, is_synchronous: bool) -> Result<Link, Refusal> {
-        let mut client = self.client()?;
-        let refused = |error: &postgres::Error| Refusal::from(self.identity.refusal(self.host, error));
-        let answer = client.simple_query(INSPECT).map_err(|error| refused(&error))?;
-        let Some(server) = row(&answer).and_then(|row| read_server(&row)) else {
-            return Err(format!("{} does not answer as a PostgreSQL server does", self.host).into());
-        };
-        if server.version < OLDEST {
-            let (major, oldest) = (server.version / 10_000, OLDEST / 10_000);
-            return Err(format!(
-                "{} is a PostgreSQL {major}, and bide needs {oldest} or later; upgrade the server",
-                self.host
-            )
-            .into());
-        }
-        if server.is_standby {
-            return Err(format!(
-                "{} is a standby, which accepts no writes; name the primary server (or both, separated by a comma)",
-                self.host
-            )
-            .into());
-        }
-        if !is_pooled {
-            client.batch_execute(SETTINGS).map_err(|error| refused(&error))?;
-            if !is_synchronous {
-                client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
-            }
-        }
-        Ok(Link { client, server, statements: Statements::new(is_pooled) })
-    }
-
-    /// Connects to the first address of the host that answers.
-    fn client(&self) -> Result<Client, Refusal> {
-        check_descriptors().map_err(|error| self.identity.unreachable(self.host, &error))?;
-        if self.host.is_directory() {
-            return self.client_at(None);
-        }
-        let found = (self.host.name.as_str(), self.host.port).to_socket_addrs();
-        let addresses: Vec<SocketAddr> =
-            found.map_err(|error| self.identity.unknown_host(self.host, &error))?.collect();
-        let mut outcome = Err(format!("the host {} has no address; check its name", self.host.name).into());
-        for address in addresses {
-            outcome = self.client_at(Some(address));
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome
-    }
-
-    fn client_at(&self, address: Option<SocketAddr>) -> Result<Client, Refusal> {
-        let options = self.options;
-        let mut config = Config::new();
-        config
-            .port(self.host.port)
-            .user(&options.user)
-            // A server that asks for one refuses an empty password itself, in words.
-            .password(options.password.as_ref().map_or(&[][..], |password| &password.0))
-            .dbname(&options.database)
-            .application_name(&options.application_name)
-            .connect_timeout(options.connect_timeout)
-            .keepalives_idle(IDLE)
-            .keepalives_interval(INTERVAL)
-            .keepalives_retries(PROBES)
-            .tcp_user_timeout(IDLE + INTERVAL * PROBES)
-            .notice_callback(|_| {});
-        match address {
-            Some(address) => config.host(&self.host.name).hostaddr(address.ip()).ssl_mode(options.tls.asked()),
-            None => config.host_path(&self.host.name).ssl_mode(TlsMode::Disable.asked()),
-        };
-        // The library makes a runtime of its own and takes for granted that the system allows it.
-        match catch_unwind(AssertUnwindSafe(|| config.connect(self.tls.clone()))) {
-            Ok(Ok(client)) => Ok(client),
-            Ok(Err(error)) => {
-                let is_starting = error.code() == Some(&postgres::error::SqlState::CANNOT_CONNECT_NOW);
-                Err(Refusal { why: self.identity.refusal(self.host, &error), is_starting })
-            }
-            Err(_) => {
-                Err("this process cannot make a connection: it is short of memory or open files".to_owned().into())
-            }
-        }
-    }
-}
-
-/// Fails if the process has no descriptors left for a connection.
-fn check_descriptors() -> std::io::Result<()> {
-    let spare: Result<Vec<File>, _> = (0..6).map(|_| File::open("/dev/null")).collect();
-    spare.map(drop)
-}
-
-/// The first row of an answer, as texts.
-fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
-    answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
-        }
-        _ => None,
-    })
-}
-
-fn read_server(row: &[String]) -> Option<Server> {
-    let [version, is_standby, process, started, system, timeline] = row else { return None };
-    Some(Server {
-        version: version.parse().ok()?,
-        is_standby: is_standby == "t",
-        process: process.parse().ok()?,
-        started: started.clone(),
-        history: (system.clone(), timeline.clone()),
-    })
 }

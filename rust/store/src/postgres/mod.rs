@@ -5,6 +5,7 @@
 //! writes rows. A commit is one statement and one round trip.
 
 mod announce;
+mod attempt;
 mod cells;
 mod changes;
 mod claims;
@@ -72,6 +73,9 @@ use process::Process;
 use remembered::{Late, MailPositions, Names, Positions, SentMessages, Versions};
 use session::{Session, Text};
 pub use url::Options;
+
+/// A row of an index has room for about 2,700 bytes: a name, and the numbers beside it.
+const LONGEST_NAME: usize = 2000;
 
 const SCHEMA: &str = "SELECT to_regnamespace($1::text)::oid::int8, nextval('bide.process')";
 
@@ -252,6 +256,10 @@ impl Store for PostgresStore {
 
     fn is_shared(&self) -> bool {
         true
+    }
+
+    fn longest_name(&self) -> Option<usize> {
+        Some(LONGEST_NAME)
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

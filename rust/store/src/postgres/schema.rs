@@ -104,7 +104,7 @@ fn is_forbidden(error: &postgres::Error) -> bool {
 fn script(schema: &str, done: usize, create: bool) -> String {
     let mut script = String::new();
     if create {
-        script.push_str(&format!("CREATE SCHEMA {schema};\n"));
+        script.push_str(&format!("CREATE SCHEMA \"{schema}\";\n"));
     }
     script.push_str(&MIGRATIONS.get(done..).unwrap_or_default().concat());
     if done == 0 {

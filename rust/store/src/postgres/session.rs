@@ -165,7 +165,8 @@ fn type_named(name: &str) -> Option<Type> {
 
 /// A statement with the name of the store's schema.
 pub(super) fn in_schema<'s>(sql: &'s str, schema: &str) -> Cow<'s, str> {
-    if schema == "bide" { sql.into() } else { sql.replace("bide.", &format!("{schema}.")).into() }
+    // In quotes, because the name may be a word of SQL's own.
+    if schema == "bide" { sql.into() } else { sql.replace("bide.", &format!("\"{schema}\".")).into() }
 }
 
 /// A parameter of a statement.
@@ -311,6 +312,6 @@ mod tests {
     #[test]
     fn a_statement_names_the_schema_of_its_store() {
         assert_eq!(in_schema("SELECT 1 FROM bide.run", "bide"), "SELECT 1 FROM bide.run");
-        assert_eq!(in_schema("SELECT 1 FROM bide.run", "other"), "SELECT 1 FROM other.run");
+        assert_eq!(in_schema("SELECT 1 FROM bide.run", "other"), "SELECT 1 FROM \"other\".run");
     }
 }

@@ -263,7 +263,8 @@ impl Process {
     /// Begins a call.
     pub(super) fn call(&self, body: &mut Body, act: Act, wanted: HandleCall, is_item: bool) -> Result<Phase, OpenCall> {
         let used_up = body.allowance.as_ref().is_some_and(Allowance::is_reached);
-        let standing = Standing { lost: self.is_lost(body), closing: self.is_closing(), used_up, caller: Caller::Body };
+        let (lost, closing) = (self.is_lost(body), self.is_closing());
+        let standing = Standing { lost, closing, used_up, caller: Caller::Body, longest: None };
         match body.machine.begin(&wanted.name, wanted.request, standing) {
             Ok(call) => {
                 Err(OpenCall { call, act, is_item, proof: wanted.proof, asked: 0, parked: false, polls: false })

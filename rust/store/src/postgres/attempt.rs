@@ -1,0 +1,194 @@
+//! One try to make a session at a host: to connect, to look what the server is, and to set the session.
+
+use std::fs::File;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use postgres::{Client, Config, SimpleQueryMessage};
+
+use super::error::Identity;
+use super::session::Statements;
+use super::tls::{Tls, TlsMode};
+use super::url::{Host, Options};
+
+/// The oldest server that bide works with, as `server_version_num` tells it.
+const OLDEST: u32 = 140_000;
+
+/// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides.
+const IDLE: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(1);
+const PROBES: u32 = 3;
+
+/// What is asked of each new session, in one round trip.
+const INSPECT: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(), \
+     pg_postmaster_start_time(), (SELECT system_identifier FROM pg_control_system()), \
+     CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
+
+/// How each session is set. Time limits of the role are not for bide's statements, which are short by themselves; and
+/// its sessions rest between two of them. Plans are those of the statements' indexes, whatever the statistics say.
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
+     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
+     SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
+     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+     SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
+
+/// What a server is, and whether it is still the one that it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Server {
+    /// As `server_version_num` tells it.
+    pub(super) version: u32,
+    /// It replays what another one writes.
+    pub(super) is_standby: bool,
+    /// Which of its processes this session has.
+    pub(super) process: i32,
+    /// When it was started.
+    pub(super) started: String,
+    /// The id of its data directory and its timeline: another pair is another history of the same rows.
+    pub(super) history: (String, String),
+}
+
+/// A connection, and what is known of it.
+pub(super) struct Link {
+    pub(super) client: Client,
+    /// What is known of its statements.
+    pub(super) statements: Statements,
+    /// What the server is.
+    pub(super) server: Server,
+}
+
+/// Why no session could be made.
+pub(super) struct Refusal {
+    pub(super) why: String,
+    /// The server is being started: it will be there soon.
+    pub(super) is_starting: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self { why, is_starting: false }
+    }
+}
+
+/// One try to make a session at a host.
+pub(super) struct Attempt {
+    pub(super) options: Options,
+    pub(super) tls: Tls,
+    pub(super) identity: Identity,
+    pub(super) host: Host,
+}
+
+impl Attempt {
+    /// Makes a session, and sets it unless others will get it from a pooler.
+    pub(super) fn link(&self, is_synchronous: bool) -> Result<Link, Refusal> {
+        let is_pooled = self.options.is_pooled();
+        let mut client = self.client()?;
+        let refused = |error: &postgres::Error| Refusal::from(self.identity.refusal(&self.host, error));
+        let answer = client.simple_query(INSPECT).map_err(|error| refused(&error))?;
+        let Some(server) = row(&answer).and_then(|row| read_server(&row)) else {
+            return Err(format!("{} does not answer as a PostgreSQL server does", self.host).into());
+        };
+        if server.version < OLDEST {
+            let (major, oldest) = (server.version / 10_000, OLDEST / 10_000);
+            return Err(format!(
+                "{} is a PostgreSQL {major}, and bide needs {oldest} or later; upgrade the server",
+                self.host
+            )
+            .into());
+        }
+        if server.is_standby {
+            return Err(format!(
+                "{} is a standby, which accepts no writes; name the primary server (or both, separated by a comma)",
+                self.host
+            )
+            .into());
+        }
+        if !is_pooled {
+            client.batch_execute(SETTINGS).map_err(|error| refused(&error))?;
+            if !is_synchronous {
+                client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
+            }
+        }
+        Ok(Link { client, server, statements: Statements::new(is_pooled) })
+    }
+
+    /// Connects to the first address of the host that answers.
+    fn client(&self) -> Result<Client, Refusal> {
+        check_descriptors().map_err(|error| self.identity.unreachable(&self.host, &error))?;
+        if self.host.is_directory() {
+            return self.client_at(None);
+        }
+        let found = (self.host.name.as_str(), self.host.port).to_socket_addrs();
+        let addresses: Vec<SocketAddr> =
+            found.map_err(|error| self.identity.unknown_host(&self.host, &error))?.collect();
+        let mut outcome = Err(format!("the host {} has no address; check its name", self.host.name).into());
+        for address in addresses {
+            outcome = self.client_at(Some(address));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn client_at(&self, address: Option<SocketAddr>) -> Result<Client, Refusal> {
+        let options = &self.options;
+        let mut config = Config::new();
+        config
+            .port(self.host.port)
+            .user(&options.user)
+            // A server that asks for one refuses an empty password itself, in words.
+            .password(options.password.as_ref().map_or(&[][..], |password| &password.0))
+            .dbname(&options.database)
+            .application_name(&options.application_name)
+            .connect_timeout(options.connect_timeout)
+            .keepalives_idle(IDLE)
+            .keepalives_interval(INTERVAL)
+            .keepalives_retries(PROBES)
+            .tcp_user_timeout(IDLE + INTERVAL * PROBES)
+            .notice_callback(|_| {});
+        match address {
+            Some(address) => config.host(&self.host.name).hostaddr(address.ip()).ssl_mode(options.tls.asked()),
+            None => config.host_path(&self.host.name).ssl_mode(TlsMode::Disable.asked()),
+        };
+        // The library makes a runtime of its own and takes for granted that the system allows it.
+        match catch_unwind(AssertUnwindSafe(|| config.connect(self.tls.clone()))) {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => {
+                let is_starting = error.code() == Some(&postgres::error::SqlState::CANNOT_CONNECT_NOW);
+                Err(Refusal { why: self.identity.refusal(&self.host, &error), is_starting })
+            }
+            Err(_) => {
+                Err("this process cannot make a connection: it is short of memory or open files".to_owned().into())
+            }
+        }
+    }
+}
+
+/// Fails if the process has no descriptors left for a connection.
+fn check_descriptors() -> std::io::Result<()> {
+    let spare: Result<Vec<File>, _> = (0..6).map(|_| File::open("/dev/null")).collect();
+    spare.map(drop)
+}
+
+/// The first row of an answer, as texts.
+pub(super) fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    })
+}
+
+fn read_server(row: &[String]) -> Option<Server> {
+    let [version, is_standby, process, started, system, timeline] = row else { return None };
+    Some(Server {
+        version: version.parse().ok()?,
+        is_standby: is_standby == "t",
+        process: process.parse().ok()?,
+        started: started.clone(),
+        history: (system.clone(), timeline.clone()),
+    })
+}
