@@ -92,6 +92,7 @@ impl<H: Host> Submitter<H> {
         if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
+        let workflow = &self.watch.recovery.current(workflow).map_err(SubmitError::Store)?;
         if self.control.is_client() {
             return self.submit_unowned(workflow, requests);
         }
@@ -140,6 +141,10 @@ impl<H: Host> Submitter<H> {
         let begins = runs.len() <= BEGIN;
         let creations = loop {
             let creations = self.path.ledger.create(&self.path, lease, &mut rows, &runs, begins, &mut ready);
+            if matches!(creations, Err(StoreError::Fenced { .. })) && self.control.stopped().is_none() {
+                // The lease was lost, not the requests.
+                return self.leave(workflow, rows);
+            }
             let creations = creations.map_err(|error| {
                 self.control.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
             })?;
@@ -198,7 +203,20 @@ impl<H: Host> Submitter<H> {
             let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
             new.with_key(request.key).with_inputs(packed(&request.inputs)).with_options(request.options)
         };
-        let mut rows: Vec<NewRun> = requests.into_iter().map(new).collect();
+        self.leave(workflow, requests.into_iter().map(new).collect())
+    }
+
+    /// Creates runs for whichever runner claims them.
+    fn leave(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        mut rows: Vec<NewRun>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
+        let now = self.control.clock.now();
+        let workflow = self.watch.recovery.current(workflow).map_err(SubmitError::Store)?;
+        for row in &mut rows {
+            (row.workflow, row.version) = (workflow.number, workflow.version);
+        }
         let creations = loop {
             let creations = self.create_unowned(&rows).map_err(SubmitError::Store)?;
             if !creations.iter().any(Creation::prevents_all) {

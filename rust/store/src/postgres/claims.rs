@@ -35,9 +35,10 @@ impl PostgresStore {
         now: LeaseTime,
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
-        self.check_history(lease)?;
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let made = &self.remembered.made;
         let claimed = self.connections.lease(|session| {
+            self.check_history(lease)?;
             let dead = self.dead(session, lease, now)?;
             if !dead.is_empty() {
                 self.fence_off(session, &dead, lease, now)?;
@@ -45,7 +46,7 @@ impl PostgresStore {
             if lease == Lease::NONE || limit == 0 || versions.is_empty() {
                 return Ok(Vec::new());
             }
-            if self.made.is_known(lease.runner, id)
+            if made.is_known(lease, id)
                 && let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])?
             {
                 let claimed: Option<Vec<Uuid>> = row.try_get(0)?;
@@ -60,11 +61,11 @@ impl PostgresStore {
             if free { self.take(session, id, lease, versions, most) } else { Ok(Vec::new()) }
         });
         if matches!(claimed, Err(StoreError::Disconnected { .. })) {
-            self.made.is_unknown(lease.runner, id);
+            made.is_unknown(lease, id);
         }
         let claimed = claimed?;
         if !claimed.is_empty() {
-            self.made.remember(lease.runner, id, &[], &[]);
+            made.remember(lease, id, &[], &[], true);
             self.find_shares()?;
         }
         Ok(claimed)
@@ -79,7 +80,7 @@ impl PostgresStore {
         most: i64,
     ) -> Result<Vec<RunId>, Failed> {
         let mut after: Vec<i64> = {
-            let positions = self.positions.lock();
+            let positions = self.remembered.positions.lock();
             versions.iter().map(|version| positions.get(version).copied().unwrap_or(i64::MIN)).collect()
         };
         loop {
@@ -90,7 +91,7 @@ impl PostgresStore {
                 return Err(StoreError::Fenced { runner: lease.runner }.into());
             }
             let mut claimed = Vec::with_capacity(rows.len());
-            let mut positions = self.positions.lock();
+            let mut positions = self.remembered.positions.lock();
             for row in &rows {
                 let Some(run) = row.try_get::<_, Option<i64>>(1)? else { continue };
                 claimed.push(RunId(row.try_get::<_, Uuid>(2)?.0));

@@ -13,13 +13,16 @@
 use std::fs::File;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
 use postgres::{Client, Config, SimpleQueryMessage};
 
 use super::error::{Failed, Identity, is_repeatable};
+use super::history::{History, INSPECT, Server};
+use super::remembered::Remembered;
 use super::session::{Session, Statements};
 use super::tls::{Tls, TlsMode};
 use super::url::{Host, Options};
@@ -36,38 +39,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const MOST_REPEATS: u32 = 20;
 
 /// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(1);
 const PROBES: u32 = 3;
-
-/// What is asked of each new session, in one round trip.
-const INSPECT: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(), \
-     pg_postmaster_start_time(), (SELECT system_identifier FROM pg_control_system()), \
-     CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
 
 /// How each session is set. Time limits of the role are not for bide's statements, which are short by themselves; and
 /// its sessions rest between two of them. Plans are those of the statements' indexes, whatever the statistics say.
 const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
-     SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
+     SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
      SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
-
-/// What a server is, and whether it is still the one that it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Server {
-    /// As `server_version_num` tells it.
-    version: u32,
-    /// It replays what another one writes.
-    is_standby: bool,
-    /// Which of its processes this session has.
-    process: i32,
-    /// When it was started.
-    started: String,
-    /// The id of its data directory and its timeline: another pair is another history of the same rows.
-    history: (String, String),
-}
 
 /// A connection, and what is known of it.
 struct Link {
@@ -76,6 +59,10 @@ struct Link {
     statements: Statements,
     /// What the server is.
     server: Server,
+    /// How often it had lost commits by then.
+    breaks: u64,
+    /// How many sessions of this process had been lost when that was looked at.
+    losses: u64,
 }
 
 /// A place for one session.
@@ -111,10 +98,12 @@ pub(super) struct Connections {
     /// The process that opened them.
     pid: u32,
     slots: Slots,
-    /// What the server was at the last connection.
-    last_seen: Mutex<Option<Server>>,
-    /// How often the server has lost commits that it had confirmed, or may have.
-    breaks: AtomicU64,
+    /// Whether the server still has what it has confirmed.
+    history: History,
+    /// How many sessions were lost.
+    losses: AtomicU64,
+    /// There is a session that listens, which is lost with its server.
+    listens: AtomicBool,
     pause: Mutex<Pause>,
 }
 
@@ -123,7 +112,7 @@ impl Connections {
     ///
     /// # Errors
     /// `Unavailable` with the reason and the remedy.
-    pub(super) fn open(options: &Options) -> Result<Self, StoreError> {
+    pub(super) fn open(options: &Options, remembered: &Arc<Remembered>) -> Result<Self, StoreError> {
         let identity = Identity::of(options);
         let unavailable = |why: String| identity.unavailable(&why);
         let connections = Self {
@@ -133,8 +122,9 @@ impl Connections {
             identity: identity.clone(),
             pid: std::process::id(),
             slots: Slots::default(),
-            last_seen: Mutex::default(),
-            breaks: AtomicU64::new(0),
+            history: History::new(options.synchronous, remembered.clone()),
+            losses: AtomicU64::new(0),
+            listens: AtomicBool::new(false),
             pause: Mutex::default(),
         };
         let begun = Instant::now();
@@ -159,7 +149,7 @@ impl Connections {
             }
             *connections.slots.lease.0.lock() = Some(lease);
         }
-        connections.keep(&writer.server);
+        connections.keep(&mut writer).map_err(|failed| identity.failed(failed))?;
         *connections.slots.writer.0.lock() = Some(writer);
         *connections.slots.reader.0.lock() = Some(reader);
         Ok(connections)
@@ -173,11 +163,25 @@ impl Connections {
         &self.options
     }
 
-    /// How often the server has lost commits that it had confirmed, or may have: it has another history, as after a
-    /// failover, or it was restarted while commits did not wait. What this process knows of the rows is then worth
-    /// nothing. Counted when a lost session is made again.
+    /// A session was lost, perhaps with its server.
+    fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The session that listens is there, or was lost.
+    pub(super) fn listens(&self, is_there: bool) {
+        self.listens.store(is_there, Ordering::SeqCst);
+        // What has happened while there was none is not known.
+        self.lost();
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// How often the server has lost commits that it had confirmed, or may have.
     pub(super) fn breaks(&self) -> u64 {
-        self.breaks.load(Ordering::SeqCst)
+        self.history.breaks()
     }
 
     /// Makes a call in the session that writes.
@@ -223,11 +227,16 @@ impl Connections {
         let mut slot = slot(&self.slots).0.lock();
         let mut repeats = 0;
         loop {
-            if slot.as_ref().is_none_or(|link| link.client.is_closed()) {
+            // What was connected before a break may lead to the server of before, which still answers.
+            if slot.as_ref().is_none_or(|link| link.client.is_closed() || link.breaks != self.breaks()) {
                 *slot = None;
                 *slot = Some(self.connect_again(is_direct)?);
             }
             let Some(link) = slot.as_mut() else { return Err(self.identity.disconnected("there is no session")) };
+            if let Err(error) = self.look_behind_pooler(link, is_direct) {
+                *slot = None;
+                return Err(error);
+            }
             let mut session = Session::new(&mut link.client, &mut link.statements, &self.options.schema);
             let failed = match act(&mut session) {
                 Ok(done) => return Ok(done),
@@ -244,10 +253,31 @@ impl Connections {
                 (failed, _) => self.identity.failed(failed),
             };
             if is_lost || matches!(error, StoreError::Disconnected { .. }) {
+                self.lost();
                 *slot = None;
             }
             return Err(error);
         }
+    }
+
+    /// A pooler keeps a session while the server behind it is replaced. What this is then is looked at once another session was
+    /// lost, as all that lead to the server itself are, and before each call while none listens.
+    fn look_behind_pooler(&self, link: &mut Link, is_direct: bool) -> Result<(), StoreError> {
+        let losses = self.losses.load(Ordering::SeqCst);
+        let is_known = link.losses == losses && self.listens.load(Ordering::SeqCst);
+        if is_direct || !self.options.is_pooled() || is_known {
+            return Ok(());
+        }
+        let answer = link.client.simple_query(INSPECT).map_err(|error| self.identity.lost(&error))?;
+        let Some(server) = row(&answer).and_then(|row| Server::read(&row)).filter(|server| !server.is_standby) else {
+            return Err(self.identity.disconnected("the pooler leads to no server that accepts writes"));
+        };
+        link.server = server;
+        link.losses = losses;
+        self.keep(link).map_err(|failed| match failed {
+            Failed::Server(error) => self.identity.lost(&error),
+            Failed::Store(error) => error,
+        })
     }
 
     fn check_process(&self) -> Result<(), StoreError> {
@@ -269,9 +299,13 @@ impl Connections {
             }
         }
         match self.connect(is_direct) {
-            Ok(session) => {
+            Ok(mut session) => {
+                session.losses = self.losses.load(Ordering::SeqCst);
+                self.keep(&mut session).map_err(|failed| match failed {
+                    Failed::Server(error) => self.identity.lost(&error),
+                    Failed::Store(error) => error,
+                })?;
                 *self.pause.lock() = Pause::default();
-                self.keep(&session.server);
                 Ok(session)
             }
             Err(refusal) => {
@@ -284,16 +318,12 @@ impl Connections {
         }
     }
 
-    /// Remembers what the server is, and counts if it has lost commits since the last time.
-    fn keep(&self, server: &Server) {
-        let mut last = self.last_seen.lock();
-        if let Some(last) = &*last {
-            let is_restarted = last.started != server.started;
-            if last.history != server.history || (is_restarted && !self.options.synchronous) {
-                self.breaks.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        *last = Some(server.clone());
+    /// Remembers what the server is, and whether it has lost commits since the last time.
+    fn keep(&self, link: &mut Link) -> Result<(), Failed> {
+        let mut session = Session::new(&mut link.client, &mut link.statements, &self.options.schema);
+        self.history.compare(&link.server, &mut session)?;
+        link.breaks = self.breaks();
+        Ok(())
     }
 
     /// Makes a session at the first of the hosts that has one to give.
@@ -380,7 +410,7 @@ impl Attempt<'_> {
         let mut client = self.client()?;
         let refused = |error: &postgres::Error| Refusal::from(self.identity.refusal(self.host, error));
         let answer = client.simple_query(INSPECT).map_err(|error| refused(&error))?;
-        let Some(server) = row(&answer).and_then(|row| read_server(&row)) else {
+        let Some(server) = row(&answer).and_then(|row| Server::read(&row)) else {
             return Err(format!("{} does not answer as a PostgreSQL server does", self.host).into());
         };
         if server.version < OLDEST {
@@ -404,7 +434,7 @@ impl Attempt<'_> {
                 client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
             }
         }
-        Ok(Link { client, server, statements: Statements::new(is_pooled) })
+        Ok(Link { client, server, statements: Statements::new(is_pooled), breaks: 0, losses: 0 })
     }
 
     /// Connects to the first address of the host that answers.
@@ -473,16 +503,5 @@ fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
             Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
         }
         _ => None,
-    })
-}
-
-fn read_server(row: &[String]) -> Option<Server> {
-    let [version, is_standby, process, started, system, timeline] = row else { return None };
-    Some(Server {
-        version: version.parse().ok()?,
-        is_standby: is_standby == "t",
-        process: process.parse().ok()?,
-        started: started.clone(),
-        history: (system.clone(), timeline.clone()),
     })
 }

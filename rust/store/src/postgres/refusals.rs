@@ -1,6 +1,7 @@
 //! Tests of servers that cannot be used, and of sessions that are lost: what the error says, on a real server.
 
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_testkit::postgres::{Schema, Server, certificate};
@@ -11,7 +12,7 @@ use super::url::Options;
 use crate::StoreError;
 
 fn open(url: &str) -> Result<Connections, StoreError> {
-    Connections::open(&Options::parse(url).unwrap())
+    Connections::open(&Options::parse(url).unwrap(), &Arc::default())
 }
 
 /// Why a store is refused.

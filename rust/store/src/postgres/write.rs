@@ -54,32 +54,37 @@ enum Outcome {
 
 impl PostgresStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
-        self.check_history(lease)?;
         if commit.is_empty() {
             // What it belongs to, such as a run's creation, is committed already.
             let mut creations = Vec::new();
             creations.resize_with(commit.requests.len(), Vec::new);
-            self.connections.writer(|session| check(session, lease))?;
+            self.connections.writer(|session| {
+                self.check_history(lease)?;
+                check(session, lease)
+            })?;
             return Ok(Written { committed: Committed::by_store(), creations });
         }
-        if let Some(creations) = self.made.outcome(lease.runner, commit.id) {
+        let made = &self.remembered.made;
+        if let Some(creations) = made.outcome(lease, commit.id) {
             return Ok(Written { committed: Committed::by_store(), creations });
         }
-        let forgotten = self.made.to_forget(lease.runner);
+        let forgotten = made.to_forget(lease);
         let mut others_wait = false;
         let creations = self.connections.writer(|session| {
+            // The session may be a new one, to a server that has lost what this builds on.
+            self.check_history(lease)?;
             self.make(session, Some(lease), commit.id, commit.requests, commit.batch, &forgotten, &mut others_wait)
         });
-        let creations = match creations {
-            Ok(creations) => creations,
+        let (creations, is_recorded) = match creations {
+            Ok(done) => done,
             Err(error) => {
                 if matches!(error, StoreError::Disconnected { .. }) {
-                    self.made.is_unknown(lease.runner, commit.id);
+                    made.is_unknown(lease, commit.id);
                 }
                 return Err(error);
             }
         };
-        self.made.remember(lease.runner, commit.id, &creations, &forgotten);
+        made.remember(lease, commit.id, &creations, &forgotten, is_recorded);
         self.log_changed_runs(commit.batch);
         if others_wait {
             self.limits_released()?;
@@ -90,7 +95,7 @@ impl PostgresStore {
     /// Creates runs that belong to nobody, and has all runners look for them.
     pub(super) fn create_free(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         let (requests, batch) = ([runs], Vec::new());
-        let creations = self
+        let (creations, _) = self
             .connections
             .writer(|session| self.make(session, None, CommitId(0), &requests, &batch, &[], &mut false))?;
         let creations = creations.into_iter().next().unwrap_or_default();
@@ -142,7 +147,8 @@ impl PostgresStore {
         Ok(Some(creations))
     }
 
-    /// Makes a commit, again as long as others create runs with its keys meanwhile.
+    /// Makes a commit, again as long as others create runs with its keys meanwhile. Returns what became of the runs, and
+    /// whether the commit was recorded: one that has nothing to write is not.
     #[expect(clippy::too_many_arguments, reason = "the parts of a commit, each used once")]
     fn make(
         &self,
@@ -153,7 +159,7 @@ impl PostgresStore {
         batch: &[Write],
         forgotten: &[i64],
         others_wait: &mut bool,
-    ) -> Result<Vec<Vec<Creation>>, Failed> {
+    ) -> Result<(Vec<Vec<Creation>>, bool), Failed> {
         let mut creator = Creator::new(self, lease, requests);
         for _ in 0..TRIES {
             let (creations, created) = creator.decide(session)?;
@@ -163,7 +169,7 @@ impl PostgresStore {
                 if let Some(lease) = lease {
                     check(session, lease)?;
                 }
-                return Ok(creations);
+                return Ok((creations, false));
             }
             if let Some(stage) = stages.first_mut() {
                 if lease.is_none() {
@@ -174,10 +180,10 @@ impl PostgresStore {
                 }
             }
             match self.execute(session, lease, id, &stages, (batch, &skipped), forgotten, others_wait)? {
-                Outcome::Made => return Ok(creations),
+                Outcome::Made => return Ok((creations, lease.is_some())),
                 Outcome::MadeBefore => {
                     creator.look_for_ids();
-                    return Ok(creator.decide(session)?.0);
+                    return Ok((creator.decide(session)?.0, lease.is_some()));
                 }
                 Outcome::Taken => creator.look_for_ids(),
             }
