@@ -25,6 +25,9 @@ const MADE: &str = "SELECT 1 FROM bide.made WHERE runner = $1::int8 AND id = $2:
 const GONE: &str =
     "SELECT id FROM unnest($1::int8[]) u(id) WHERE NOT EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.id) LIMIT 1";
 
+/// How many bytes the values of one row have at most.
+const LARGEST: usize = 900 << 20;
+
 /// How often a commit begins anew because others have created runs with its keys meanwhile.
 const TRIES: usize = 100;
 
@@ -235,6 +238,16 @@ impl PostgresStore {
         first: bool,
         forgotten: &[i64],
     ) -> Result<(), Failed> {
+        if stage.bytes() > LARGEST {
+            return Err(self
+                .unavailable(&format!(
+                    "a row would have {} MiB of values, such as all inputs of a run, more than the {} MiB that PostgreSQL \
+                     takes; store paths instead",
+                    stage.bytes() >> 20,
+                    LARGEST >> 20
+                ))
+                .into());
+        }
         let (shape, columns, runs) = stage.build();
         let fenced = lease.is_some();
         let shape = Shape { marks: first && fenced, forgets: first && !forgotten.is_empty(), fenced, ..shape };
@@ -315,10 +328,14 @@ fn stages<'a>(
     skipped: &[RunRowId],
 ) -> Vec<Stage<'a>> {
     let mut stage = Stage::default();
-    for new in created {
-        stage.create(new, lease.is_some());
-    }
     let mut stages = Vec::with_capacity(1);
+    for new in created {
+        if !stage.create(new, lease.is_some()) {
+            stages.push(std::mem::take(&mut stage));
+            // Alone it fits into any.
+            let _ = stage.create(new, lease.is_some());
+        }
+    }
     for write in batch.iter().filter(|write| skipped.binary_search(&write.run()).is_err()) {
         if !stage.add(write) {
             stages.push(std::mem::take(&mut stage));
