@@ -105,6 +105,10 @@ impl PostgresStore {
                 positions.remove(version);
             }
             let began_first = after.iter().all(|after| *after == i64::MIN);
+            if !claimed.is_empty() && !began_first {
+                // Before the position there may be runs that a dead runner had: they are looked for next.
+                self.changes.unowned();
+            }
             if !claimed.is_empty() || began_first {
                 return Ok(claimed);
             }
