@@ -41,7 +41,9 @@ stays_workflow = bide.Workflow("stays", [stays])
 
 
 @contextmanager
-def serving(store: str, count: int = RUNNERS, *prefix: str) -> Iterator[list["subprocess.Popen[str]"]]:
+def serving(
+    store: str, count: int = RUNNERS, *prefix: str, starts: Callable[["subprocess.Popen[str]"], None] | None = None
+) -> Iterator[list["subprocess.Popen[str]"]]:
     """Start processes that execute the runs of a store; killed in the end."""
     command = [*prefix, sys.executable, "-m", "benchmarks.bide_runners", "serve", "--store", store]
     processes = [
@@ -49,6 +51,8 @@ def serving(store: str, count: int = RUNNERS, *prefix: str) -> Iterator[list["su
     ]
     try:
         for process in processes:
+            if starts is not None:
+                starts(process)
             assert process.stdout is not None  # noqa: S101 - for mypy
             process.stdout.readline()
         yield processes
@@ -146,11 +150,17 @@ def row_idle(setting: measure.Setting) -> measure.Metrics:
         return {"idle": (transactions() - before - 1) / (time.monotonic() - start)}
 
 
-def take_over(store: str, end: Callable[["subprocess.Popen[str]"], None], *prefix: str) -> float:
+def take_over(
+    store: str,
+    end: Callable[["subprocess.Popen[str]"], None],
+    *prefix: str,
+    first_store: str | None = None,
+    starts: Callable[["subprocess.Popen[str]"], None] | None = None,
+) -> float:
     """Return the seconds from the end of a process to the first line of its body in another one."""
     with measure.scratch() as folder, bide.Runner(store, slots=0) as runner:
         file = str(Path(folder) / "entered")
-        with serving(store, 1, *prefix) as [first]:
+        with serving(first_store or store, 1, *prefix, starts=starts) as [first]:
             run = runner.submit(stays_workflow, {"file": file, "process": ""})
             measure.wait_until(lambda: len(list(Path(folder).iterdir())) == 1, "the body is entered")
             time.sleep(0.5)
@@ -162,6 +172,63 @@ def take_over(store: str, end: Callable[["subprocess.Popen[str]"], None], *prefi
                 runner.cancel(run, force=True)
                 first.send_signal(signal.SIGCONT)
     return seconds
+
+
+HERE, THERE = "10.213.7.1", "10.213.7.2"
+"""The two ends of a cable to what looks like another host."""
+
+
+@contextmanager
+def cable() -> Iterator[str]:
+    """Lay a cable to be plugged in elsewhere, and start a server at this end of it; yield the server's URL there."""
+    folder = Path("target/bench-host").resolve()
+
+    def call(*command: str) -> str:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    call("ip", "link", "add", "bide0", "type", "veth", "peer", "name", "bide1")
+    try:
+        call("ip", "address", "add", f"{HERE}/30", "dev", "bide0")
+        call("ip", "link", "set", "bide0", "up")
+        near = call("scripts/postgres", "start", str(folder))
+        access = folder / "data" / "pg_hba.conf"
+        if HERE not in access.read_text():
+            with access.open("a") as lines:
+                lines.write(f"host all all {HERE}/30 scram-sha-256\n")
+        call("scripts/postgres", "stop", str(folder))
+        call("scripts/postgres", "start", str(folder), f"listen_addresses = '127.0.0.1, {HERE}'")
+        try:
+            yield near
+        finally:
+            call("scripts/postgres", "stop", str(folder))
+    finally:
+        call("ip", "link", "delete", "bide0")
+
+
+PLUG_IN = f"""
+while ! ip link show bide1 >/dev/null 2>&1; do sleep 0.05; done
+ip address add {THERE}/30 dev bide1
+ip link set bide1 up
+exec "$@"
+"""
+
+
+def row_host_gone(_: measure.Setting) -> measure.Metrics:
+    """Measure how soon another process goes on after a host is gone from the network, without a word to the server."""
+    apart = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+    with cable() as near:
+        store = fresh_schema(near)
+        far = store.replace("127.0.0.1", HERE)
+        bide.Runner(store).close()
+
+        def plug(process: "subprocess.Popen[str]") -> None:
+            subprocess.run(["ip", "link", "set", "bide1", "netns", str(process.pid)], check=True)
+
+        def unplug(process: "subprocess.Popen[str]") -> None:
+            inside = ["nsenter", "--net", "--target", str(process.pid)]
+            subprocess.run([*inside, "ip", "link", "set", "bide1", "down"], check=True)
+
+        return {"host_gone": take_over(store, unplug, *apart, "sh", "-c", PLUG_IN, "sh", first_store=far, starts=plug)}
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
@@ -196,6 +263,7 @@ ROWS: dict[str, measure.Row] = {
     "held": row_held,
     "idle": row_idle,
     "take_over": row_take_over,
+    "host_gone": row_host_gone,
     "serve": serve,
 }
 

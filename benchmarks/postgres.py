@@ -54,6 +54,7 @@ GOALS = [
     ),
     Goal("take-over, same host: s", "take_over", "take_over_here", 0.2, "bide_runners", None, least=False),
     Goal("take-over, killed elsewhere: s", "take_over", "take_over_elsewhere", 1.5, "bide_runners", None, least=False),
+    Goal("take-over, host gone: s", "host_gone", "host_gone", 6, "bide_runners", None, least=False),
     Goal("take-over, hung: s", "take_over", "take_over_hung", 16, "bide_runners", None, least=False),
     Goal("claims with a held horizon, by without", "held", "held", 0.8, "bide_runners", None),
     Goal("100,000 gates, idle: transactions/s", "idle", "idle", 25, "bide_runners", None, least=False),

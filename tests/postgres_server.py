@@ -90,6 +90,18 @@ class Server:
         """Start it again, under the same URL."""
         self._control("start")
 
+    def copy(self) -> None:
+        """Copy its data while it is stopped."""
+        self._control("copy")
+
+    def restore(self) -> None:
+        """Put the copy in the place of its data while it is stopped."""
+        self._control("restore")
+
+    def promote(self) -> None:
+        """Start it, stopped, as a standby that becomes the primary of a new timeline."""
+        self._control("promote")
+
     def pooler(self, mode: str = "transaction") -> str:
         """Start a pooler before it and return the pooler's URL; skip the test if there is none."""
         return self._control("pooler", mode)

@@ -3,7 +3,7 @@
 //! All parts that commit, execute or serve an engine depend on this one. It decides nothing about runs (core does) and
 //! nothing about which body executes (the slot machine does).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub(crate) struct Control<H: Host> {
     lease: RwLock<Lease>,
     /// Until when that lasts.
     term: LeaseTerm,
+    /// How often the store had lost commits when it was given.
+    history: AtomicU64,
     /// The bodies that may have ended an earlier process; shared by all engines of this one.
     suspects: Arc<Suspects>,
     /// Why nothing is committed any more. Set once, by the thread that stops the engine.
@@ -116,6 +118,7 @@ impl<H: Host> Control<H> {
         let log = SharedLog::from(log);
         let store = Retrying::around(store, &clock, &log);
         let now = clock.lease_time();
+        let history = AtomicU64::new(store.history());
         let lease = match role {
             Role::Runner => store.enroll(now)?,
             Role::Client => Lease::NONE,
@@ -137,6 +140,7 @@ impl<H: Host> Control<H> {
             store: RwLock::new(store),
             lease: RwLock::new(lease),
             term: LeaseTerm::beginning(now),
+            history,
             suspects,
             stopped: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -292,7 +296,12 @@ impl<H: Host> Control<H> {
         if *lease != lost || self.stopped().is_some() || self.is_client() {
             return;
         }
-        self.warn("the lease was lost: another runner has claimed the runs");
+        let history = self.store().history();
+        self.warn(if self.history.swap(history, Ordering::AcqRel) == history {
+            "the lease was lost: another runner has claimed the runs"
+        } else {
+            "the lease was lost: the store has lost commits, and all runs are read again"
+        });
         self.runs.abandon_all();
         self.dispatch.lost();
         self.limits.lost();

@@ -118,6 +118,10 @@ impl Store for Retrying {
         true
     }
 
+    fn history(&self) -> u64 {
+        self.inner.history()
+    }
+
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         // One that was enrolled by a lost call has no runs, and its lease runs out.
         self.call(|store| store.enroll(now))

@@ -209,6 +209,13 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         None
     }
 
+    /// How often it has lost commits that it had confirmed, or may have, as by a fail-over to a standby that lagged behind.
+    /// Nothing that was read before counts then: every lease of this process is lost, and numbers of rows, messages and
+    /// versions may come again. What can be lost with the process alone is never lost so.
+    fn history(&self) -> u64 {
+        0
+    }
+
     /// Registers a runner and gives it a lease.
     ///
     /// # Errors

@@ -78,7 +78,8 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 /// Between clients and the server: can lose answers.
 struct Proxy {
     port: u16,
-    /// The next answer of the server does not arrive, and ends its connection.
+    /// The next answer of the server does not arrive, and ends its connection. Not one to what threads of the store do by
+    /// themselves: to listen, and to notify.
     loses: Arc<AtomicBool>,
 }
 
@@ -93,9 +94,21 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 let server = TcpStream::connect(&target).unwrap();
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-                std::thread::spawn(move || pass(&from, &to, &AtomicBool::new(false)));
-                let loses = of_thread.clone();
-                std::thread::spawn(move || pass(&server, &client, &loses));
+                let stays = Arc::new(AtomicBool::new(false));
+                let (loses, staying) = (of_thread.clone(), stays.clone());
+                let mut listens = false;
+                std::thread::spawn(move || {
+                    pass(&from, &to, |sent| {
+                        let has = |text: &[u8]| sent.windows(text.len()).any(|part| part == text);
+                        listens |= has(b"LISTEN ");
+                        // The name of the channel.
+                        stays.store(listens || has(b"bide_t"), Ordering::SeqCst);
+                        false
+                    });
+                });
+                std::thread::spawn(move || {
+                    pass(&server, &client, |_| !staying.load(Ordering::SeqCst) && loses.swap(false, Ordering::SeqCst));
+                });
             }
         });
         Self { port, loses }
@@ -109,10 +122,10 @@ impl Proxy {
     }
 }
 
-fn pass(mut from: &TcpStream, mut to: &TcpStream, loses: &AtomicBool) {
+fn pass(mut from: &TcpStream, mut to: &TcpStream, mut loses: impl FnMut(&[u8]) -> bool) {
     let mut buffer = [0; 65536];
     while let Ok(length) = from.read(&mut buffer) {
-        if length == 0 || loses.swap(false, Ordering::SeqCst) || to.write_all(&buffer[..length]).is_err() {
+        if length == 0 || loses(&buffer[..length]) || to.write_all(&buffer[..length]).is_err() {
             break;
         }
     }
@@ -174,7 +187,8 @@ fn whoever_fences_a_runner_waits_for_the_commit_that_is_under_way() {
     quick.store.renew(quick.lease, START.after(LEASE / 2).into()).unwrap();
     // As a commit of the slow one that is not finished.
     let mut commit = schema.client();
-    let fence = format!("BEGIN; SELECT 1 FROM runner WHERE id = {} AND epoch = 1 FOR KEY SHARE", slow.lease.runner);
+    let Lease { runner, epoch } = slow.lease;
+    let fence = format!("BEGIN; SELECT 1 FROM runner WHERE id = {runner} AND epoch = {epoch} FOR KEY SHARE");
     commit.batch_execute(&fence).unwrap();
     std::thread::scope(|scope| {
         let claim = scope.spawn(|| quick.claim(later));

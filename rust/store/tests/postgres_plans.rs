@@ -11,7 +11,23 @@ use bide_testkit::conformance::*;
 use bide_testkit::postgres::Schema;
 
 /// The tables that grow with what was executed.
-const GROWING: &[&str] = &["run", "task", "journal", "message", "answer", "event", "progress", "run_tag", "made"];
+const GROWING: &[&str] = &[
+    "run",
+    "task",
+    "journal",
+    "message",
+    "answer",
+    "event",
+    "progress",
+    "run_tag",
+    "made",
+    "change",
+    "limit_key",
+    "limit_share",
+    "limit_start",
+    "limit_line",
+    "watch_key",
+];
 
 /// Indexes that are as small as what is under way, or that a listing walks from its end to its limit.
 const SMALL: &[&str] = &["run_free", "run_owned", "run_open", "run_failed", "journal_open", "task_marked"];
@@ -20,6 +36,12 @@ const SMALL: &[&str] = &["run_free", "run_owned", "run_open", "run_failed", "jou
 const MAY_WALK: &[(&str, &str)] = &[
     ("SELECT seq, run, pg_current_snapshot()", "the first look of a runner at the messages that there are"),
     ("WITH l AS MATERIALIZED (SELECT r.* FROM", "listings go from the newest run to their limit"),
+    ("SELECT 1 FROM bide.limit_key LIMIT 1", "whether there are limits: the first row says it"),
+    ("SELECT 1 FROM bide.limit_share LIMIT 1", "whether there are shares: the first row says it"),
+    (
+        "SELECT id FROM bide.limit_key k WHERE NOT EXISTS",
+        "a purge deletes the values of keys that were not used since the last",
+    ),
 ];
 
 const CHECKS: &[fn(&dyn Store)] = &[
@@ -52,6 +74,33 @@ const CHECKS: &[fn(&dyn Store)] = &[
     open_waits_are_listed_oldest_first_and_in_pages,
     what_has_not_ended_is_read_without_the_rest,
     the_control_requests_of_a_run_are_listed,
+    a_limit_is_defined_once_and_its_newest_definition_counts,
+    a_share_is_released_by_the_commit_that_ends_its_attempt,
+    behind_one_that_starts_and_is_held_so_are_others_but_none_that_has_a_share,
+    a_batch_that_fails_releases_no_share,
+    a_body_that_waits_does_not_execute_and_takes_that_again,
+    each_value_of_a_key_has_shares_of_its_own,
+    starts_count_for_the_span_of_their_rate,
+    what_is_not_used_of_a_limit_is_forgotten,
+    a_runner_that_is_gone_executes_nothing_and_what_waits_keeps_its_share,
+    another_runner_that_waits_gets_its_turn_and_is_told,
+    a_share_moves_with_its_task_to_another_version,
+    a_schedule_reads_back_until_it_is_removed,
+    of_two_changes_of_a_schedule_the_first_stands_with_its_runs,
+    a_tick_whose_key_names_a_run_starts_no_other,
+    a_row_number_in_use_changes_no_schedule,
+    a_purge_leaves_schedules,
+    a_watch_reads_back_until_it_is_removed,
+    each_key_of_a_watch_starts_one_run,
+    of_two_changes_of_a_watch_the_first_stands_with_its_runs,
+    an_item_whose_key_names_a_run_starts_no_other,
+    a_row_number_in_use_changes_no_watch,
+    an_item_of_a_watch_ends_waits_for_changes_and_a_purge_leaves_its_key,
+    a_child_and_the_record_of_its_start_are_one_commit,
+    a_child_goes_with_its_parent_and_not_before,
+    what_a_run_has_of_tasks_that_are_gone_is_deleted,
+    a_run_moves_to_another_workflow_unless_its_key_is_taken_there,
+    the_first_answer_to_a_callback_stands,
 ];
 
 /// The table that a line of a plan reads, and the index.

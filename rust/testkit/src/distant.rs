@@ -138,6 +138,10 @@ impl Store for DistantStore {
         true
     }
 
+    fn history(&self) -> u64 {
+        self.inner.history()
+    }
+
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
         self.call(|store| store.enroll(now))
     }

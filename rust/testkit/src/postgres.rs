@@ -130,6 +130,11 @@ impl Server {
         control("stop", &[self.folder.as_os_str(), "fast".as_ref()]);
     }
 
+    /// Stops it, and leaves a pooler before it alone.
+    pub fn stop_behind(&self) {
+        control("stop", &[self.folder.as_os_str(), "behind".as_ref()]);
+    }
+
     /// Stops it as by a crash: it recovers when it is started again.
     pub fn kill(&self) {
         control("stop", &[self.folder.as_os_str(), "immediate".as_ref()]);
@@ -141,6 +146,35 @@ impl Server {
     /// If it does not start.
     pub fn start_again(&self) {
         let output = control("start", &[self.folder.as_os_str()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Copies its data. It must be stopped.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn copy(&self) {
+        self.must("copy");
+    }
+
+    /// Puts the copy in the place of its data. It must be stopped.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn restore(&self) {
+        self.must("restore");
+    }
+
+    /// Starts it as a standby, which then becomes the primary of a new timeline. It must be stopped.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn promote(&self) {
+        self.must("promote");
+    }
+
+    fn must(&self, action: &str) {
+        let output = control(action, &[self.folder.as_os_str()]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 

@@ -54,6 +54,8 @@ pub(super) struct LocalState {
     pub(super) logged: Option<Arc<str>>,
     /// What the source was called with that answers later.
     pub(super) asked: Option<(i64, Watch)>,
+    /// How often the store had lost commits when that was read.
+    pub(super) history: u64,
     /// Since when it has been called, by the steady clock.
     pub(super) calling: Option<Duration>,
     /// That call was reported.
@@ -74,6 +76,7 @@ impl LocalState {
             failures: 0,
             logged: None,
             asked: None,
+            history: 0,
             calling: None,
             is_reported: false,
             next: None,

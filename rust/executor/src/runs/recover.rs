@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit, Misfit};
@@ -58,12 +58,18 @@ pub(crate) struct Recovery<H: Host> {
     children: Arc<Children<H>>,
     /// What may be recovered.
     workflows: RwLock<RegisteredWorkflows<H>>,
+    /// How often the store had lost commits when they were registered.
+    history: AtomicU64,
+    /// Held by the thread that registers them again.
+    registering: Mutex<()>,
 }
 
 impl<H: Host> Recovery<H> {
     pub(crate) fn new(control: &Arc<Control<H>>, path: &Arc<CommitPath<H>>, children: &Arc<Children<H>>) -> Arc<Self> {
         let (control, path, children) = (Arc::clone(control), Arc::clone(path), Arc::clone(children));
-        Arc::new(Self { control, path, children, workflows: RwLock::default() })
+        let history = AtomicU64::new(control.store().history());
+        let (workflows, registering) = (RwLock::default(), Mutex::default());
+        Arc::new(Self { control, path, children, workflows, history, registering })
     }
 
     /// The workflow registered under this name.
@@ -84,6 +90,60 @@ impl<H: Host> Recovery<H> {
         if let Some(workflow) = known.filter(|workflow| Arc::ptr_eq(&workflow.graph, &graph)) {
             return Ok(workflow);
         }
+        let workflow = Arc::new(self.record(graph, bodies)?);
+        let before = self.workflows.write().insert(Arc::clone(&workflow));
+        if !self.control.is_client()
+            && let Err(error) = self.recover_registered(&workflow)
+        {
+            // As if it had not been registered: the next try recovers what is there.
+            let mut workflows = self.workflows.write();
+            match before {
+                Some(before) => drop(workflows.insert(before)),
+                None => workflows.remove(workflow.graph.workflow()),
+            }
+            return Err(error);
+        }
+        Ok(workflow)
+    }
+
+    /// Registers all workflows once more if the store has lost rows meanwhile: they may have other numbers from then on.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn keep_registered(&self) -> Result<(), StoreError> {
+        if self.history.load(Ordering::Acquire) == self.control.store().history() {
+            return Ok(());
+        }
+        let _registering = self.registering.lock();
+        let history = self.control.store().history();
+        if self.history.load(Ordering::Acquire) == history {
+            return Ok(());
+        }
+        let known = self.workflows.read().all();
+        for workflow in known {
+            let again = self.record(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))?;
+            self.workflows.write().replace(&workflow, again);
+        }
+        self.history.store(history, Ordering::Release);
+        Ok(())
+    }
+
+    /// The workflow with the numbers that it has now.
+    ///
+    /// # Errors
+    /// From the store.
+    pub(crate) fn current(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
+        self.keep_registered()?;
+        let known = self.workflow(workflow.graph.workflow());
+        let known = known.filter(|known| Arc::ptr_eq(&known.graph, &workflow.graph));
+        Ok(known.unwrap_or_else(|| Arc::clone(workflow)))
+    }
+
+    /// Has the store record a workflow.
+    fn record(&self, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<RegisteredWorkflow<H>, StoreError> {
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
         if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
@@ -102,7 +162,7 @@ impl<H: Host> Recovery<H> {
             self.define_limits(&bodies)?;
         }
         let late_handles = bodies.iter().map(|_| AtomicBool::default()).collect();
-        let workflow = Arc::new(RegisteredWorkflow {
+        Ok(RegisteredWorkflow {
             bodies,
             number: stored.number,
             version: stored.version,
@@ -111,20 +171,7 @@ impl<H: Host> Recovery<H> {
             fits: Mutex::default(),
             late_handles,
             graph,
-        });
-        let before = self.workflows.write().insert(Arc::clone(&workflow));
-        if !self.control.is_client()
-            && let Err(error) = self.recover_registered(&workflow)
-        {
-            // As if it had not been registered: the next try recovers what is there.
-            let mut workflows = self.workflows.write();
-            match before {
-                Some(before) => drop(workflows.insert(before)),
-                None => workflows.remove(workflow.graph.workflow()),
-            }
-            return Err(error);
-        }
-        Ok(workflow)
+        })
     }
 
     /// Records the limits of a workflow's tasks.

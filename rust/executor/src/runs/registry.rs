@@ -36,6 +36,22 @@ impl<H: Host> RegisteredWorkflows<H> {
         self.by_name.insert(name, workflow)
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<RegisteredWorkflow<H>>> {
+        self.by_name.values().cloned().collect()
+    }
+
+    /// Another one of the same graph takes the place of one that is registered still.
+    pub(crate) fn replace(&mut self, old: &Arc<RegisteredWorkflow<H>>, new: RegisteredWorkflow<H>) {
+        let name = old.graph.workflow();
+        if self.get(name).is_some_and(|known| Arc::ptr_eq(known, old)) {
+            if self.names.get(&old.number).is_some_and(|of_number| of_number == name) {
+                self.names.remove(&old.number);
+            }
+            self.insert(Arc::new(new));
+        }
+    }
+
     pub(crate) fn remove(&mut self, name: &str) {
         self.by_name.remove(name);
     }

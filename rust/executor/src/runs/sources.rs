@@ -177,6 +177,7 @@ impl<H: Host> Watcher<H> {
             return Ok(Begun::Over);
         }
         loop {
+            let history = self.control.store().history();
             let stored = self.control.store().watch(&local.name)?;
             let Some((revision, watch)) = stored.map(current).transpose()?.flatten() else { return Ok(Begun::Over) };
             if *watch.workflow != **local.workflow.graph.workflow() {
@@ -195,7 +196,9 @@ impl<H: Host> Watcher<H> {
             match watch.runner {
                 Some(runner) if runner == me => {
                     let cursor = watch.cursor.clone();
-                    local.state.lock().asked = Some((revision, watch));
+                    let mut state = local.state.lock();
+                    (state.asked, state.history) = (Some((revision, watch)), history);
+                    drop(state);
                     return Ok(Begun::Call(source, cursor));
                 }
                 Some(other) if self.is_alive(other)? => return Ok(Begun::Wait(every.min(LOOK))),
@@ -246,7 +249,11 @@ impl<H: Host> Watcher<H> {
             let mut state = local.state.lock();
             state.calling = None;
             state.is_reported = false;
-            let asked = state.asked.take().filter(|_| !state.is_over);
+            let mut asked = state.asked.take().filter(|_| !state.is_over);
+            if state.history != self.control.store().history() {
+                // A store that has lost commits may give a revision to something else: this is that of nothing.
+                asked.iter_mut().for_each(|(revision, _)| *revision = i64::MIN);
+            }
             (asked, Arc::clone(&state.source.1), state.every, state.generation)
         };
         let (revision, watch) = asked?;
@@ -318,7 +325,9 @@ impl<H: Host> Watcher<H> {
     ) -> Result<(), StoreError> {
         let before = watch.cursor.clone();
         let mut items = match answer {
-            SourceAnswer::Items(items, _) => items.iter().map(|item| self.item(local, item)).collect(),
+            SourceAnswer::Items(items, _) => {
+                items.iter().map(|item| self.item(local, item)).collect::<Result<_, _>>()?
+            }
             _ => Vec::new(),
         };
         loop {
@@ -356,13 +365,13 @@ impl<H: Host> Watcher<H> {
         }
     }
 
-    fn item(&self, local: &LocalWatch<H>, (key, inputs): &(Arc<str>, Arc<[u8]>)) -> WatchItem {
-        let (now, workflow) = (self.control.clock.now(), &local.workflow);
+    fn item(&self, local: &LocalWatch<H>, (key, inputs): &(Arc<str>, Arc<[u8]>)) -> Result<WatchItem, StoreError> {
+        let (now, workflow) = (self.control.clock.now(), self.recovery.current(&local.workflow)?);
         let deadline = workflow.graph.timeout().map(|span| now.after(span));
         let options = deadline.map(|_| Box::new(RunOptions { deadline, ..RunOptions::default() }));
         let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
         let run = new.with_key(Some(run_key(&local.name, key))).with_inputs(Arc::clone(inputs)).with_options(options);
-        WatchItem { key: Arc::clone(key), run }
+        Ok(WatchItem { key: Arc::clone(key), run })
     }
 
     /// Reports the sources that have not returned for a long time, each once.

@@ -93,6 +93,7 @@ impl<H: Host> Submitter<H> {
         if self.control.is_closing() {
             return Err(SubmitError::Stopped(Settlement::Closed));
         }
+        let workflow = &self.watch.recovery.current(workflow).map_err(SubmitError::Store)?;
         if self.control.is_client() {
             return self.submit_unowned(workflow, requests);
         }
@@ -142,6 +143,10 @@ impl<H: Host> Submitter<H> {
         let begins = runs.len() <= BEGIN;
         let creations = loop {
             let creations = self.path.ledger.create(&self.path, lease, &mut rows, &runs, begins, &mut ready);
+            if matches!(creations, Err(StoreError::Fenced { .. })) && self.control.stopped().is_none() {
+                // The lease was lost, not the requests.
+                return self.leave(workflow, rows.into_iter().map(|row| (row, None)).collect());
+            }
             let creations = creations.map_err(|error| {
                 self.control.stopped().cloned().map_or(SubmitError::Store(error), SubmitError::Stopped)
             })?;
@@ -199,10 +204,24 @@ impl<H: Host> Submitter<H> {
             let request = request.with_deadline(&workflow.graph, now);
             let new = NewRun::new(self.ids.next(now), workflow.number, workflow.version, now);
             let new = new.with_key(request.key).with_inputs(packed(&request.inputs)).with_options(request.options);
-            (new, request.local)
+            (new, Some(request.local))
         };
-        let (mut rows, locals): (Vec<NewRun>, Vec<H::Local>) = requests.into_iter().map(new).unzip();
+        self.leave(workflow, requests.into_iter().map(new).collect())
+    }
+
+    /// Creates runs for whichever runner claims them; each with what the host keeps with it, if that is known.
+    fn leave(
+        &self,
+        workflow: &Arc<RegisteredWorkflow<H>>,
+        runs: Vec<(NewRun, Option<H::Local>)>,
+    ) -> Result<Vec<Handle<H>>, SubmitError> {
+        let now = self.control.clock.now();
+        let workflow = self.watch.recovery.current(workflow).map_err(SubmitError::Store)?;
+        let (mut rows, locals): (Vec<NewRun>, Vec<Option<H::Local>>) = runs.into_iter().unzip();
         self.check(&rows)?;
+        for row in &mut rows {
+            (row.workflow, row.version) = (workflow.number, workflow.version);
+        }
         let mut runs = self.watch.upcoming(rows.iter().map(|row| row.id).zip(locals));
         let creations = loop {
             let creations = self.create_unowned(&rows).map_err(SubmitError::Store)?;

@@ -140,8 +140,8 @@ impl<H: Host> Watch<H> {
 
     /// Where to wait for runs that are about to be created without an owner: before that, so that their ends are not
     /// missed.
-    pub(crate) fn upcoming(&self, runs: impl Iterator<Item = (RunId, H::Local)>) -> Vec<Arc<WatchedRun<H>>> {
-        runs.map(|(id, local)| self.control.runs.watch_upcoming(id, Some(local))).collect()
+    pub(crate) fn upcoming(&self, runs: impl Iterator<Item = (RunId, Option<H::Local>)>) -> Vec<Arc<WatchedRun<H>>> {
+        runs.map(|(id, local)| self.control.runs.watch_upcoming(id, local)).collect()
     }
 
     /// The same for one that is to be created with another id.

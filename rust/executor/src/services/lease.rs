@@ -57,6 +57,8 @@ pub(crate) struct LeaseState {
     seen: Seen,
     /// The number of the last message that was handed out.
     mail: i64,
+    /// How often the store had lost commits when this was learned.
+    history: u64,
     /// When the runs are reported that this runner cannot continue; none once that is done.
     report: Option<Duration>,
 }
@@ -64,7 +66,7 @@ pub(crate) struct LeaseState {
 impl LeaseState {
     /// The lease was taken at this time of the machine.
     pub(crate) fn since(renewed: Duration) -> Self {
-        Self { renewed, looked: None, seen: Seen::default(), mail: 0, report: Some(renewed + STRANDED) }
+        Self { renewed, looked: None, seen: Seen::default(), mail: 0, history: 0, report: Some(renewed + STRANDED) }
     }
 }
 
@@ -165,7 +167,25 @@ impl<H: Host> LeaseService<H> {
         if self.control.renew()? { Ok(()) } else { self.recovery.recover() }
     }
 
+    /// The store has lost commits that it had confirmed: what was read of it before says nothing any more.
+    fn begin_anew(&self, state: &mut LeaseState) -> Result<(), StoreError> {
+        let history = self.control.store().history();
+        if history != state.history {
+            // First of all: runs are claimed by the numbers of their workflows.
+            self.recovery.keep_registered()?;
+            self.schedules.begin_anew();
+            self.recovery.recover()?;
+            state.mail = 0;
+            state.history = history;
+        }
+        Ok(())
+    }
+
     fn handle(&self, changes: &Changes, renewed: bool, state: &mut LeaseState) -> Result<(), StoreError> {
+        let history = state.history;
+        self.begin_anew(state)?;
+        let all = Changes { seen: changes.seen, unowned: true, mail: true, limits: true, runs: ChangedRuns::Any };
+        let changes = if state.history == history { changes } else { &all };
         if changes.unowned {
             self.recovery.recover()?;
         } else if self.control.sharing.has_left() {

@@ -61,6 +61,8 @@ struct Told {
     rows: Vec<StoredSchedule>,
     /// The last revision that the lease thread has read.
     read: i64,
+    /// What is known of the store's schedules says nothing any more.
+    anew: bool,
     /// Something may be due.
     look: bool,
     /// A workflow was registered.
@@ -185,6 +187,14 @@ impl<H: Host> SchedulesService<H> {
         Ok(())
     }
 
+    /// The store has lost commits that it had confirmed, and may give the same revisions once more.
+    pub(crate) fn begin_anew(&self) {
+        self.tell(|told| {
+            told.rows.clear();
+            (told.read, told.anew) = (0, true);
+        });
+    }
+
     /// Tells the thread which schedules have changed since it was told last.
     ///
     /// # Errors
@@ -215,11 +225,15 @@ impl<H: Host> SchedulesService<H> {
 
     /// One turn of the thread: takes in what it was told, and starts the runs of what is due.
     pub(crate) fn turn(&self, agenda: &mut Agenda) {
-        let (rows, ended, registered) = {
+        let (rows, ended, registered, anew) = {
             let told = &mut *self.told.lock();
             told.look = false;
-            (std::mem::take(&mut told.rows), std::mem::take(&mut told.ended), std::mem::take(&mut told.registered))
+            let (rows, ended) = (std::mem::take(&mut told.rows), std::mem::take(&mut told.ended));
+            (rows, ended, std::mem::take(&mut told.registered), std::mem::take(&mut told.anew))
         };
+        if anew {
+            *agenda = Agenda { alarm: agenda.alarm.take(), ..Agenda::default() };
+        }
         if self.control.stopped().is_some() || self.control.is_closing() {
             return;
         }
@@ -404,7 +418,7 @@ impl<H: Host> SchedulesService<H> {
 
 impl Told {
     fn has_work(&self) -> bool {
-        self.look || self.ended || self.registered || !self.rows.is_empty()
+        self.look || self.ended || self.registered || self.anew || !self.rows.is_empty()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use postgres::{Client, Config, SimpleQueryMessage};
 
 use super::error::Identity;
+use super::history::{INSPECT, Server};
 use super::session::Statements;
 use super::tls::{Tls, TlsMode};
 use super::url::{Host, Options};
@@ -16,38 +17,18 @@ use super::url::{Host, Options};
 const OLDEST: u32 = 140_000;
 
 /// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(1);
 const PROBES: u32 = 3;
-
-/// What is asked of each new session, in one round trip.
-const INSPECT: &str = "SELECT current_setting('server_version_num'), pg_is_in_recovery(), pg_backend_pid(), \
-     pg_postmaster_start_time(), (SELECT system_identifier FROM pg_control_system()), \
-     CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END";
 
 /// How each session is set. Time limits of the role are not for bide's statements, which are short by themselves; and
 /// its sessions rest between two of them. Plans are those of the statements' indexes, whatever the statistics say.
 const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
-     SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
+     SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
      SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
-
-/// What a server is, and whether it is still the one that it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    /// As `server_version_num` tells it.
-    pub(super) version: u32,
-    /// It replays what another one writes.
-    pub(super) is_standby: bool,
-    /// Which of its processes this session has.
-    pub(super) process: i32,
-    /// When it was started.
-    pub(super) started: String,
-    /// The id of its data directory and its timeline: another pair is another history of the same rows.
-    pub(super) history: (String, String),
-}
 
 /// A connection, and what is known of it.
 pub(super) struct Link {
@@ -56,6 +37,10 @@ pub(super) struct Link {
     pub(super) statements: Statements,
     /// What the server is.
     pub(super) server: Server,
+    /// How often it had lost commits by then.
+    pub(super) breaks: u64,
+    /// How many sessions of this process had been lost when that was looked at.
+    pub(super) losses: u64,
 }
 
 /// Why no session could be made.
@@ -86,7 +71,7 @@ impl Attempt {
         let mut client = self.client()?;
         let refused = |error: &postgres::Error| Refusal::from(self.identity.refusal(&self.host, error));
         let answer = client.simple_query(INSPECT).map_err(|error| refused(&error))?;
-        let Some(server) = row(&answer).and_then(|row| read_server(&row)) else {
+        let Some(server) = row(&answer).and_then(|row| Server::read(&row)) else {
             return Err(format!("{} does not answer as a PostgreSQL server does", self.host).into());
         };
         if server.version < OLDEST {
@@ -110,7 +95,7 @@ impl Attempt {
                 client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
             }
         }
-        Ok(Link { client, server, statements: Statements::new(is_pooled) })
+        Ok(Link { client, server, statements: Statements::new(is_pooled), breaks: 0, losses: 0 })
     }
 
     /// Connects to the first address of the host that answers.
@@ -179,16 +164,5 @@ pub(super) fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
             Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
         }
         _ => None,
-    })
-}
-
-fn read_server(row: &[String]) -> Option<Server> {
-    let [version, is_standby, process, started, system, timeline] = row else { return None };
-    Some(Server {
-        version: version.parse().ok()?,
-        is_standby: is_standby == "t",
-        process: process.parse().ok()?,
-        started: started.clone(),
-        history: (system.clone(), timeline.clone()),
     })
 }

@@ -48,9 +48,10 @@ impl PostgresStore {
         now: LeaseTime,
         limit: usize,
     ) -> Result<Claimed, StoreError> {
-        self.check_history(lease)?;
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        let made = &self.remembered.made;
         let claimed = self.connections.lease(|session| {
+            self.check_history(lease)?;
             let dead = self.dead(session, lease, now)?;
             if !dead.is_empty() {
                 self.fence_off(session, &dead, lease, now)?;
@@ -58,7 +59,7 @@ impl PostgresStore {
             if lease == Lease::NONE || limit == 0 || versions.is_empty() {
                 return Ok(Claimed::default());
             }
-            if self.made.is_known(lease.runner, id)
+            if made.is_known(lease, id)
                 && let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])?
             {
                 let claimed: Option<Vec<Uuid>> = row.try_get(0)?;
@@ -70,7 +71,7 @@ impl PostgresStore {
             let versions = versions.to_vec();
             // Nearly always there is nothing, which a look finds without writing anything; unless the last claim has left some.
             let has_left = {
-                let positions = self.positions.lock();
+                let positions = self.remembered.positions.lock();
                 versions.iter().any(|version| positions.contains_key(version))
             };
             let free = has_left
@@ -81,11 +82,11 @@ impl PostgresStore {
             if free { self.take(session, id, lease, versions, most) } else { Ok(Claimed::default()) }
         });
         if matches!(claimed, Err(StoreError::Disconnected { .. })) {
-            self.made.is_unknown(lease.runner, id);
+            made.is_unknown(lease, id);
         }
         let claimed = claimed?;
         if !claimed.runs.is_empty() {
-            self.made.remember(lease.runner, id, &[], &[]);
+            made.remember(lease, id, &[], &[], true);
         }
         Ok(claimed)
     }
@@ -99,7 +100,7 @@ impl PostgresStore {
         most: i64,
     ) -> Result<Claimed, Failed> {
         let mut after: Vec<i64> = {
-            let positions = self.positions.lock();
+            let positions = self.remembered.positions.lock();
             versions.iter().map(|version| positions.get(version).copied().unwrap_or(i64::MIN)).collect()
         };
         loop {
@@ -111,7 +112,7 @@ impl PostgresStore {
             }
             let (mut claimed, mut new) = (Vec::with_capacity(rows.len()), Vec::new());
             {
-                let mut positions = self.positions.lock();
+                let mut positions = self.remembered.positions.lock();
                 for row in &rows {
                     let Some(run) = row.try_get::<_, Option<i64>>(2)? else { continue };
                     claimed.push(RunId(row.try_get::<_, Uuid>(3)?.0));
@@ -125,7 +126,7 @@ impl PostgresStore {
                 }
             }
             let claimed = Claimed { runs: claimed, new: self.new_runs(session, lease, &new) };
-            let mut positions = self.positions.lock();
+            let mut positions = self.remembered.positions.lock();
             if i64::try_from(claimed.runs.len()).is_ok_and(|count| count >= most) {
                 return Ok(claimed);
             }
@@ -134,6 +135,10 @@ impl PostgresStore {
                 positions.remove(version);
             }
             let began_first = after.iter().all(|after| *after == i64::MIN);
+            if !claimed.runs.is_empty() && !began_first {
+                // Before the position there may be runs that a dead runner had: they are looked for next.
+                self.changes.unowned();
+            }
             if !claimed.runs.is_empty() || began_first {
                 return Ok(claimed);
             }

@@ -10,15 +10,18 @@
 //! A call whose session is lost fails as [`StoreError::Disconnected`], and the next call makes a new one. What is tried
 //! too soon after a failure fails like that without a try.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use bide_sync::Mutex;
 use postgres::Client;
 
-use super::attempt::{Attempt, Link, Refusal, Server, row};
+use super::attempt::{Attempt, Link, Refusal, row};
 use super::error::{Failed, Identity, is_repeatable};
+use super::history::{History, INSPECT, Server};
+use super::remembered::Remembered;
 use super::session::Session;
 use super::tls::Tls;
 use super::url::{Host, Options};
@@ -77,10 +80,12 @@ pub(super) struct Connections {
     /// The process that opened them.
     pid: u32,
     slots: Slots,
-    /// What the server was at the last connection.
-    last_seen: Mutex<Option<Server>>,
-    /// How often the server has lost commits that it had confirmed, or may have.
-    breaks: AtomicU64,
+    /// Whether the server still has what it has confirmed.
+    history: History,
+    /// How many sessions were lost.
+    losses: AtomicU64,
+    /// There is a session that listens, which is lost with its server.
+    listens: AtomicBool,
     pause: Mutex<Pause>,
 }
 
@@ -89,7 +94,7 @@ impl Connections {
     ///
     /// # Errors
     /// `Unavailable` with the reason and the remedy.
-    pub(super) fn open(options: &Options) -> Result<Self, StoreError> {
+    pub(super) fn open(options: &Options, remembered: &Arc<Remembered>) -> Result<Self, StoreError> {
         let identity = Identity::of(options);
         let unavailable = |why: String| identity.unavailable(&why);
         let connections = Self {
@@ -99,8 +104,9 @@ impl Connections {
             identity: identity.clone(),
             pid: std::process::id(),
             slots: Slots::default(),
-            last_seen: Mutex::default(),
-            breaks: AtomicU64::new(0),
+            history: History::new(options.synchronous, remembered.clone()),
+            losses: AtomicU64::new(0),
+            listens: AtomicBool::new(false),
             pause: Mutex::default(),
         };
         let begun = Instant::now();
@@ -126,7 +132,7 @@ impl Connections {
             }
             *connections.slots.lease.0.lock() = Some(lease);
         }
-        connections.keep(&writer.server);
+        connections.keep(&mut writer).map_err(|failed| identity.failed(failed))?;
         *connections.slots.writer.0.lock() = Some(writer);
         *connections.slots.reader.0.lock() = Some(reader);
         Ok(connections)
@@ -140,11 +146,25 @@ impl Connections {
         &self.options
     }
 
-    /// How often the server has lost commits that it had confirmed, or may have: it has another history, as after a
-    /// failover, or it was restarted while commits did not wait. What this process knows of the rows is then worth
-    /// nothing. Counted when a lost session is made again.
+    /// A session was lost, perhaps with its server.
+    fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The session that listens is there, or was lost.
+    pub(super) fn listens(&self, is_there: bool) {
+        self.listens.store(is_there, Ordering::SeqCst);
+        // What has happened while there was none is not known.
+        self.lost();
+    }
+
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// How often the server has lost commits that it had confirmed, or may have.
     pub(super) fn breaks(&self) -> u64 {
-        self.breaks.load(Ordering::SeqCst)
+        self.history.breaks()
     }
 
     /// Makes a call in the session that writes.
@@ -190,11 +210,16 @@ impl Connections {
         let mut slot = slot(&self.slots).0.lock();
         let mut repeats = 0;
         loop {
-            if slot.as_ref().is_none_or(|link| link.client.is_closed()) {
+            // What was connected before a break may lead to the server of before, which still answers.
+            if slot.as_ref().is_none_or(|link| link.client.is_closed() || link.breaks != self.breaks()) {
                 *slot = None;
                 *slot = Some(self.connect_again(is_direct)?);
             }
             let Some(link) = slot.as_mut() else { return Err(self.identity.disconnected("there is no session")) };
+            if let Err(error) = self.look_behind_pooler(link, is_direct) {
+                *slot = None;
+                return Err(error);
+            }
             let mut session = Session::new(&mut link.client, &mut link.statements, &self.options.schema);
             let failed = match act(&mut session) {
                 Ok(done) => return Ok(done),
@@ -211,10 +236,31 @@ impl Connections {
                 (failed, _) => self.identity.failed(failed),
             };
             if is_lost || matches!(error, StoreError::Disconnected { .. }) {
+                self.lost();
                 *slot = None;
             }
             return Err(error);
         }
+    }
+
+    /// A pooler keeps a session while the server behind it is replaced. What this is then is looked at once another session was
+    /// lost, as all that lead to the server itself are, and before each call while none listens.
+    fn look_behind_pooler(&self, link: &mut Link, is_direct: bool) -> Result<(), StoreError> {
+        let losses = self.losses.load(Ordering::SeqCst);
+        let is_known = link.losses == losses && self.listens.load(Ordering::SeqCst);
+        if is_direct || !self.options.is_pooled() || is_known {
+            return Ok(());
+        }
+        let answer = link.client.simple_query(INSPECT).map_err(|error| self.identity.lost(&error))?;
+        let Some(server) = row(&answer).and_then(|row| Server::read(&row)).filter(|server| !server.is_standby) else {
+            return Err(self.identity.disconnected("the pooler leads to no server that accepts writes"));
+        };
+        link.server = server;
+        link.losses = losses;
+        self.keep(link).map_err(|failed| match failed {
+            Failed::Server(error) => self.identity.lost(&error),
+            Failed::Store(error) => error,
+        })
     }
 
     fn check_process(&self) -> Result<(), StoreError> {
@@ -236,9 +282,13 @@ impl Connections {
             }
         }
         match self.connect(is_direct) {
-            Ok(session) => {
+            Ok(mut session) => {
+                session.losses = self.losses.load(Ordering::SeqCst);
+                self.keep(&mut session).map_err(|failed| match failed {
+                    Failed::Server(error) => self.identity.lost(&error),
+                    Failed::Store(error) => error,
+                })?;
                 *self.pause.lock() = Pause::default();
-                self.keep(&session.server);
                 Ok(session)
             }
             Err(refusal) => {
@@ -251,16 +301,12 @@ impl Connections {
         }
     }
 
-    /// Remembers what the server is, and counts if it has lost commits since the last time.
-    fn keep(&self, server: &Server) {
-        let mut last = self.last_seen.lock();
-        if let Some(last) = &*last {
-            let is_restarted = last.started != server.started;
-            if last.history != server.history || (is_restarted && !self.options.synchronous) {
-                self.breaks.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        *last = Some(server.clone());
+    /// Remembers what the server is, and whether it has lost commits since the last time.
+    fn keep(&self, link: &mut Link) -> Result<(), Failed> {
+        let mut session = Session::new(&mut link.client, &mut link.statements, &self.options.schema);
+        self.history.compare(&link.server, &mut session)?;
+        link.breaks = self.breaks();
+        Ok(())
     }
 
     /// Makes a session at the first of the hosts that has one to give.

@@ -271,8 +271,8 @@ impl PostgresStore {
     ) -> Result<Vec<Vec<Answer>>, StoreError> {
         // Before there are any: no attempt that has one ends before this returns.
         self.has_shares.store(true, Ordering::Relaxed);
-        self.check_history(lease)?;
         let (answers, others_wait) = self.connections.lease(|session| {
+            self.check_history(lease)?;
             session.transact(|session| {
                 if session.query_opt(FENCE, &[&lease.runner, &lease.epoch])?.is_none() {
                     return Err(StoreError::Fenced { runner: lease.runner }.into());

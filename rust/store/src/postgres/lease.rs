@@ -22,9 +22,12 @@ use super::process::{Process, host};
 use super::session::{Session, Text};
 use crate::{Boot, LEASE, Lease, LeaseTime, StoreError};
 
-const FORGOTTEN: &str = "DELETE FROM bide.runner WHERE expires IS NULL";
+/// A process that is there still finds its rows: without them, the server has lost some.
+const FORGOTTEN: &str = "DELETE FROM bide.runner WHERE expires IS NULL AND process <> $2::int8 \
+     AND pg_try_advisory_xact_lock_shared(($1::int8 % 2147483647)::int4, (process % 2147483647)::int4)";
+/// An older copy of the data gives the same numbers once more: the epoch is one that no other runner has had.
 const ENROLL: &str = "INSERT INTO bide.runner (epoch, expires, boot, process, machine, pid, started, host, started_at) \
-     VALUES (1, $1::int8, $2::text, $3::int8, $4::text, $5::int8, $6::int8, $7::text, $8::int8) RETURNING id";
+     VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::int8, $1::int8, $2::text, $3::int8, $4::text, $5::int8, $6::int8, $7::text, $8::int8) RETURNING id, epoch";
 const RENEW: &str = "UPDATE bide.runner r SET expires = $3::int8, boot = $4::text \
      FROM (SELECT id, expires, boot FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR NO KEY UPDATE) o \
      WHERE r.id = o.id RETURNING o.expires, o.boot";
@@ -115,25 +118,27 @@ impl PostgresStore {
         let (expires, boot) = columns(now);
         let boot = boot.as_deref().map(Text::from);
         let Process { number, machine, pid, started } = &self.process;
-        let runner = self.connections.lease(|session| {
+        let mut breaks = 0;
+        let lease = self.connections.lease(|session| {
+            breaks = self.connections.breaks();
             // A runner without a row is as fenced as one with a raised epoch.
-            session.execute(FORGOTTEN, &[])?;
+            session.execute(FORGOTTEN, &[&self.schema, number])?;
             let (machine, host) = (Text::from(&**machine), host());
             let host = Text::from(&*host);
             let rows = session.query(ENROLL, &[&expires, &boot, number, &machine, pid, started, &host, &now.wall.0])?;
             let Some(row) = rows.first() else { return Err(self.corrupt("a runner was not recorded").into()) };
-            Ok(row.try_get(0)?)
+            Ok(Lease { runner: row.try_get(0)?, epoch: row.try_get(1)? })
         })?;
         self.notifier.send(Hint::Look);
-        self.enrolled(runner);
-        Ok(Lease { runner, epoch: 1 })
+        self.connections.history().begins(lease, breaks);
+        Ok(lease)
     }
 
     pub(super) fn prolong(&self, lease: Lease, now: LeaseTime) -> Result<(), StoreError> {
-        self.check_history(lease)?;
         let (expires, boot) = columns(now);
         let boot = boot.as_deref().map(Text::from);
         let lapsed = self.connections.lease(|session| {
+            self.check_history(lease)?;
             let Some(row) = session.query_opt(RENEW, &[&lease.runner, &lease.epoch, &expires, &boot])? else {
                 return Err(StoreError::Fenced { runner: lease.runner }.into());
             };
@@ -152,6 +157,7 @@ impl PostgresStore {
     }
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
+        self.connections.history().ends(lease);
         let left = self.connections.lease(|session| {
             session.transact(|session| {
                 if session.query_opt(LOCK_OWN, &[&lease.runner, &lease.epoch])?.is_none() {
@@ -166,7 +172,7 @@ impl PostgresStore {
                 Ok(true)
             })
         })?;
-        self.made.forget(lease.runner);
+        self.remembered.made.forget(lease);
         if left {
             self.changes.unowned();
             self.notifier.send(Hint::Look);
@@ -178,13 +184,19 @@ impl PostgresStore {
         self.connections.reader(|session| {
             let found = session.query_opt(RUNNER, &[&runner])?;
             let found = found.map(|row| Runner::read(&row)).transpose()?;
-            Ok(found.is_some_and(|runner| !runner.has_run_out(now) && !self.has_died(&runner)))
+            Ok(found.is_some_and(|runner| !runner.has_run_out(now) && !self.is_over(&runner)))
         })
     }
 
     fn has_died(&self, runner: &Runner) -> bool {
         runner.process.number != self.process.number
             && (runner.process.is_gone() || self.presence.is_gone(runner.process.number))
+    }
+
+    /// Whether nothing will be written under a runner's lease any more: its process is gone, or it is this one, and has given
+    /// the lease up because the server has lost rows.
+    fn is_over(&self, runner: &Runner) -> bool {
+        self.has_died(runner) || self.connections.history().has_broken(Lease { runner: runner.id, epoch: runner.epoch })
     }
 
     /// The other runners whose process is gone or whose lease has run out. Fails if the lease was lost.
@@ -201,7 +213,7 @@ impl PostgresStore {
         let own = runners.iter().find(|runner| runner.id == lease.runner);
         // Without a lease nobody sees whether the machine has slept.
         let late = lease == Lease::NONE || own.is_some_and(|own| own.has_run_out(now)) || self.late.is_recent();
-        let is_dead = |runner: &&Runner| self.has_died(runner) || (!late && runner.has_run_out(now));
+        let is_dead = |runner: &&Runner| self.is_over(runner) || (!late && runner.has_run_out(now));
         runners.iter().filter(|runner| runner.id != lease.runner).filter(is_dead).collect()
     }
 
@@ -217,10 +229,10 @@ impl PostgresStore {
             let locked = read(&self.lock_runners(session, dead)?)?;
             // One that has renewed meanwhile stays.
             let still: Vec<&Runner> = match lease {
-                Lease::NONE => locked.iter().filter(|runner| self.has_died(runner)).collect(),
+                Lease::NONE => locked.iter().filter(|runner| self.is_over(runner)).collect(),
                 lease => {
                     let late = self.late.is_recent();
-                    let is_dead = |runner: &&Runner| self.has_died(runner) || (!late && runner.has_run_out(now));
+                    let is_dead = |runner: &&Runner| self.is_over(runner) || (!late && runner.has_run_out(now));
                     locked.iter().filter(|runner| runner.id != lease.runner).filter(is_dead).collect()
                 }
             };

@@ -23,6 +23,9 @@ use crate::changes::ChangeLog;
 /// The time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The time between two looks at who is there, as long as there are others.
+const LOOK_FOR_OTHERS: Duration = Duration::from_millis(200);
+
 /// How often it looks for processes of this machine that have ended, and whether the store is closed.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -61,6 +64,8 @@ struct Link {
     /// What was committed at the last look.
     snapshot: String,
     holds_lock: bool,
+    /// How often the server had lost commits by then.
+    breaks: u64,
 }
 
 impl Listener {
@@ -81,10 +86,19 @@ impl Listener {
 
     fn connect(&self) -> Result<Link, StoreError> {
         let client = self.connections.listener()?;
-        let mut link = Link { client, statements: Statements::new(false), snapshot: String::new(), holds_lock: false };
+        let breaks = self.connections.breaks();
+        let mut link =
+            Link { client, statements: Statements::new(false), snapshot: String::new(), holds_lock: false, breaks };
         let prepared = link.session(self.schema_name()).script(&format!("LISTEN {}", self.channel));
         let prepared = prepared.and_then(|()| self.look(&mut link, None));
-        prepared.map(|_| link).map_err(|failed| self.connections.identity().failed(failed))
+        // A process that ends from here on is known.
+        let met = prepared.and_then(|()| match self.shared.upgrade() {
+            Some(heard) => self.look_for_others(&mut link.session(self.schema_name()), &heard),
+            None => Ok(()),
+        });
+        met.map_err(|failed| self.connections.identity().failed(failed))?;
+        self.connections.listens(true);
+        Ok(link)
     }
 
     fn run(&self, link: Link) {
@@ -104,6 +118,7 @@ impl Listener {
                     // What was notified meanwhile was not heard.
                     heard.changes.unowned();
                     heard.changes.limits();
+                    heard.changes.any_run();
                     rest = REST;
                     link = Some(connected);
                 }
@@ -111,7 +126,9 @@ impl Listener {
             };
             drop(heard);
             let turn = self.turn(connected, &mut pruned);
-            if turn.is_err() {
+            // A server of before a break may still answer.
+            if turn.is_err() || connected.breaks != self.connections.breaks() {
+                self.connections.listens(false);
                 link = None;
             }
         }
@@ -120,9 +137,13 @@ impl Listener {
     /// Waits for notifications and looks, until it is time for the next turn.
     fn turn(&self, link: &mut Link, pruned: &mut Instant) -> Result<(), Failed> {
         let looked = Instant::now();
+        let mut looked_for_others = looked;
         let mut look = false;
         while !look && looked.elapsed() < LOOK {
             let notes = link.drain(TICK)?;
+            if link.client.is_closed() {
+                return Err(self.connections.identity().disconnected("the server has closed it").into());
+            }
             let Some(heard) = self.shared.upgrade() else { return Ok(()) };
             for note in notes.iter().filter_map(|text| Note::read(text)).filter(|note| note.process != self.process) {
                 look |= note.look;
@@ -137,6 +158,15 @@ impl Listener {
             }
             if heard.presence.look_at_machine() {
                 heard.changes.unowned();
+            }
+            if !link.holds_lock {
+                // Somebody was just looking whether it is free.
+                let held = presence::hold(&mut link.session(self.schema_name()), self.schema, self.process)?;
+                link.holds_lock = held;
+            }
+            if looked_for_others.elapsed() >= LOOK_FOR_OTHERS && heard.presence.has_others() {
+                looked_for_others = Instant::now();
+                self.look_for_others(&mut link.session(self.schema_name()), &heard)?;
             }
         }
         let Some(heard) = self.shared.upgrade() else { return Ok(()) };
@@ -172,11 +202,16 @@ impl Listener {
                     heard.changes.mail();
                 }
             }
-            if heard.presence.look(&mut session, self.schema, self.process)? {
-                heard.changes.unowned();
-            }
+            self.look_for_others(&mut session, heard)?;
         }
         link.snapshot = snapshot;
+        Ok(())
+    }
+
+    fn look_for_others(&self, session: &mut Session<'_>, heard: &Heard) -> Result<(), Failed> {
+        if heard.presence.look(session, self.schema, self.process)? {
+            heard.changes.unowned();
+        }
         Ok(())
     }
 }

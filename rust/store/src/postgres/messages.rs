@@ -120,7 +120,7 @@ impl PostgresStore {
     /// The messages that have come since one, each as its `seq` and its run.
     pub(super) fn read_mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {
         self.connections.reader(|session| {
-            let rows = match self.mail_positions.get(after) {
+            let rows = match self.remembered.mail_positions.get(after) {
                 Some(snapshot) => session.query(MAIL_SINCE, &[&after, &Text::from(&*snapshot)])?,
                 None => session.query(MAIL, &[&after])?,
             };
@@ -129,7 +129,7 @@ impl PostgresStore {
                 mail.push((row.try_get(0)?, row.try_get(1)?));
             }
             if let (Some((last, _)), Some(row)) = (mail.last(), rows.last()) {
-                self.mail_positions.set(*last, row.try_get(2)?);
+                self.remembered.mail_positions.set(*last, row.try_get(2)?);
             }
             Ok(mail)
         })
@@ -171,7 +171,7 @@ impl PostgresStore {
     /// Stores a message for the run's owner.
     pub(super) fn store_message(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
         let forgotten = {
-            let sent = self.sent.lock();
+            let sent = self.remembered.sent.lock();
             if sent.len() >= KEPT { sent.clone() } else { Vec::new() }
         };
         let mut reopened = false;
@@ -189,7 +189,7 @@ impl PostgresStore {
             })
         })?;
         if sent == Sent::Stored {
-            let mut numbers = self.sent.lock();
+            let mut numbers = self.remembered.sent.lock();
             numbers.retain(|number| !forgotten.contains(number));
             numbers.push(message.number);
             drop(numbers);

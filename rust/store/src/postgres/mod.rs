@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod fields;
 mod grants;
+mod history;
 mod lease;
 mod limits;
 mod listen;
@@ -70,7 +71,7 @@ use listen::{Heard, Listener};
 use notify::Notifier;
 use presence::Presence;
 use process::Process;
-use remembered::{Late, MailPositions, Names, Positions, SentMessages, Versions};
+use remembered::{Late, Remembered};
 use session::{Session, Text};
 pub use url::Options;
 
@@ -84,6 +85,8 @@ pub struct PostgresStore {
     /// The store as it may be shown.
     name: String,
     connections: Arc<Connections>,
+    /// The number of the schema in the database.
+    schema: i64,
     /// This process, as its runners' rows name it.
     process: Process,
     /// What runners of this process poll for changes.
@@ -99,20 +102,10 @@ pub struct PostgresStore {
     /// Held for the thread that listens, which ends without it.
     _heard: Arc<Heard>,
     clock: Arc<ServerClock>,
-    /// The tasks of versions that were read already.
-    versions: Versions,
-    /// Their names.
-    names: Names,
+    /// What is remembered of the rows.
+    remembered: Arc<Remembered>,
     /// The statements of commits, by what they consist of.
     statements: Mutex<HashMap<statement::Shape, Arc<str>>>,
-    /// How often the server had lost commits when each runner of this process was enrolled.
-    histories: Mutex<HashMap<i64, u64>>,
-    /// The calls that were made.
-    made: made::Made,
-    sent: SentMessages,
-    mail_positions: MailPositions,
-    /// Where claims have ended.
-    positions: Positions,
     /// When a lease of this process was last found to have run out.
     late: Late,
     /// Whether runs of this process may have shares of limits, which their ends release. Nobody else pays for limits.
@@ -126,7 +119,8 @@ impl PostgresStore {
     /// `Unavailable` with the reason and the remedy; `Disconnected` if the server is not there.
     pub fn open(options: &Options) -> Result<Arc<Self>, StoreError> {
         let name = options.name().to_owned();
-        let connections = Arc::new(Connections::open(options)?);
+        let remembered = Arc::new(Remembered::default());
+        let connections = Arc::new(Connections::open(options, &remembered)?);
         let (schema, number) = connections.writer(|session| {
             schema::migrate(session, &name, options)?;
             let row = session.query_opt(SCHEMA, &[&Text::from(&*options.schema)])?;
@@ -154,20 +148,15 @@ impl PostgresStore {
         Ok(Arc::new(Self {
             name,
             connections,
+            schema,
             process: Process::own(number),
             changes,
             presence,
             notifier,
             _heard: heard,
             clock,
-            versions: Mutex::default(),
-            names: Mutex::default(),
+            remembered,
             statements: Mutex::default(),
-            histories: Mutex::default(),
-            made: made::Made::default(),
-            sent: Mutex::default(),
-            mail_positions: MailPositions::default(),
-            positions: Mutex::default(),
             late: Late::default(),
             database: Mutex::default(),
             locked: Mutex::default(),
@@ -189,24 +178,18 @@ impl PostgresStore {
 
     /// The names of a version, which never change.
     fn names_of(&self, session: &mut Session<'_>, version: i64) -> Result<(Arc<str>, Arc<str>), error::Failed> {
-        if let Some(known) = self.names.lock().get(&version) {
+        if let Some(known) = self.remembered.names.lock().get(&version) {
             return Ok(known.clone());
         }
         let names = self.version_names(session, version)?;
-        self.names.lock().insert(version, names.clone());
+        self.remembered.names.lock().insert(version, names.clone());
         Ok(names)
     }
 
-    /// A runner of this process has a row from here on.
-    fn enrolled(&self, runner: i64) {
-        self.histories.lock().insert(runner, self.connections.breaks());
-    }
-
     /// Fails if the server may have lost what this process has written under the lease: then what is in memory is ahead of
-    /// the rows.
+    /// the rows. Asked once there is a session, which may be a new one.
     fn check_history(&self, lease: Lease) -> Result<(), StoreError> {
-        let breaks = self.connections.breaks();
-        if breaks > 0 && self.histories.lock().get(&lease.runner).is_some_and(|enrolled| *enrolled < breaks) {
+        if self.connections.history().has_broken(lease) {
             return Err(StoreError::Fenced { runner: lease.runner });
         }
         Ok(())
@@ -228,6 +211,10 @@ impl Store for PostgresStore {
 
     fn may_repeat(&self) -> bool {
         true
+    }
+
+    fn history(&self) -> u64 {
+        self.connections.breaks()
     }
 
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
@@ -402,6 +389,7 @@ impl Maintenance for PostgresStore {
     }
 
     fn warning(&self) -> Option<String> {
-        self.locked.lock().take().or_else(|| self.clock.warning(&self.name))
+        let history = || self.connections.history().warning(&self.name);
+        self.locked.lock().take().or_else(history).or_else(|| self.clock.warning(&self.name))
     }
 }

@@ -33,7 +33,7 @@ impl PostgresStore {
         session: &mut Session<'_>,
         version: i64,
     ) -> Result<Arc<[RecordedTask]>, Failed> {
-        if let Some(known) = self.versions.lock().get(&version) {
+        if let Some(known) = self.remembered.versions.lock().get(&version) {
             return Ok(known.clone());
         }
         let row = session.query_opt(VERSION, &[&version])?;
@@ -41,7 +41,7 @@ impl PostgresStore {
         let tasks = json.ok_or_else(|| "it is gone".to_owned()).and_then(|json| parse_tasks(&json));
         let tasks =
             tasks.map_err(|what| self.corrupt(&format!("the column version.tasks of version {version}: {what}")))?;
-        self.versions.lock().insert(version, tasks.clone());
+        self.remembered.versions.lock().insert(version, tasks.clone());
         Ok(tasks)
     }
 

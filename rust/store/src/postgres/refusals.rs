@@ -1,6 +1,9 @@
 //! Tests of servers that cannot be used, and of sessions that are lost: what the error says, on a real server.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_testkit::postgres::{Schema, Server, certificate};
@@ -11,7 +14,7 @@ use super::url::Options;
 use crate::StoreError;
 
 fn open(url: &str) -> Result<Connections, StoreError> {
-    Connections::open(&Options::parse(url).unwrap())
+    Connections::open(&Options::parse(url).unwrap(), &Arc::default())
 }
 
 /// Why a store is refused.
@@ -295,4 +298,48 @@ fn what_the_server_has_broken_off_for_others_is_made_again_at_once() {
     assert_eq!(tries.load(Ordering::SeqCst), 4);
     let never: Result<(), _> = connections.writer(|_| Err(Failed::Store(StoreError::Corrupt("x".into()))));
     assert!(matches!(never, Err(StoreError::Corrupt(_))), "{never:?}");
+}
+
+/// A server of a version that tells no more than that, and that it is no standby.
+fn old_server(version: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgresql://me:secret@{}/bide?sslmode=disable", listener.local_addr().unwrap());
+    let message = |kind: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind], &length[..], body].concat()
+    };
+    let columns = [version, "f", "1", "2020-01-01", "1", "00000001"];
+    let count = u16::try_from(columns.len()).unwrap().to_be_bytes();
+    let mut described = count.to_vec();
+    let mut row = count.to_vec();
+    for column in columns {
+        // A name, no table, the type text in text form.
+        described.extend(b"c\0\0\0\0\0\0\0");
+        described.extend([0, 0, 0, 25, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+        row.extend(u32::try_from(column.len()).unwrap().to_be_bytes());
+        row.extend(column.as_bytes());
+    }
+    let ready = message(b'Z', b"I");
+    let greeting = [message(b'R', &[0; 4]), ready.clone()].concat();
+    let answer = [message(b'T', &described), message(b'D', &row), message(b'C', b"SELECT 1\0"), ready].concat();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut asked = [0; 4096];
+        for reply in [greeting, answer] {
+            let length = client.read(&mut asked).unwrap();
+            assert_ne!(length, 0);
+            client.write_all(&reply).unwrap();
+        }
+        let _ = client.read(&mut asked);
+    });
+    url
+}
+
+#[test]
+fn a_server_that_is_too_old_is_refused_in_words() {
+    let error = refusal(&old_server("130009"));
+    assert!(error.contains("is a PostgreSQL 13, and bide needs 14 or later; upgrade the server"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+    let error = refusal(&old_server("none"));
+    assert!(error.contains("does not answer as a PostgreSQL server does"), "{error}");
 }

@@ -7,6 +7,36 @@ use std::time::{Duration, Instant};
 use bide_core::record::RecordedTask;
 use bide_sync::Mutex;
 
+use super::made::Made;
+
+/// What a process remembers of the rows, worth nothing once the server has lost some of them.
+#[derive(Default)]
+pub(super) struct Remembered {
+    /// The calls that were made.
+    pub(super) made: Made,
+    /// The last messages that were sent.
+    pub(super) sent: SentMessages,
+    /// Up to where messages were read.
+    pub(super) mail_positions: MailPositions,
+    /// Where claims have ended.
+    pub(super) positions: Positions,
+    /// The tasks of versions that were read already.
+    pub(super) versions: Versions,
+    /// The names of versions.
+    pub(super) names: Names,
+}
+
+impl Remembered {
+    pub(super) fn forget(&self) {
+        self.made.clear();
+        self.sent.lock().clear();
+        self.mail_positions.0.lock().clear();
+        self.positions.lock().clear();
+        self.versions.lock().clear();
+        self.names.lock().clear();
+    }
+}
+
 /// Where the last claims of each version have ended. What was claimed leaves entries in the index that a long transaction
 /// elsewhere keeps the server from removing: a claim from the beginning would walk them all, each time.
 pub(super) type Positions = Mutex<HashMap<i64, i64>>;

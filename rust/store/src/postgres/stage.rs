@@ -16,6 +16,10 @@ use super::changes::Kind;
 use super::columns::{Cell, Column, Rows};
 use super::statement::{self, PARTS, RUN, Shape};
 
+/// About how many bytes of values a statement has at most, unless one row alone has more. The server takes messages of less
+/// than 1 GiB.
+const MOST_BYTES: usize = 128 << 20;
+
 /// A task of a run.
 type TaskPlace = (RunRowId, TaskId, i32);
 
@@ -28,6 +32,21 @@ struct Emitted<'a> {
     end: i64,
     /// How many the channel keeps, if it does not keep all.
     keep: Option<u32>,
+}
+
+/// About how many bytes of values a write has.
+fn bytes_of(write: &Write) -> usize {
+    let of_value = |value: &Value| value.as_bytes().len();
+    let of_result = |result: &Result<Value, Failure>| result.as_ref().map_or(0, of_value);
+    match write {
+        Write::Done(row) => of_value(&row.output),
+        Write::Task(row) => row.output.as_ref().map_or(0, of_value) + row.changes.as_ref().map_or(0, |it| it.len()),
+        Write::Entry { entry, .. } => entry.value.as_ref().map_or(0, of_value) + entry.proof().map_or(0, <[u8]>::len),
+        Write::Message { message, .. } | Write::Forked { message, .. } => of_result(&message.content),
+        Write::Answer { answer, .. } => of_result(answer),
+        Write::Events(new) => new.packed.len(),
+        _ => 0,
+    }
 }
 
 /// The writes of one statement.
@@ -57,6 +76,8 @@ pub(super) struct Stage<'a> {
     /// What other processes must learn of.
     changes: Vec<(i64, Kind, Option<RunRowId>)>,
     count: usize,
+    /// About how many bytes of values there are.
+    bytes: usize,
 }
 
 impl<'a> Stage<'a> {
@@ -64,10 +85,29 @@ impl<'a> Stage<'a> {
         self.count == 0 && self.created.is_empty()
     }
 
-    /// Creates a run. Before any write.
-    pub(super) fn create(&mut self, new: &'a NewRun, owned: bool) {
-        self.created_at.insert(new.id.row(), self.created.len());
-        self.created.push(Created { new, owned, update: None });
+    /// Creates a run. Before any write. False if that is for the next statement.
+    pub(super) fn create(&mut self, new: &'a NewRun, owned: bool) -> bool {
+        let fits = self.has_room(new.inputs.len());
+        if fits {
+            self.created_at.insert(new.id.row(), self.created.len());
+            self.created.push(Created { new, owned, update: None });
+        }
+        fits
+    }
+
+    /// About how many bytes of values there are.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether so many bytes more fit, which are counted then. Any number fits into an empty one.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let total = self.bytes.saturating_add(bytes);
+        let fits = self.bytes == 0 || total <= MOST_BYTES;
+        if fits {
+            self.bytes = total;
+        }
+        fits
     }
 
     /// Has other processes learn of something; `process` is this one.
@@ -77,7 +117,7 @@ impl<'a> Stage<'a> {
 
     /// Takes a write; false if that is for the next statement.
     pub(super) fn add(&mut self, write: &'a Write) -> bool {
-        if self.dropped.is_some() {
+        if self.dropped.is_some() || !self.has_room(bytes_of(write)) {
             return false;
         }
         let fits = match write {
@@ -369,5 +409,27 @@ impl<'a> Emitted<'a> {
     fn kept(&self) -> impl Iterator<Item = &(i64, &'a NewEvents)> {
         let oldest = self.keep.map_or(i64::MIN, |keep| self.end.saturating_sub(i64::from(keep)));
         self.rows.iter().filter(move |(first, events)| first.saturating_add(i64::from(events.count)) > oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_too_large_together_are_for_the_next_statement() {
+        let value = Value::new(&vec![0; 50 << 20]);
+        let rows: Vec<Write> =
+            (0..3).map(|task| Write::Done(DoneRow::new(1, task, value.clone(), Time(0), Time(0)))).collect();
+        let mut stage = Stage::default();
+        assert_eq!(rows.iter().map(|row| stage.add(row)).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(stage.bytes(), 100 << 20);
+        assert!(Stage::default().add(&rows[2]));
+        let run = bide_core::RunId(1 << 64);
+        let new = NewRun::new(run, 1, 1, Time(0)).with_inputs(vec![0; MOST_BYTES + 1].into());
+        let mut stage = Stage::default();
+        assert!(stage.create(&new, true), "one row is in a statement, however large it is");
+        assert!(!stage.create(&new, true));
+        assert!(!stage.add(&rows[0]));
     }
 }

@@ -95,10 +95,10 @@ impl PostgresStore {
     }
 
     pub(super) fn read_recorded_step(&self, lease: Lease, record: &StepRecord) -> Result<Option<Value>, StoreError> {
-        self.check_history(lease)?;
         let key = &record.entry.key;
         let (map, n, name) = (i64::from(record.map), i64::from(key.n), super::Text::from(&*key.name));
         self.connections.lease(|session| {
+            self.check_history(lease)?;
             session.transact(|session| {
                 self.lock_runners(session, &[lease.runner])?;
                 if session.query_opt(OWN, &[&lease.runner, &lease.epoch])?.is_none() {

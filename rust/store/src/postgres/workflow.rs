@@ -52,11 +52,12 @@ impl PostgresStore {
             };
             let tasks = match row.tasks {
                 Some(tasks) => {
-                    self.versions.lock().insert(row.version, Arc::clone(&tasks));
+                    self.remembered.versions.lock().insert(row.version, Arc::clone(&tasks));
                     tasks
                 }
                 None => self.recorded_tasks(session, row.version)?,
             };
+            self.remembered.names.lock().insert(row.version, (name.into(), version.into()));
             let signals = row.signals.as_deref().and_then(parse_signals);
             Ok(StoredWorkflow { number: row.workflow, version: row.version, tasks, signals })
         })

@@ -25,6 +25,9 @@ const MADE: &str = "SELECT 1 FROM bide.made WHERE runner = $1::int8 AND id = $2:
 const GONE: &str =
     "SELECT id FROM unnest($1::int8[]) u(id) WHERE NOT EXISTS (SELECT 1 FROM bide.run r WHERE r.id = u.id) LIMIT 1";
 
+/// How many bytes the values of one row have at most.
+const LARGEST: usize = 900 << 20;
+
 /// How often a commit begins anew because others have created runs with its keys meanwhile.
 const TRIES: usize = 100;
 
@@ -54,32 +57,37 @@ enum Outcome {
 
 impl PostgresStore {
     pub(super) fn write_commit(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
-        self.check_history(lease)?;
         if commit.is_empty() {
             // What it belongs to, such as a run's creation, is committed already.
             let mut creations = Vec::new();
             creations.resize_with(commit.requests.len(), Vec::new);
-            self.connections.writer(|session| check(session, lease))?;
+            self.connections.writer(|session| {
+                self.check_history(lease)?;
+                check(session, lease)
+            })?;
             return Ok(Written::of(creations));
         }
-        if let Some(creations) = self.made.outcome(lease.runner, commit.id) {
+        let made = &self.remembered.made;
+        if let Some(creations) = made.outcome(lease, commit.id) {
             return Ok(Written::of(creations));
         }
-        let forgotten = self.made.to_forget(lease.runner);
+        let forgotten = made.to_forget(lease);
         let mut others_wait = false;
         let creations = self.connections.writer(|session| {
+            // The session may be a new one, to a server that has lost what this builds on.
+            self.check_history(lease)?;
             self.make(session, Some(lease), commit.id, commit.requests, commit.batch, &forgotten, &mut others_wait)
         });
-        let creations = match creations {
-            Ok(creations) => creations,
+        let (creations, is_recorded) = match creations {
+            Ok(done) => done,
             Err(error) => {
                 if matches!(error, StoreError::Disconnected { .. }) {
-                    self.made.is_unknown(lease.runner, commit.id);
+                    made.is_unknown(lease, commit.id);
                 }
                 return Err(error);
             }
         };
-        self.made.remember(lease.runner, commit.id, &creations, &forgotten);
+        made.remember(lease, commit.id, &creations, &forgotten, is_recorded);
         self.log_changed_runs(commit.batch);
         if others_wait {
             self.limits_released()?;
@@ -90,7 +98,7 @@ impl PostgresStore {
     /// Creates runs that belong to nobody, and has all runners look for them.
     pub(super) fn create_free(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         let (requests, batch) = ([runs], Vec::new());
-        let creations = self
+        let (creations, _) = self
             .connections
             .writer(|session| self.make(session, None, CommitId(0), &requests, &batch, &[], &mut false))?;
         let creations = creations.into_iter().next().unwrap_or_default();
@@ -142,7 +150,8 @@ impl PostgresStore {
         Ok(Some(creations))
     }
 
-    /// Makes a commit, again as long as others create runs with its keys meanwhile.
+    /// Makes a commit, again as long as others create runs with its keys meanwhile. Returns what became of the runs, and
+    /// whether the commit was recorded: one that has nothing to write is not.
     #[expect(clippy::too_many_arguments, reason = "the parts of a commit, each used once")]
     fn make(
         &self,
@@ -153,7 +162,7 @@ impl PostgresStore {
         batch: &[Write],
         forgotten: &[i64],
         others_wait: &mut bool,
-    ) -> Result<Vec<Vec<Creation>>, Failed> {
+    ) -> Result<(Vec<Vec<Creation>>, bool), Failed> {
         let mut creator = Creator::new(self, lease, requests);
         for _ in 0..TRIES {
             let (creations, created) = creator.decide(session)?;
@@ -163,7 +172,7 @@ impl PostgresStore {
                 if let Some(lease) = lease {
                     check(session, lease)?;
                 }
-                return Ok(creations);
+                return Ok((creations, false));
             }
             if let Some(stage) = stages.first_mut() {
                 if lease.is_none() {
@@ -174,10 +183,10 @@ impl PostgresStore {
                 }
             }
             match self.execute(session, lease, id, &stages, (batch, &skipped), forgotten, others_wait)? {
-                Outcome::Made => return Ok(creations),
+                Outcome::Made => return Ok((creations, lease.is_some())),
                 Outcome::MadeBefore => {
                     creator.look_for_ids();
-                    return Ok(creator.decide(session)?.0);
+                    return Ok((creator.decide(session)?.0, lease.is_some()));
                 }
                 Outcome::Taken => creator.look_for_ids(),
             }
@@ -229,6 +238,16 @@ impl PostgresStore {
         first: bool,
         forgotten: &[i64],
     ) -> Result<(), Failed> {
+        if stage.bytes() > LARGEST {
+            return Err(self
+                .unavailable(&format!(
+                    "a row would have {} MiB of values, such as all inputs of a run, more than the {} MiB that PostgreSQL \
+                     takes; store paths instead",
+                    stage.bytes() >> 20,
+                    LARGEST >> 20
+                ))
+                .into());
+        }
         let (shape, columns, runs) = stage.build();
         let fenced = lease.is_some();
         let shape = Shape { marks: first && fenced, forgets: first && !forgotten.is_empty(), fenced, ..shape };
@@ -309,10 +328,14 @@ fn stages<'a>(
     skipped: &[RunRowId],
 ) -> Vec<Stage<'a>> {
     let mut stage = Stage::default();
-    for new in created {
-        stage.create(new, lease.is_some());
-    }
     let mut stages = Vec::with_capacity(1);
+    for new in created {
+        if !stage.create(new, lease.is_some()) {
+            stages.push(std::mem::take(&mut stage));
+            // Alone it fits into any.
+            let _ = stage.create(new, lease.is_some());
+        }
+    }
     for write in batch.iter().filter(|write| skipped.binary_search(&write.run()).is_err()) {
         if !stage.add(write) {
             stages.push(std::mem::take(&mut stage));
