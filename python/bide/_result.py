@@ -181,13 +181,15 @@ class RunResult(Mapping[str, Any]):
 
     def _raise_for_status(self, child: str) -> "RunResult":
         """Do that; `child` names the run as its parent does."""
-        if self.status not in {RunStatus.Failed, RunStatus.Cancelled}:
+        status = self.status
+        if status is not RunStatus.Failed and status is not RunStatus.Cancelled:
             return self
         errors = {name: task.error for name, task in self.tasks.items() if task.status is TaskStatus.Failed}
         first = self.error
-        message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
-        if self.status is RunStatus.Cancelled:
+        if status is RunStatus.Cancelled:
             message = f"{child}run {self.id} of workflow {self.workflow!r} was {self.blocked_by or 'cancelled'}"
+        else:
+            message = f"{child}run {self.id} of workflow {self.workflow!r} failed: {first}"
         failed = RunFailed(
             message, result=self, errors={name: error for name, error in errors.items() if error is not None}
         )
