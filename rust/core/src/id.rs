@@ -68,32 +68,47 @@ impl RunId {
     fn text(self) -> [u8; 36] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [b'-'; 36];
-        let mut rest = self.0;
-        for at in (0..36).rev().filter(|at| !DASHES.contains(at)) {
-            text[at] = DIGITS[(rest & 0xf) as usize];
-            rest >>= 4;
+        for (byte, at) in self.0.to_be_bytes().into_iter().zip(PAIRS) {
+            text[at] = DIGITS[usize::from(byte >> 4)];
+            text[at + 1] = DIGITS[usize::from(byte & 0xf)];
         }
         text
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        if text.len() != 36 {
+        let text: &[u8; 36] = text.try_into().ok()?;
+        if DASHES.iter().any(|at| text[*at] != b'-') {
             return None;
         }
-        let mut id = 0;
-        for (at, c) in text.iter().enumerate() {
-            match (DASHES.contains(&at), c) {
-                (true, b'-') => {}
-                (false, _) => id = id << 4 | u128::from(char::from(*c).to_digit(16)?),
-                (true, _) => return None,
-            }
+        let (mut id, mut all) = ([0; 16], 0);
+        for (byte, at) in id.iter_mut().zip(PAIRS) {
+            let (upper, lower) = (VALUES[usize::from(text[at])], VALUES[usize::from(text[at + 1])]);
+            all |= upper | lower;
+            *byte = upper << 4 | lower;
         }
-        Some(Self(id))
+        (all < 16).then_some(Self(u128::from_be_bytes(id)))
     }
 }
 
-/// Where the dashes are in the text of an id.
+/// Where the dashes are in the text of an id, and where the two digits of each byte begin.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
+const PAIRS: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
+/// The value of each character that is a hexadecimal digit; 255 for any other.
+const VALUES: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 10 {
+        values[(b'0' + digit) as usize] = digit;
+        digit += 1;
+    }
+    while digit < 16 {
+        values[(b'a' + digit - 10) as usize] = digit;
+        values[(b'A' + digit - 10) as usize] = digit;
+        digit += 1;
+    }
+    values
+};
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -155,6 +170,24 @@ mod tests {
         assert!(a.row() < b.row() && a.row() > 0);
         assert!(RunId::first_row_at(1_790_000_000_124) <= b.row());
         assert!(RunId::first_row_at(1_790_000_000_124) > a.row());
-        assert!("01990000-0000-7000-8000-00000000000g".parse::<RunId>().is_err());
+        assert_eq!(a.to_string().to_uppercase().parse(), Ok(a));
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        let id = "01990000-0000-7000-8000-000000000000";
+        assert!(id.parse::<RunId>().is_ok());
+        // Each character in turn, one less, and one more.
+        for at in 0..id.len() {
+            for wrong in ["g", "-", "0", "/", ":", "@", "`", "é"] {
+                let is_dash = DASHES.contains(&at);
+                if (wrong == "-" && is_dash) || (wrong == "0" && !is_dash) {
+                    continue;
+                }
+                let text = format!("{}{wrong}{}", &id[..at], &id[at + 1..]);
+                assert!(text.parse::<RunId>().is_err(), "{text}");
+            }
+        }
+        assert!(id[1..].parse::<RunId>().is_err() && format!("{id}0").parse::<RunId>().is_err());
     }
 }

@@ -38,11 +38,15 @@ impl Hasher for QuickHasher {
         for chunk in chunks {
             self.write_u64(u64::from_le_bytes(*chunk));
         }
-        if !rest.is_empty() {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            self.write_u64(u64::from_le_bytes(last));
+        if rest.is_empty() {
+            return;
         }
+        // The last eight bytes, of which some are hashed for the second time: so their number counts too.
+        let last = match bytes.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last).rotate_left(rest.len() as u32),
+            None => rest.iter().fold(rest.len() as u64, |all, byte| all << 8 | u64::from(*byte)),
+        };
+        self.write_u64(last);
     }
 
     fn write_u8(&mut self, number: u8) {

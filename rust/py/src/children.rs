@@ -7,6 +7,7 @@ use bide_core::attempt::{Part, PartRequest, child_name};
 use bide_core::{RunId, Value};
 use bide_executor::{Attached, BodyCx, CallError, RegisteredWorkflow, RunRequest, Settlement, StartIdentity};
 use pyo3::prelude::*;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 
@@ -23,7 +24,7 @@ const COMMIT: Duration = Duration::from_secs(60);
 static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// One start: the inputs by name, their proof or the caller's key.
-type Start = (Vec<(String, Vec<u8>)>, Option<Vec<u8>>, Option<String>);
+type Start = (Vec<(PyBackedStr, PyBackedBytes)>, Option<PyBackedBytes>, Option<PyBackedStr>);
 
 /// A workflow, registered, and the runs of it to start.
 type Described = (Arc<RegisteredWorkflow<Python3>>, Vec<(StartIdentity, RunRequest<Python3>)>);
@@ -65,10 +66,10 @@ pub(crate) fn described<'py>(
     let (core, starts, contextvars): (Bound<'py, PyWorkflow>, Vec<Start>, Bound<'py, PyAny>) = described.extract()?;
     let contextvars = Vars::new(contextvars)?.map(Arc::new);
     let start = |(inputs, proof, key): Start| {
-        let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+        let inputs = inputs.into_iter().map(|(name, value)| (Arc::from(&*name), Value::new(&value))).collect();
         let identity = match key {
-            Some(key) => StartIdentity::Key(key.into()),
-            None => StartIdentity::Inputs(proof.unwrap_or_default().into()),
+            Some(key) => StartIdentity::Key(Arc::from(&*key)),
+            None => StartIdentity::Inputs(proof.map_or_else(Arc::default, |proof| Arc::from(&*proof))),
         };
         let request = RunRequest::<Python3>::new(PyEngine::ordered(inputs));
         (identity, request.with_local(Local::of_child(contextvars.clone())))

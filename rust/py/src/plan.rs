@@ -7,6 +7,7 @@ use bide_core::attempt::{Part, PartRequest};
 use bide_core::{Address, GateSpec, GateUntil, MessageKind, RunId, Value};
 use bide_executor::CallError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::body::Purpose;
@@ -16,7 +17,7 @@ use crate::{errors, gil};
 
 /// `bide._combine.Part`: kind, name, timeout, and what its kind has.
 #[derive(FromPyObject)]
-struct PlannedPart<'py>(String, String, Option<f64>, Bound<'py, PyAny>);
+struct PlannedPart<'py>(PyBackedStr, PyBackedStr, Option<f64>, Bound<'py, PyAny>);
 
 /// `bide._combine.Plan`: the parts, and what makes the value of their outcomes.
 pub(crate) struct Plan<'py> {
@@ -101,11 +102,7 @@ impl<'py> Plan<'py> {
                 "child" => Part::Child(child(what)?),
                 kind => Part::Message(address(kind, what)?),
             };
-            requests.push(PartRequest {
-                name: name.as_str().into(),
-                part,
-                timeout: timeout.map(Duration::from_secs_f64),
-            });
+            requests.push(PartRequest { name: (&**name).into(), part, timeout: timeout.map(Duration::from_secs_f64) });
         }
         Ok((requests, conditions))
     }
@@ -132,7 +129,7 @@ impl<'py> Plan<'py> {
                 GateUntil::Condition
             }
             "computed after" | "computed at" => {
-                let purpose = if kind == "computed after" { Purpose::Span } else { Purpose::Moment };
+                let purpose = if **kind == *"computed after" { Purpose::Span } else { Purpose::Moment };
                 called.push(Called { part: at, function: what.clone(), is_async: false, purpose });
                 GateUntil::Computed
             }
@@ -144,7 +141,7 @@ impl<'py> Plan<'py> {
             }
             kind => GateUntil::Message(address(kind, what)?),
         };
-        Ok(GateSpec { name: name.as_str().into(), until, timeout: timeout.map(Duration::from_secs_f64) })
+        Ok(GateSpec { name: (&**name).into(), until, timeout: timeout.map(Duration::from_secs_f64) })
     }
 }
 
@@ -166,7 +163,7 @@ fn address(kind: &str, name: &Bound<'_, PyAny>) -> PyResult<Address> {
 }
 
 fn child(id: &Bound<'_, PyAny>) -> PyResult<RunId> {
-    let text: String = id.extract()?;
+    let text: PyBackedStr = id.extract()?;
     run_id(id.py(), &text)
 }
 

@@ -189,7 +189,7 @@ impl RunState {
             };
             for dropped in before.iter().filter(|member| !members.contains(member)) {
                 if let Some(lost) = self.detail(task).journal.lose(dropped, out.now).cloned() {
-                    self.write_entry(task, &lost, out);
+                    self.write_entry(task, lost, out);
                     self.lose_open(task, dropped, out);
                 }
             }
@@ -301,7 +301,7 @@ impl RunState {
                 continue;
             }
             if let Some(lost) = self.detail(task).journal.lose(member, out.now).cloned() {
-                self.write_entry(task, &lost, out);
+                self.write_entry(task, lost, out);
                 self.lose_open(task, member, out);
             }
         }

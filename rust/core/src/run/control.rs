@@ -341,7 +341,7 @@ impl RunState {
         let keys: Vec<EntryKey> = open.map(|entry| entry.key.clone()).collect();
         for key in keys {
             if let Some(lost) = self.detail(task).journal.lose(&key, out.now).cloned() {
-                self.write_entry(task, &lost, out);
+                self.write_entry(task, lost, out);
             }
         }
     }

@@ -60,7 +60,7 @@ impl RunState {
         };
         let key = EntryKey { name, n };
         let Some(entry) = self.detail(task).journal.extend(&key, span).cloned() else { return };
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry.clone(), out);
         if key.n == 0 {
             self.watch_gate(task, &entry, out);
             return;

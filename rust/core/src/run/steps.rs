@@ -34,7 +34,7 @@ impl RunState {
     /// A step that is executed at most once is about to be. Its row stays as it is: the body executes.
     pub(super) fn intended(&mut self, task: TaskRef, wait: Wait, out: &mut Out<'_>) {
         let entry = self.detail(task).journal.begin_step(wait, StepMode::Once, None, out.now).clone();
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         // In this order: what is cleared first writes no row.
         self.new_record(out);
         self.clear_suspicion(task, out);
@@ -56,7 +56,7 @@ impl RunState {
         }
         let mode = StepMode::Retried { tries };
         let entry = detail.journal.begin_step(wait, mode, failure, out.now).clone();
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         self.clear_suspicion(task, out);
         self.new_record(out);
         self.write_row(task, out);
@@ -79,7 +79,7 @@ impl RunState {
         let waited = micros(out.now.since(entry.opened_at.max(detail.waited_until)));
         detail.waited = detail.waited.saturating_add(waited);
         detail.waited_until = out.now;
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         Ok(())
     }
 
@@ -102,7 +102,7 @@ impl RunState {
         if !dropped.is_empty() {
             self.drop_entries(task, dropped, out);
         }
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         // In this order, as above.
         self.new_record(out);
         self.clear_suspicion(task, out);

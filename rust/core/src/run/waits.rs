@@ -19,9 +19,9 @@ fn ends_at(entry: &Entry) -> Option<Time> {
 }
 
 impl RunState {
-    pub(super) fn write_entry(&self, task: TaskRef, entry: &Entry, out: &mut Out<'_>) {
+    pub(super) fn write_entry(&self, task: TaskRef, entry: Entry, out: &mut Out<'_>) {
         let (run, map, id) = (self.row(), task.map, self.ids[task.ix as usize]);
-        out.batch.push(Write::Entry { run, task: id, map, entry: Box::new(entry.clone()) });
+        out.batch.push(Write::Entry { run, task: id, map, entry: Box::new(entry) });
     }
 
     pub(super) fn close_entry(
@@ -48,7 +48,7 @@ impl RunState {
             detail.waited = detail.waited.saturating_add(waited);
             detail.waited_until = out.now;
         }
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         Ok(())
     }
 
@@ -103,7 +103,6 @@ impl RunState {
             self.close_quietly(task, &entry.key, result, out);
             return;
         }
-        self.write_entry(task, &entry, out);
         if timed {
             match &entry.operation {
                 Operation::Message(address) => self.note_wait(address, task, &entry.key),
@@ -112,6 +111,7 @@ impl RunState {
             }
             self.watch_time(task, &entry, out);
         }
+        self.write_entry(task, entry, out);
     }
 
     /// Sets the timer of an entry that the machine closes: for its time, or for its deadline.
@@ -162,7 +162,7 @@ impl RunState {
             return Err(Refused::AttemptOver);
         }
         let entry = self.detail(task).journal.set_error(key, error).cloned().ok_or(Refused::AttemptOver)?;
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry, out);
         Ok(())
     }
 
@@ -350,7 +350,7 @@ impl RunState {
             // Nothing else is recorded of it: memory of a hundred thousand gates stays small.
             self.task_mut(task).gate_since = out.now;
             let entry = Journal::default().open(gate.wait(out.now), out.now).clone();
-            self.write_entry(task, &entry, out);
+            self.write_entry(task, entry.clone(), out);
             self.write_row(task, out);
             self.watch_gate(task, &entry, out);
             return;
@@ -418,7 +418,7 @@ impl RunState {
             return Err(Refused::AttemptOver);
         }
         let entry = self.detail(task).journal.set_due(key, time).ok_or(Refused::AttemptOver)?.clone();
-        self.write_entry(task, &entry, out);
+        self.write_entry(task, entry.clone(), out);
         self.new_record(out);
         self.watch_time(task, &entry, out);
         Ok(())
