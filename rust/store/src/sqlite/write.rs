@@ -2,6 +2,7 @@
 
 mod children;
 mod entries;
+mod gather;
 
 use bide_core::record::{DoneRow, NewRun, RunRowId, RunUpdate, Write};
 use bide_core::{BlockReason, Failure, MessageKind, RunOptions, RunStatus, TaskRow, Time, Value};
@@ -17,6 +18,7 @@ use super::messages;
 use super::transaction::Transaction;
 use crate::{Commit, Creation, Lease, StoreError, Written};
 use entries::{AT_ONCE, ENTRIES, ENTRY, entries, entry};
+use gather::gather;
 
 const CREATE: &str = "INSERT INTO run (id, uuid, workflow, version, status, runner, epoch, created_at, key, inputs) \
      VALUES (?1, ?2, ?3, ?4, iif(?5 IS NULL, 0, 1), ?5, ?6, ?7, ?8, ?9)";
@@ -330,20 +332,6 @@ impl SqliteStore {
         }
         let row = Box::new(row);
         Ok(if row.inputs == new.inputs { Creation::Exists(row) } else { Creation::OtherInputs(row) })
-    }
-}
-
-/// Has rows of one table follow each other, which takes fewer statements. Rows of one table keep their order, and so does
-/// everything around a write that changes several tables.
-fn gather(batch: &mut [Write]) {
-    let table = |write: &Write| match write {
-        Write::Done(_) | Write::Task(_) => Some(0),
-        Write::Entry { .. } => Some(1),
-        Write::Run(_) => Some(2),
-        _ => None,
-    };
-    for rows in batch.split_mut(|write| table(write).is_none()) {
-        rows.sort_by_key(table);
     }
 }
 
