@@ -2,6 +2,7 @@
 //! `engine/api.rs`; its parts are private to it.
 
 pub(crate) mod api;
+pub(crate) mod clocks;
 #[cfg(feature = "testing")]
 pub mod drive;
 mod limits;

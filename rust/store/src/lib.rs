@@ -17,9 +17,11 @@ mod changes;
 mod clock;
 mod commit;
 mod convert;
+mod error;
 mod lease_time;
 mod limits;
 mod look;
+mod maintenance;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -35,9 +37,11 @@ pub use changes::{ChangedRuns, Changes, Seen};
 pub use clock::Clock;
 pub use commit::{Commit, CommitId, Creation, Written};
 pub use convert::{Conversion, Converted};
+pub use error::StoreError;
 pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
+pub use maintenance::{Maintenance, Purged};
 pub use memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
@@ -116,15 +120,6 @@ pub enum Sent {
     Undeclared(Vec<String>),
 }
 
-/// What one step of a purge has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Purged {
-    /// How many runs were deleted.
-    pub runs: usize,
-    /// The row number to continue from; `None`: that was the last step.
-    pub next: Option<RunRowId>,
-}
-
 /// How the database that a store is in is recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
@@ -132,49 +127,6 @@ pub struct Database {
     pub question: String,
     /// What that is in the store's database, and in no other.
     pub answer: String,
-}
-
-/// Why a store could not do what it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// The lease was lost: another runner may have the runs. Nothing was written.
-    #[error("another runner has claimed its runs: the lease of runner {runner} was lost")]
-    Fenced {
-        /// Whose lease.
-        runner: i64,
-    },
-    /// The store was busy for longer than its busy timeout. Nothing was written.
-    #[error("{store} was locked by another process for {waited:?}; nothing was written")]
-    Busy {
-        /// The store, as the user named it (redacted).
-        store: String,
-        /// How long it was tried.
-        waited: Duration,
-    },
-    /// The store cannot be opened or used as it is; the message says what to do. Nothing was written.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The runner that used the store is closed. Nothing was written.
-    #[error("the runner on {store} is closed")]
-    Closed {
-        /// The store, as the user named it (redacted).
-        store: String,
-    },
-    /// A row does not read back: the file was changed by another program or is damaged.
-    #[error("{0}")]
-    Corrupt(String),
-    /// The connection to the store was lost. Whether the call was carried out is not known, but it can be made again:
-    /// see [`Store::may_repeat`].
-    #[error("the connection to {store} was lost ({why})")]
-    Disconnected {
-        /// The store, as the user named it (redacted).
-        store: String,
-        /// What the system or the server reported.
-        why: String,
-    },
-    /// Whether the batch is committed is not known, and another try would not show it: reload before continuing.
-    #[error("the outcome of a commit is unknown: {0}")]
-    Unknown(String),
 }
 
 /// Where runs live. All methods may block; none may be called with a lock held that a body could want.
@@ -505,27 +457,4 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     /// Ends all waits for changes that are under way, and the next one of each runner that did not wait: for a runner
     /// that stops.
     fn interrupt_waits(&self);
-}
-
-/// Keeping a store small, and warnings about its surroundings: for background threads.
-pub trait Maintenance {
-    /// One step of a purge: looks at the next runs in the order of their row numbers, at most `limit` of them, and
-    /// deletes those that ended before `before`, in one short commit. Several may purge at once. A child goes with its
-    /// parent, which stays until all runs below it have ended; one with many children takes several steps.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] but `Fenced`.
-    fn purge(&self, before: Time, from: RunRowId, limit: usize) -> Result<Purged, StoreError>;
-
-    /// Returns some of the pages that deletion has freed to the file system, if there are many. True if there are more.
-    ///
-    /// # Errors
-    /// Any [`StoreError`] but `Fenced`.
-    fn shrink(&self) -> Result<bool, StoreError>;
-
-    /// Something about the store's surroundings that its user should change and that stops nothing yet: returned once
-    /// each time it begins. Cheap: asked every 50 ms.
-    fn warning(&self) -> Option<String> {
-        None
-    }
 }

@@ -273,11 +273,6 @@ impl<H: Host> CoroutineBody<H> {
         Ok(Arc::new(OpenCall::new(call, under_way)))
     }
 
-    /// With a clock that is moved by hand: for what is counted of the body, until it ends.
-    fn in_book<R>(&self, f: impl FnOnce(&BegunBody) -> R) -> Option<R> {
-        self.own.lock().as_ref().and_then(|own| own.begun.as_ref()).map(f)
-    }
-
     pub(super) fn standing(&self, caller: Caller) -> Standing {
         let (lost, longest) = (self.run.is_lost(), self.engine.longest_name());
         Standing { lost, closing: false, used_up: self.is_timed_out(), caller, longest }

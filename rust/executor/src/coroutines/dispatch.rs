@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bide_core::record::RunRowId;
-use bide_core::{Event, TaskRef, Time};
+use bide_core::{Event, TaskRef};
 use bide_sched::{HandOff, SlotNo, Slots};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
@@ -15,14 +15,11 @@ use super::alarm::SleepingGates;
 use super::body::{CoroutineBody, OpenCall};
 use super::rest::RestBook;
 use super::resting::Resting;
-use crate::clock::{Clock, LastSeen};
+use crate::clock::LastSeen;
 use crate::engine::Engine;
 use crate::host::{Dispatch, Gate, Host, Load, Ready};
 use crate::ledger::{Group, QueuedEvent};
 use crate::runs::run::Run;
-
-/// A body's start is written once it has executed for this long, so that other processes can see it.
-const SHOW_AFTER: Duration = Duration::from_millis(100);
 
 /// The queue keeps the memory of this many bodies when it is empty.
 const KEPT: usize = 1024;
@@ -30,7 +27,7 @@ const KEPT: usize = 1024;
 /// The dispatcher of coroutines.
 pub struct Coroutines<H: Host> {
     /// The slots, and what waits for the loop.
-    state: Mutex<State<H>>,
+    pub(super) state: Mutex<State<H>>,
     /// The engine that it was opened for.
     engine: OnceLock<Weak<Engine<H>>>,
     /// The loop, to be woken when there is something to take, or the runner closes.
@@ -46,9 +43,9 @@ pub struct Coroutines<H: Host> {
     /// Every run in memory was lost to another runner, and the loop was not told yet.
     lost: AtomicBool,
     /// The wall clock, as it was read last for a body.
-    seen: Mutex<LastSeen>,
+    pub(super) seen: Mutex<LastSeen>,
     /// When a body ended last, in nanoseconds of the machine's time.
-    ended: AtomicU64,
+    pub(super) ended: AtomicU64,
     /// Bodies that may have to be interrupted, until the loop is told.
     interrupted: Mutex<Vec<(RunRowId, TaskRef)>>,
     /// Gates between two polls.
@@ -58,7 +55,7 @@ pub struct Coroutines<H: Host> {
 /// A call of a body.
 type BodysCall<H> = (Arc<CoroutineBody<H>>, Arc<OpenCall>);
 
-struct State<H: Host> {
+pub(super) struct State<H: Host> {
     /// Decides which bodies execute; resumed ones wait on a channel.
     slots: Slots<oneshot::Sender<Slot<H>>>,
     /// Bodies that may start and have no slot yet.
@@ -68,9 +65,9 @@ struct State<H: Host> {
     /// Open gates, for the loop to poll.
     gates: Vec<Gate<H>>,
     /// The body that was begun last, and since when it is known to execute: `None` until it was looked at.
-    latest: (Weak<CoroutineBody<H>>, Option<Duration>),
+    pub(super) latest: (Weak<CoroutineBody<H>>, Option<Duration>),
     /// Bodies that have suspended, the oldest first, until they were looked at for having executed for long.
-    recent: VecDeque<(Duration, Weak<CoroutineBody<H>>)>,
+    pub(super) recent: VecDeque<(Duration, Weak<CoroutineBody<H>>)>,
     /// Bodies that were taken and have not ended.
     bodies: usize,
     /// No body starts or resumes any more.
@@ -277,25 +274,6 @@ impl<H: Host> Coroutines<H> {
         std::mem::take(&mut *self.interrupted.lock())
     }
 
-    /// The wall's time at this moment of the lease's clock, which is now.
-    pub(super) fn wall(&self, clock: &dyn Clock, now: i64) -> Time {
-        self.seen.lock().wall(clock, now)
-    }
-
-    /// A body ends now: returns the wall's time, and the machine's.
-    pub(super) fn ends_at(&self, clock: &dyn Clock) -> (Time, Duration) {
-        let (wall, machine) = (clock.now(), clock.machine());
-        self.seen.lock().see(wall, machine);
-        self.ended.store(u64::try_from(machine.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        (wall, machine)
-    }
-
-    /// When a body ended last, in the machine's time.
-    #[must_use]
-    pub fn last_end(&self) -> Duration {
-        Duration::from_nanos(self.ended.load(Ordering::Relaxed))
-    }
-
     /// Queues an event that nobody waits for. It is committed with others, at the latest in the loop's next turn, or by
     /// the committer if the loop is blocked. `now` is the machine's time.
     pub(super) fn queue(&self, engine: &Engine<H>, event: QueuedEvent<H>, now: Duration) {
@@ -414,47 +392,14 @@ impl<H: Host> Coroutines<H> {
         }
     }
 
-    /// A body has begun. Most end in their first step, during which no other one is begun: nothing is kept of those.
-    pub(super) fn begins(&self, body: &Arc<CoroutineBody<H>>) {
-        let body = Arc::downgrade(body);
-        let before = std::mem::replace(&mut self.state.lock().latest, (body, None));
-        drop(before);
-    }
-
-    /// A body has suspended for the first time.
-    pub(super) fn suspends(&self, body: &Arc<CoroutineBody<H>>, now: Duration) {
-        let mut state = self.state.lock();
-        let body = Arc::downgrade(body);
-        if state.latest.0.ptr_eq(&body) {
-            state.latest = (Weak::new(), None);
-        }
-        state.recent.push_back((now, body));
-    }
-
-    /// A body that has executed for long and was not shown to other processes yet.
-    fn next_to_show(&self, now: Duration) -> Option<Weak<CoroutineBody<H>>> {
-        let state = &mut *self.state.lock();
-        let (latest, since) = &mut state.latest;
-        if latest.strong_count() > 0 {
-            let since = *since.get_or_insert(now);
-            if now.saturating_sub(since) >= SHOW_AFTER {
-                return Some(std::mem::take(&mut state.latest).0);
-            }
-        }
-        let (since, _) = state.recent.front()?;
-        (now.saturating_sub(*since) >= SHOW_AFTER).then(|| state.recent.pop_front().map(|(_, body)| body))?
-    }
-
     /// A body has ended: it is not counted any more.
-    fn ends(self: &Arc<Self>) {
+    fn ends(&self) {
         let mut state = self.state.lock();
         state.bodies -= 1;
         if state.bodies == 0 {
             self.emptied.notify_all();
-            let closing = state.closing;
-            drop(state);
-            if closing {
-                self.wake();
+            if state.closing {
+                MutexGuard::unlocked(&mut state, || self.wake());
             }
         }
     }

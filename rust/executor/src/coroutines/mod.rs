@@ -5,6 +5,7 @@
 //! What happens next is core's business, when it is committed the ledger's.
 
 mod alarm;
+mod begun;
 mod body;
 mod children;
 mod dispatch;

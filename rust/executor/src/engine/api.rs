@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bide_core::attempt::Clocks;
 use bide_core::record::StoredRun;
 use bide_core::{Event, Graph, RunId, Time, Value};
 use bide_store::{Lease, OpenWait, Sent, Standing, Store, StoreError, WaitPosition};
@@ -18,8 +17,8 @@ use crate::runs::convert::NotAdopted;
 use crate::runs::explain::Explained;
 use crate::runs::fork::ForkRequest;
 use crate::runs::mail::Letter;
+use crate::runs::not_registered::NotRegistered;
 use crate::runs::polls::Polls;
-use crate::runs::recover::NotRegistered;
 use crate::runs::requests::{Outlook, PendingRequest};
 use crate::runs::run::{Inputs, RegisteredWorkflow, Run, RunRequest};
 use crate::runs::settled::Settlement;
@@ -455,49 +454,5 @@ impl<H: Host> Engine<H> {
         self.control.limits.hold(ready);
         // What is left is for the slot that the group is of.
         self.dispatch().divert(ready);
-    }
-}
-
-impl<H: Host> Clocks for Engine<H> {
-    fn wall(&self) -> Time {
-        self.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.control.clock.steady()
-    }
-
-    fn random(&self) -> f64 {
-        self.ids.random()
-    }
-
-    fn polled(&self) {
-        self.control.meter.polled();
-    }
-}
-
-/// An engine's clocks at a moment whose steady time was read already.
-pub(crate) struct At<'a, H: Host> {
-    /// The engine, for its other clocks and its random numbers.
-    pub(crate) engine: &'a Engine<H>,
-    /// The steady time at that moment.
-    pub(crate) steady: Duration,
-}
-
-impl<H: Host> Clocks for At<'_, H> {
-    fn wall(&self) -> Time {
-        self.engine.now()
-    }
-
-    fn steady(&self) -> Duration {
-        self.steady
-    }
-
-    fn random(&self) -> f64 {
-        self.engine.random()
-    }
-
-    fn polled(&self) {
-        self.engine.polled();
     }
 }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::applied::applied;
 use super::committer::Committer;
 use super::group::{Group, QueuedEvent};
-use super::request::{Lost, Outcome, Request};
+use super::request::{Failed, Lost, Outcome, Request};
 use super::upcalls::Upcalls;
 use super::write::{Tagged, write};
 use crate::clock::Clock;
@@ -482,23 +482,4 @@ fn closes_a_wait(write: &Write) -> bool {
 /// The events that let created runs begin.
 fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
     runs.iter().map(|run| QueuedEvent::new(Arc::clone(run), Event::Begin, run.created_at)).collect()
-}
-
-/// Why a group was not committed: reported once the commit lock is released.
-enum Failed {
-    /// The engine has stopped over this error.
-    Stopped(StoreError),
-    /// This lease is lost.
-    Fenced(Lease),
-}
-
-impl Failed {
-    /// Reports it. Called without the commit lock.
-    #[cold]
-    fn report<H: Host>(self, engine: &Arc<impl Upcalls<H>>) {
-        match self {
-            Self::Stopped(error) => engine.report_stop(&error),
-            Self::Fenced(lease) => engine.fenced(lease),
-        }
-    }
 }

@@ -8,6 +8,7 @@ use bide_core::{Effect, Event, Refused};
 use bide_store::{Creation, Lease, StoreError};
 
 use super::group::{Completion, QueuedEvent};
+use super::upcalls::Upcalls;
 use crate::host::{Host, Ready};
 use crate::limits::Grants;
 use crate::runs::run::Run;
@@ -135,5 +136,24 @@ impl<H: Host> Request<H> {
             creates.creations = Some(Err(error.clone()));
         }
         self.forget();
+    }
+}
+
+/// Why a group was not committed: reported once the commit lock is released.
+pub(super) enum Failed {
+    /// The engine has stopped over this error.
+    Stopped(StoreError),
+    /// This lease is lost.
+    Fenced(Lease),
+}
+
+impl Failed {
+    /// Reports it. Called without the commit lock.
+    #[cold]
+    pub(super) fn report<H: Host>(self, engine: &Arc<impl Upcalls<H>>) {
+        match self {
+            Self::Stopped(error) => engine.report_stop(&error),
+            Self::Fenced(lease) => engine.fenced(lease),
+        }
     }
 }

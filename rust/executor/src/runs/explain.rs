@@ -9,8 +9,8 @@ use bide_store::{RunnerInfo, StoreError};
 
 use crate::host::Host;
 use crate::limits::HeldBack;
+use crate::runs::not_registered::NotRegistered;
 use crate::runs::polls::{Place, Polls};
-use crate::runs::recover::NotRegistered;
 use crate::runs::run::Run;
 use crate::runs::watch::Watch;
 

@@ -14,13 +14,16 @@ use crate::runs::run::Run;
 use crate::runs::settled::Settlement;
 use crate::runs::watched::WatchedRun;
 
+/// Runs that callers wait for, by row number and id.
+type WatchedRuns<H> = BTreeMap<(RunRowId, RunId), Weak<WatchedRun<H>>>;
+
 /// The runs of an engine.
 pub(crate) struct LiveRuns<H: Host> {
     /// Executed here, by row number.
     live: Mutex<HashMap<RunRowId, Arc<Run<H>>>>,
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
-    watched: Mutex<BTreeMap<(RunRowId, RunId), Weak<WatchedRun<H>>>>,
+    watched: Mutex<WatchedRuns<H>>,
     /// Held for reading from before a run is created or read until it is executed here, and for writing while messages
     /// are read for all runs: one that comes in between reaches its run by one of the two.
     pub(crate) adopting: RwLock<()>,

@@ -11,6 +11,7 @@ pub(crate) mod live_output;
 pub(crate) mod local_watch;
 pub(crate) mod looks;
 pub(crate) mod mail;
+pub(crate) mod not_registered;
 pub(crate) mod polls;
 pub(crate) mod recover;
 pub(crate) mod registry;

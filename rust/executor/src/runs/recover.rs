@@ -2,12 +2,11 @@
 //! another runner, after a lost lease.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bide_core::event::Timer;
-use bide_core::fit::{self, Fit, Misfit};
+use bide_core::fit::{self, Fit};
 use bide_core::record::{NewTask, RunUpdate, StoredRun};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
 use bide_store::{CommitId, Lease, Standing, StoreError, UnownedRuns};
@@ -18,6 +17,7 @@ use crate::host::Host;
 use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Level;
 use crate::runs::children::Children;
+use crate::runs::not_registered::NotRegistered;
 use crate::runs::registry::RegisteredWorkflows;
 use crate::runs::run::{Inputs, ParentRun, RegisteredWorkflow, Run, RunRequest};
 
@@ -26,27 +26,6 @@ const CLAIM: usize = 256;
 
 /// How many of them are loaded in one call of the store: their rows are in memory together.
 const LOAD: usize = 32;
-
-/// Why a run is not executed by a runner: its workflow is not registered there, or only in another version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotRegistered {
-    /// The run's workflow and version, as messages show them.
-    pub wanted: String,
-    /// The version that is registered, as messages show it, if any is.
-    pub have: Option<String>,
-    /// Why the run cannot continue with that.
-    pub why: Option<Misfit>,
-}
-
-impl fmt::Display for NotRegistered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is not registered here", self.wanted)?;
-        self.have.as_ref().map_or(Ok(()), |have| write!(f, " (have {have})"))?;
-        self.why
-            .as_ref()
-            .map_or(Ok(()), |why| write!(f, ": {why}; runner.adopt(run, workflow) continues it all the same"))
-    }
-}
 
 /// Recovers runs of registered workflows.
 pub(crate) struct Recovery<H: Host> {

@@ -16,7 +16,7 @@ use bide_core::{Event, Failure, GateSpec, GateTime, GateUntil, Value};
 use bide_sched::RETRY_THREAD_AFTER;
 
 use crate::engine::Engine;
-use crate::engine::api::At;
+use crate::engine::clocks::At;
 use crate::host::{Attached, Gate, Host, Polled};
 use crate::ledger::QueuedEvent;
 use crate::log::Level;

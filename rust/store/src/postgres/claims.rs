@@ -74,11 +74,7 @@ impl PostgresStore {
                 let positions = self.remembered.positions.lock();
                 versions.iter().any(|version| positions.contains_key(version))
             };
-            let free = has_left
-                || match session.query_opt(IS_FREE, &[&versions])? {
-                    Some(row) => row.try_get(0)?,
-                    None => false,
-                };
+            let free = has_left || Self::is_free(session, &versions)?;
             if free { self.take(session, id, lease, versions, most) } else { Ok(Claimed::default()) }
         });
         if matches!(claimed, Err(StoreError::Disconnected { .. })) {
@@ -89,6 +85,10 @@ impl PostgresStore {
             made.remember(lease, id, &[], &[], true);
         }
         Ok(claimed)
+    }
+
+    fn is_free(session: &mut Session<'_>, versions: &[i64]) -> Result<bool, Failed> {
+        Ok(session.query_opt(IS_FREE, &[&versions])?.map_or(Ok(false), |row| row.try_get(0))?)
     }
 
     fn take(
@@ -134,12 +134,13 @@ impl PostgresStore {
             for version in &versions {
                 positions.remove(version);
             }
+            drop(positions);
             let began_first = after.iter().all(|after| *after == i64::MIN);
-            if !claimed.runs.is_empty() && !began_first {
-                // Before the position there may be runs that a dead runner had: they are looked for next.
-                self.changes.unowned();
-            }
             if !claimed.runs.is_empty() || began_first {
+                // Some may be left before the position, or were locked: by another claim, or by who sends them a message.
+                if Self::is_free(session, &versions)? {
+                    self.changes.unowned();
+                }
                 return Ok(claimed);
             }
             after.fill(i64::MIN);

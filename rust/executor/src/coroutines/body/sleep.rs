@@ -7,10 +7,16 @@ use bide_core::attempt::{Fed, Sleep};
 use bide_sched::Alarm;
 
 use super::super::alarm::{Ring, Sleeping};
+use super::super::rest::BegunBody;
 use super::{CoroutineBody, OpenCall};
 use crate::host::Host;
 
 impl<H: Host> CoroutineBody<H> {
+    /// With a clock that is moved by hand: for what is counted of the body, until it ends.
+    pub(super) fn in_book<R>(&self, f: impl FnOnce(&BegunBody) -> R) -> Option<R> {
+        self.own.lock().as_ref().and_then(|own| own.begun.as_ref()).map(f)
+    }
+
     pub(super) async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {
         let noted = self.run.note_sleep((self.task, self.attempt()), &call.call.lock(), sleep, &**self.engine.clock());
         noted.into_iter().for_each(|event| self.enqueue(event, None));
