@@ -42,7 +42,7 @@ pub use lease_time::{Boot, LeaseTime, Uptime};
 pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use maintenance::{Maintenance, Purged};
-pub use memory::MemoryStore;
+pub use memory::{MemorySnapshot, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
 pub use schedules::{ScheduleChange, ScheduleChanged, Schedules, StoredSchedule};

@@ -101,8 +101,8 @@ impl Proxy {
                     pass(&from, &to, |sent| {
                         let has = |text: &[u8]| sent.windows(text.len()).any(|part| part == text);
                         listens |= has(b"LISTEN ");
-                        // The name of the channel.
-                        stays.store(listens || has(b"bide_t"), Ordering::SeqCst);
+                        // The statement that notifies, and the name of the channel when it is executed.
+                        stays.store(listens || has(b"pg_notify") || has(b"bide_t"), Ordering::SeqCst);
                         false
                     });
                 });
@@ -118,7 +118,8 @@ impl Proxy {
         let url = schema.url();
         let (user, rest) = url.split_once('@').unwrap();
         let (_, rest) = rest.split_once('/').unwrap();
-        format!("{user}@127.0.0.1:{}/{rest}", self.port)
+        // What is sent can be read.
+        format!("{user}@127.0.0.1:{}/{rest}&sslmode=disable", self.port)
     }
 }
 
@@ -166,7 +167,8 @@ fn a_claim_and_a_message_whose_answers_were_lost_are_made_once() {
     let id = CommitId::unique();
     let claim = || desk.store.claim_once(id, desk.lease, &[desk.version], START.into(), 1);
     proxy.loses.store(true, Ordering::SeqCst);
-    assert!(matches!(claim(), Err(StoreError::Disconnected { .. })));
+    let lost = claim();
+    assert!(matches!(lost, Err(StoreError::Disconnected { .. })), "{lost:?}");
     assert_eq!(claim().unwrap(), runs[..1]);
     assert_eq!(claim().unwrap(), runs[..1]);
     assert_eq!(desk.claim(START), runs[1..]);

@@ -60,7 +60,7 @@ impl Desk {
     fn done(&self, lease: Lease, task: i64) -> Result<(), StoreError> {
         let mut batch = vec![Write::Done(DoneRow::new(self.run.row(), task, Value::new(b"t"), START, START))];
         let id = CommitId::unique();
-        let write = || self.store.write(lease, &mut Commit { id, requests: &[], batch: &mut batch });
+        let write = || self.store.write(lease, &mut Commit::new(id, &[], &mut batch));
         until_connected(write).map(drop)
     }
 

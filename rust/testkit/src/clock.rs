@@ -62,6 +62,30 @@ impl VirtualClock {
     }
 }
 
+/// The clock of a machine whose wall shows another time than that of others.
+pub struct SkewedClock {
+    /// A clock that is right.
+    pub right: Arc<VirtualClock>,
+    /// How far ahead this one is, in milliseconds.
+    pub ahead: i64,
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Time {
+        Time(self.right.now().0 + self.ahead * 1000)
+    }
+
+    fn steady(&self) -> Duration {
+        self.right.steady()
+    }
+
+    /// Its leases, too, would count by another boot.
+    fn uptime(&self) -> Option<Uptime> {
+        let up = self.right.uptime()?;
+        Some(if self.ahead == 0 { up } else { Uptime { boot: Boot(2), micros: up.micros + self.ahead * 1000 } })
+    }
+}
+
 impl Clock for VirtualClock {
     fn now(&self) -> Time {
         Time(self.0.lock().wall)

@@ -31,6 +31,9 @@ pub enum Losses {
 /// The outcomes of calls, by the number of their runner and their id.
 type Outcomes<T> = Mutex<HashMap<(i64, CommitId), T>>;
 
+/// What a commit is answered with: what was created, and what was granted.
+pub(crate) type Answered = (Vec<Vec<Creation>>, Option<Vec<Vec<Answer>>>);
+
 /// Any store, over a network.
 pub struct DistantStore {
     /// The store behind the network.
@@ -46,7 +49,7 @@ pub struct DistantStore {
     /// How many connections were lost.
     lost: AtomicU64,
     /// The outcomes of commits, for callers that lost the answer.
-    written: Outcomes<(Vec<Vec<Creation>>, Option<Vec<Vec<Answer>>>)>,
+    written: Outcomes<Answered>,
     /// The outcomes of claims, likewise.
     claimed: Outcomes<Vec<RunId>>,
     /// The outcomes of messages that were sent, by their numbers.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bide_core::record::{Batch, NewRun, NewTask, RunRowId, StoredRun};
+use bide_core::record::{Batch, Committed, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
     Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
@@ -14,6 +14,8 @@ use bide_store::{
     UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::Mutex;
+
+use crate::server::SharedServer;
 
 /// What goes wrong with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub enum Fault {
     CrashBefore,
     /// It was written, but it and every later call fail, as if the process had died after it.
     CrashAfter,
+    /// The connection is lost before it is carried out. Only of a store that is a server.
+    LostBefore,
+    /// The connection is lost after it was carried out. Only of a store that is a server.
+    LostAfter,
 }
 
 /// Any store, with faults at chosen calls. Calls are counted from 1; what background services call
@@ -53,6 +59,8 @@ pub struct FaultyStore {
     renewed: Mutex<Option<LeaseTime>>,
     /// It says that several hosts share it.
     shared: AtomicBool,
+    /// The server that it is.
+    server: Option<Arc<SharedServer>>,
 }
 
 /// Is called between a call and its caller.
@@ -66,7 +74,17 @@ impl FaultyStore {
     /// Wraps a store; without a plan nothing fails.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::around(inner, None))
+    }
+
+    /// The same, as a client of a server has it.
+    #[must_use]
+    pub fn of_server(inner: Arc<dyn Store>, server: &Arc<SharedServer>) -> Arc<Self> {
+        Arc::new(Self::around(inner, Some(Arc::clone(server))))
+    }
+
+    fn around(inner: Arc<dyn Store>, server: Option<Arc<SharedServer>>) -> Self {
+        Self {
             inner,
             calls: AtomicU64::new(0),
             plan: Mutex::default(),
@@ -76,7 +94,8 @@ impl FaultyStore {
             after_watch_read: Mutex::default(),
             renewed: Mutex::default(),
             shared: AtomicBool::new(false),
-        })
+            server,
+        }
     }
 
     /// Shows every batch that is really committed from now on.
@@ -143,6 +162,7 @@ impl FaultyStore {
         *crashed = matches!(fault, Some(Fault::CrashBefore | Fault::CrashAfter));
         drop(crashed);
         let unknown = || StoreError::Unknown("on purpose".into());
+        let lost = || StoreError::Disconnected { store: self.inner.name().into(), why: "on purpose".into() };
         match fault {
             None => act(&*self.inner),
             Some(Fault::Unavailable) => Err(StoreError::Unavailable("unavailable on purpose".into())),
@@ -153,6 +173,8 @@ impl FaultyStore {
             Some(Fault::UnknownAfter) => act(&*self.inner).and(Err(unknown())),
             Some(Fault::CrashBefore) => Err(dead()),
             Some(Fault::CrashAfter) => act(&*self.inner).and(Err(dead())),
+            Some(Fault::LostBefore) => Err(lost()),
+            Some(Fault::LostAfter) => act(&*self.inner).and(Err(lost())),
         }
     }
 }
@@ -175,11 +197,18 @@ impl Store for FaultyStore {
     }
 
     fn clock(&self, here: Arc<dyn Clock>) -> Arc<dyn Clock> {
-        self.inner.clock(here)
+        match &self.server {
+            Some(server) => server.clock_of(here),
+            None => self.inner.clock(here),
+        }
     }
 
     fn may_repeat(&self) -> bool {
-        self.inner.may_repeat()
+        self.server.is_some() || self.inner.may_repeat()
+    }
+
+    fn history(&self) -> u64 {
+        self.inner.history()
     }
 
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {
@@ -200,7 +229,17 @@ impl Store for FaultyStore {
 
     fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         let creates = !commit.requests.is_empty();
+        // What goes to a server is a copy: the call may be made again.
+        let mut copy = self.server.is_some().then(|| commit.batch.clone());
+        let id = commit.id;
+        let (requests, claims) = (commit.requests, commit.claims);
+        let mut sent = Commit { id, requests, batch: copy.as_mut().unwrap_or(commit.batch), claims };
+        let commit = &mut sent;
         let written = self.call(|store| {
+            let known = |server: &Arc<SharedServer>| server.made.lock().written.get(&(lease, id)).cloned();
+            if let Some((creations, answers)) = self.server.as_ref().and_then(known) {
+                return Ok(Written { committed: Committed::by_store(), creations, answers });
+            }
             let watcher = self.watcher.lock();
             let shown = watcher.as_ref().map(|_| commit.batch.clone());
             let written = store.write(lease, commit)?;
@@ -212,6 +251,10 @@ impl Store for FaultyStore {
                     created.filter(|new| skipped.binary_search(&new.id.row()).is_err()).collect();
                 watcher(lease, &created, &shown);
             }
+            if let Some(server) = &self.server {
+                let answered = (written.creations.clone(), written.answers.clone());
+                server.made.lock().written.insert((lease, id), answered);
+            }
             Ok(written)
         });
         let hook = if creates { self.after_create.lock().take() } else { None };
@@ -222,7 +265,17 @@ impl Store for FaultyStore {
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
-        self.call(|store| store.create_unowned(runs))
+        self.call(|store| {
+            let watcher = self.watcher.lock();
+            let creations = store.create_unowned(runs)?;
+            if let Some(watcher) = &*watcher
+                && !creations.iter().any(Creation::prevents_all)
+            {
+                let created = runs.iter().zip(&creations).filter(|(_, creation)| **creation == Creation::Created);
+                watcher(Lease::NONE, &created.map(|(run, _)| run).collect::<Vec<_>>(), &Batch::new());
+            }
+            Ok(creations)
+        })
     }
 
     fn versions(&self, workflow: i64) -> Result<Vec<StoredVersion>, StoreError> {
@@ -241,7 +294,15 @@ impl Store for FaultyStore {
         now: LeaseTime,
         limit: usize,
     ) -> Result<Vec<RunId>, StoreError> {
-        self.call(|store| store.claim_once(id, lease, versions, now, limit))
+        self.call(|store| {
+            let Some(server) = &self.server else { return store.claim_once(id, lease, versions, now, limit) };
+            if let Some(claimed) = server.made.lock().claimed.get(&(lease, id)) {
+                return Ok(claimed.clone());
+            }
+            let claimed = store.claim_once(id, lease, versions, now, limit)?;
+            server.made.lock().claimed.insert((lease, id), claimed.clone());
+            Ok(claimed)
+        })
     }
 
     fn is_alive(&self, runner: i64, now: LeaseTime) -> Result<bool, StoreError> {
@@ -281,7 +342,15 @@ impl Store for FaultyStore {
     }
 
     fn send(&self, run: RunId, message: &Message) -> Result<Sent, StoreError> {
-        self.call(|store| store.send(run, message))
+        self.call(|store| {
+            let Some(server) = &self.server else { return store.send(run, message) };
+            if let Some(sent) = server.made.lock().sent.get(&message.number) {
+                return Ok(sent.clone());
+            }
+            let sent = store.send(run, message)?;
+            server.made.lock().sent.insert(message.number, sent.clone());
+            Ok(sent)
+        })
     }
 
     fn unowned_of(&self, version: i64) -> Result<Vec<RunId>, StoreError> {
@@ -301,7 +370,7 @@ impl Store for FaultyStore {
     }
 
     fn arrivals(&self) -> Option<u64> {
-        self.inner.arrivals()
+        self.server.is_none().then(|| self.inner.arrivals()).flatten()
     }
 
     fn mail(&self, after: i64) -> Result<Vec<(i64, RunRowId)>, StoreError> {

@@ -9,6 +9,7 @@ pub mod distant;
 pub mod fault;
 pub mod postgres;
 pub mod rows;
+pub mod server;
 pub mod sim;
 pub mod waits;
 

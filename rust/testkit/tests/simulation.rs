@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 61] = [
+const RARE: [&str; 63] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -37,6 +37,7 @@ const RARE: [&str; 61] = [
     "a body that continues where its checkpoint was",
     "a body that gets that its run is cancelled",
     "a deadline that is moved by hand",
+    "a lease that is lost with commits",
     "a limit that is used up",
     "a mapped task",
     "a mapped task that follows another",
@@ -67,6 +68,7 @@ const RARE: [&str; 61] = [
     "an answer that reaches the sender of its request",
     "a second answer",
     "a run that a watch has started",
+    "a server that loses its last commits",
     "an answer that is given twice",
     "an answer that satisfies a wait",
     "an answer to a callback that was dropped",

@@ -14,7 +14,7 @@ use crate::ShareId;
 pub(super) type LineKey = (Arc<str>, Arc<str>);
 
 /// All that is kept of limits.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MemLimits {
     /// What is allowed, by name.
     pub(super) specs: BTreeMap<Arc<str>, LimitSpec>,
@@ -29,7 +29,7 @@ pub(super) struct MemLimits {
 }
 
 /// Starts of one limit and one value of its key.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MemStarts {
     /// How many, by up to when their bodies may have been entered.
     at: BTreeMap<Time, u32>,
@@ -72,6 +72,7 @@ impl MemStarts {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Share {
     pub(super) line: LineKey,
     pub(super) runner: Option<i64>,

@@ -9,7 +9,7 @@ use bide_core::{NewEvents, Progress, ProgressRow, StoredEvents, TaskId};
 use crate::EventRange;
 
 /// Of all runs.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Live {
     /// The events of each channel of a run, oldest first.
     events: BTreeMap<(RunRowId, Arc<str>), VecDeque<StoredEvents>>,

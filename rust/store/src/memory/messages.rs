@@ -8,7 +8,7 @@ use bide_core::{Failure, Message, MessageKind, StoredMessage, Value};
 use crate::Sent;
 
 /// Messages by run and number of arrival.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Messages {
     /// All that are kept.
     by_run: BTreeMap<(RunRowId, i64), StoredMessage>,

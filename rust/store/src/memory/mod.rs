@@ -11,11 +11,13 @@ mod look;
 mod messages;
 mod run;
 mod schedules;
+mod snapshot;
 mod state;
 mod watches;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun, Write};
@@ -31,6 +33,7 @@ use crate::{
     Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
 };
 use run::MemRun;
+pub use snapshot::MemorySnapshot;
 use state::{MemRunner, MemVersion, MemWorkflow, State};
 
 /// How many ended runs are kept.
@@ -40,13 +43,15 @@ pub const KEPT: usize = 1000;
 pub struct MemoryStore {
     /// All that is stored.
     state: Mutex<State>,
+    /// How often it has lost what was stored last.
+    history: AtomicU64,
     /// What runners poll for changes.
     changes: ChangeLog,
 }
 
 impl Default for MemoryStore {
     fn default() -> Self {
-        Self { state: Mutex::default(), changes: ChangeLog::new(false) }
+        Self { state: Mutex::default(), history: AtomicU64::new(0), changes: ChangeLog::new(false) }
     }
 }
 
@@ -55,16 +60,6 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
-    }
-
-    /// For tests that play several processes on one store: the process of this runner has died. The next claim
-    /// notices it, as it would by the lock of a file.
-    pub fn process_died(&self, runner: i64) {
-        let state = &mut *self.state.lock();
-        if let Some(runner) = state.runners.get_mut(&runner) {
-            runner.died = true;
-            self.changes.unowned();
-        }
     }
 }
 
@@ -75,6 +70,10 @@ impl Store for MemoryStore {
 
     fn blocks(&self) -> bool {
         false
+    }
+
+    fn history(&self) -> u64 {
+        self.history.load(Ordering::SeqCst)
     }
 
     fn enroll(&self, now: LeaseTime) -> Result<Lease, StoreError> {

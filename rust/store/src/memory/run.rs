@@ -12,6 +12,7 @@ use bide_core::{
 
 use super::messages::Messages;
 
+#[derive(Clone)]
 pub(super) struct MemRun {
     /// The id of the run.
     pub(super) id: RunId,
@@ -52,7 +53,7 @@ pub(super) struct MemRun {
 }
 
 /// The journals of all runs. One tree of small nodes: a tree for each run would keep room for eleven entries in each.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Journals(BTreeMap<(RunRowId, TaskId, i32, EntryKey), Box<Entry>>);
 
 impl Journals {
@@ -110,7 +111,7 @@ const fn place(map: i32) -> (i32, usize) {
 }
 
 /// A task's row, in the form in which it was written: most are short ones, which need no allocation.
-#[derive(Default)]
+#[derive(Clone, Default)]
 enum Row {
     #[default]
     None,

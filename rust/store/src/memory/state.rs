@@ -15,7 +15,7 @@ use super::run::{Journals, MemRun, RowHash};
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     /// Workflows by number, from 0.
     pub(super) workflows: Vec<MemWorkflow>,
@@ -52,7 +52,7 @@ pub(super) struct State {
 }
 
 /// All schedules, also those that were removed, with their revisions.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MemSchedules {
     /// By name.
     pub(super) rows: BTreeMap<Arc<str>, (i64, Option<Schedule>)>,
@@ -61,7 +61,7 @@ pub(super) struct MemSchedules {
 }
 
 /// A watch, also one that was removed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct MemWatch {
     /// Raised by each change.
     pub(super) revision: i64,
@@ -72,6 +72,7 @@ pub(super) struct MemWatch {
 }
 
 /// A workflow.
+#[derive(Clone)]
 pub(super) struct MemWorkflow {
     /// The name of the workflow.
     pub(super) name: Arc<str>,
@@ -82,6 +83,7 @@ pub(super) struct MemWorkflow {
 }
 
 /// A version of a workflow.
+#[derive(Clone)]
 pub(super) struct MemVersion {
     /// The number of the workflow.
     pub(super) workflow: i64,
@@ -94,6 +96,7 @@ pub(super) struct MemVersion {
 }
 
 /// A runner.
+#[derive(Clone)]
 pub(super) struct MemRunner {
     /// Raised when its runs are claimed by others; every commit compares it.
     pub(super) epoch: i64,

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use postgres::{Client, Config, SimpleQueryMessage};
+use postgres::{Client, Config};
 
 use super::error::Identity;
-use super::history::{INSPECT, Server};
+use super::history::{INSPECT, Server, row};
 use super::session::Statements;
 use super::tls::{Tls, TlsMode};
 use super::url::{Host, Options};
@@ -155,14 +155,4 @@ impl Attempt {
 fn check_descriptors() -> std::io::Result<()> {
     let spare: Result<Vec<File>, _> = (0..6).map(|_| File::open("/dev/null")).collect();
     spare.map(drop)
-}
-
-/// The first row of an answer, as texts.
-pub(super) fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
-    answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
-        }
-        _ => None,
-    })
 }

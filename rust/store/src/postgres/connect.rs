@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use bide_sync::Mutex;
 use postgres::Client;
 
-use super::attempt::{Attempt, Link, Refusal, row};
+use super::attempt::{Attempt, Link, Refusal};
 use super::error::{Failed, Identity, is_repeatable};
-use super::history::{History, INSPECT, Server};
+use super::history::{History, INSPECT, Server, row};
 use super::remembered::Remembered;
 use super::session::Session;
 use super::tls::Tls;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bide_sync::Mutex;
+use postgres::SimpleQueryMessage;
 use postgres::error::SqlState;
 
 use super::error::Failed;
@@ -59,6 +60,16 @@ impl Server {
             history: (system.clone(), timeline.clone()),
         })
     }
+}
+
+/// The first row of an answer, as texts.
+pub(super) fn row(answer: &[SimpleQueryMessage]) -> Option<Vec<String>> {
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|column| row.get(column).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    })
 }
 
 /// How a server has lost what it had confirmed, or may have.

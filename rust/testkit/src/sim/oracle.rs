@@ -71,6 +71,7 @@ impl Committed {
 }
 
 /// Watches a world.
+#[derive(Clone)]
 pub struct Oracle {
     /// The graph of the case.
     graph: Arc<Graph>,
@@ -113,6 +114,10 @@ pub struct Oracle {
     shown: Shown,
     /// The wall was set to an earlier time: then the times of waits do not show which is the oldest.
     wall_was_set_back: bool,
+    /// The runners whose leases the server has lost. They learn of it at their next call.
+    pub lost: HashSet<i64>,
+    /// What is decided now is decided by one of them that has not learned of it: nothing of it will be committed.
+    pub is_of_lost: bool,
     /// How many leases could not be released at a close.
     pub kept_leases: u32,
     /// What this world has in it that few have: the test asks whether its worlds meet all of that.
@@ -159,6 +164,8 @@ impl Oracle {
             late: HashMap::new(),
             shown: Shown::default(),
             letters: mail::Letters::default(),
+            lost: HashSet::new(),
+            is_of_lost: false,
             kept_leases: 0,
             met: BTreeSet::new(),
             latest: Time(0),
@@ -182,7 +189,7 @@ impl Oracle {
     }
 
     fn must(&mut self, holds: bool, guarantee: &str, seen: impl FnOnce() -> String) {
-        if !holds {
+        if !holds && !self.is_of_lost {
             self.violations.push(format!("{guarantee}: {}", seen()));
         }
     }
@@ -196,6 +203,27 @@ impl Oracle {
             self.trace.pop_front();
         }
         self.trace.push_back(line);
+    }
+
+    /// The server has lost what was committed since this was known. What has happened in the world remains.
+    pub fn forgets(&mut self, since: &Self) {
+        let known = since.clone();
+        *self = Self {
+            latest: self.latest,
+            wall_was_set_back: self.wall_was_set_back,
+            kept_leases: self.kept_leases,
+            lost: std::mem::take(&mut self.lost),
+            met: std::mem::take(&mut self.met),
+            violations: std::mem::take(&mut self.violations),
+            trace: std::mem::take(&mut self.trace),
+            digest: self.digest,
+            ..known
+        };
+    }
+
+    /// What is decided from now on is decided by this runner.
+    pub fn judges(&mut self, runner: i64) {
+        self.is_of_lost = self.lost.contains(&runner);
     }
 
     /// A rare event has happened.
@@ -228,6 +256,10 @@ impl Oracle {
 
     /// A batch was committed.
     pub fn committed(&mut self, runner: i64, created: &[&NewRun], batch: &Batch) {
+        self.is_of_lost = false;
+        self.must(!self.lost.contains(&runner), "a commit under a lease that the server has lost", || {
+            runner.to_string()
+        });
         for new in created {
             self.is_created(new);
             self.has_times(new);

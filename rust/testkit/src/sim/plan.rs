@@ -12,6 +12,7 @@ mod maps;
 mod others;
 mod print;
 mod random;
+mod servers;
 mod smaller;
 mod watches;
 
@@ -34,6 +35,7 @@ pub(super) use others::{
     CHILD, answer_address, answer_request, callback_request, child_request, reply_request, request_address,
     start_request, take_request,
 };
+pub(super) use servers::MOST_LOST;
 
 /// One simulated world.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ pub struct Case {
     pub letters: Vec<Letter>,
     /// What goes wrong, and when.
     pub disasters: Vec<(u32, Disaster)>,
+    /// The store is a server: how far the clocks of the machines that use it are ahead of its own, in milliseconds.
+    pub server: Option<Vec<i64>>,
     /// How much faster the wall goes than steady time, in parts of a million.
     pub drift: i64,
     /// Time passes in leaps of at most so long while all threads wait.
@@ -208,6 +212,8 @@ pub enum Disaster {
     Fault(Fault),
     /// A process dies, and of the next one's calls this one goes wrong.
     Birth(u64, Fault),
+    /// The server loses what was committed in the last so many moves.
+    Loses(usize),
     /// The clock is set, by this many milliseconds.
     Jump(i64),
     /// A second process opens the store.
@@ -372,7 +378,7 @@ impl Case {
     #[must_use]
     pub fn undisturbed(&self) -> Self {
         let (disasters, retries) = (Vec::new(), Vec::new());
-        Self { disasters, retries, drift: 0, calls: vec![1; self.calls.len()], ..self.clone() }
+        Self { disasters, retries, drift: 0, server: None, calls: vec![1; self.calls.len()], ..self.clone() }
     }
 
     /// The tasks of a version. A task has the same position in all of them.

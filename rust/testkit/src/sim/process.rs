@@ -31,7 +31,7 @@ use super::oracle::Oracle;
 use super::plan::{Case, Version};
 use super::rng::Rng;
 use super::scripted::Script;
-use crate::clock::VirtualClock;
+use crate::clock::{SkewedClock, VirtualClock};
 use crate::fault::FaultyStore;
 use gates::Watched;
 
@@ -149,6 +149,7 @@ impl Process {
         shared: &Shared,
         version: Version,
         store: Arc<FaultyStore>,
+        ahead: i64,
         seed: u64,
     ) -> Result<Self, StoreError> {
         let (oracle, script) = (Arc::clone(&shared.oracle), shared.script.clone());
@@ -160,14 +161,17 @@ impl Process {
         let (clock, leases) = (Arc::clone(&shared.clock), Arc::clone(&store));
         let log = Box::new(move |_: bide_executor::Level, line: &str| {
             let mut oracle = oracle.lock();
-            if line.contains("the lease was lost") {
+            if line.contains("the store has lost commits") {
+                oracle.meets("a lease that is lost with commits");
+            } else if line.contains("the lease was lost") {
                 oracle.a_lease_is_lost_only_once_it_has_run_out(leases.renewed(), clock.lease_time());
                 oracle.meets("a lost lease");
             }
             oracle.kept_leases += u32::from(line.contains("the lease could not be given back"));
             oracle.note(format!("log: {line}"));
         });
-        let (clock, total) = (Arc::clone(&shared.clock), shared.case.slots);
+        let (right, total) = (Arc::clone(&shared.clock), shared.case.slots);
+        let clock = Arc::new(SkewedClock { right, ahead });
         let driver = Driver::open(Arc::clone(&store) as Arc<dyn Store>, clock, Outbox::default(), log, seed)?;
         let side = |_| Side { deque: VecDeque::new(), gathering: driver.gathering(), since: Duration::ZERO };
         let process = Self {
@@ -272,6 +276,14 @@ impl Process {
     pub(super) fn forget_handles(&mut self) {
         self.look_at_handles();
         self.handles.clear();
+    }
+
+    /// What was reported to its callers does not count any more.
+    pub(super) fn is_told_no_more(&mut self) {
+        self.handles.clear();
+        self.requests.clear();
+        // Its user defines again what is gone.
+        self.registered.set(false);
     }
 
     /// Whether one of its bodies has killed it.

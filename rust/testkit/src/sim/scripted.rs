@@ -46,7 +46,7 @@ impl WaitDriver for Simulated {
             oracle: Arc::new(Mutex::new(oracle)),
             script: Some(Script { probe: Arc::clone(probe), has_slot: Arc::default() }),
         };
-        let mut process = Process::start(&shared, Version::First, Arc::clone(&probe.store), probe.seed)
+        let mut process = Process::start(&shared, Version::First, Arc::clone(&probe.store), 0, probe.seed)
             .unwrap_or_else(|error| panic!("the process does not start: {error}"));
         assert!(process.submit("k"), "the run is not created");
         let mut rng = Rng::new(1);

@@ -2,8 +2,9 @@
 
 mod disasters;
 mod mail;
+mod servers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use super::plan::{Case, Disaster, Letter, MOST, Version};
 use super::process::{Process, Shared};
 use super::rng::Rng;
 use crate::clock::VirtualClock;
-use crate::fault::{Fault, FaultyStore};
+use crate::fault::Fault;
+use crate::server::SharedServer;
+use servers::Before;
 
 /// How one task of a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +104,12 @@ struct World {
     moves: u32,
     /// The code that processes have which start from now on.
     version: Version,
+    /// The server that the store is.
+    server: Arc<SharedServer>,
+    /// How many processes have started.
+    started: usize,
+    /// What there was before each of the last moves, as long as the server may lose some of it.
+    before: VecDeque<Before>,
 }
 
 /// Plays a case to its end.
@@ -116,7 +125,11 @@ pub fn play(case: &Case) -> Result<Outcome, String> {
     };
     shared.clock.drift(case.drift);
     let calls = case.calls.iter().enumerate().flat_map(|(run, calls)| std::iter::repeat_n(run, *calls as usize));
+    let server = SharedServer::new(Arc::clone(&shared.clock) as Arc<dyn Clock>);
     let mut world = World {
+        server,
+        started: 0,
+        before: VecDeque::new(),
         base: MemoryStore::new(),
         rng: Rng::new(case.seed ^ 0xb1de),
         processes: Vec::new(),
@@ -158,10 +171,12 @@ impl World {
     fn play(&mut self) -> Result<Outcome, String> {
         while self.moves < self.shared.case.most_moves {
             self.moves += 1;
+            self.remember();
             self.strike();
             self.deliver();
             self.shared.oracle.lock().wall_shows(self.shared.clock.now());
             let quiet = self.step();
+            self.shared.oracle.lock().is_of_lost = false;
             self.limits_hold();
             if let Some(first) = self.shared.oracle.lock().violations.first() {
                 return Err(first.clone());
@@ -189,12 +204,14 @@ impl World {
         if !self.calls.is_empty() && self.rng.one_in(10) {
             let at = self.rng.below(self.calls.len());
             let which = self.rng.below(self.processes.len());
+            self.judge(which);
             if self.processes[which].submit(&key_of(self.calls[at])) {
                 self.calls.swap_remove(at);
             }
             return false;
         }
         let which = self.rng.below(self.processes.len());
+        self.judge(which);
         if self.processes[which].is_frozen() {
             let all_are = self.processes.iter().all(Process::is_frozen);
             return all_are && self.wait();
@@ -237,6 +254,7 @@ impl World {
     fn wait(&mut self) -> bool {
         let (mut span, now) = (self.shared.case.leap, self.shared.clock.steady());
         for process in &mut self.processes {
+            self.shared.oracle.lock().judges(process.runner());
             if process.is_frozen() {
                 span = span.min(process.frozen_until - now);
                 continue;
@@ -252,6 +270,7 @@ impl World {
         if self.processes.iter_mut().filter(thawed).any(|process| !process.moves().is_empty()) {
             return false;
         }
+        self.shared.oracle.lock().is_of_lost = false;
         self.nothing_is_late();
         let quiet = !self.processes.iter().any(Process::is_frozen);
         self.pass(span.max(Duration::from_micros(1)));
@@ -292,12 +311,12 @@ impl World {
     }
 
     fn start_process(&mut self) {
-        let store = FaultyStore::new(Arc::clone(&self.base) as Arc<dyn Store>);
+        let (store, ahead) = self.client();
         if let Some((call, fault)) = self.birth_fault.take() {
             store.fail(call, fault);
         }
         let seed = self.rng.number();
-        match Process::start(&self.shared, self.version, store, seed) {
+        match Process::start(&self.shared, self.version, store, ahead, seed) {
             Ok(process) => self.processes.push(process),
             Err(error) => self.shared.oracle.lock().note(format!("does not start: {error}")),
         }
@@ -355,7 +374,9 @@ impl World {
 
     fn finish(&mut self) -> Result<Outcome, String> {
         // Another may have ended what one still has in memory: it learns of that when it renews its lease.
-        let others = |it: &Disaster| matches!(it, Disaster::Second | Disaster::Freeze(_) | Disaster::Deploy(_));
+        let others = |it: &Disaster| {
+            matches!(it, Disaster::Second | Disaster::Freeze(_) | Disaster::Deploy(_) | Disaster::Loses(_))
+        };
         let alone = !self.shared.case.has(others);
         let all_over = self.runs().iter().all(|(_, status, _)| *status != RunStatus::Running);
         for process in &self.processes {

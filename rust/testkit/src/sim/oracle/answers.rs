@@ -48,7 +48,7 @@ struct Callback {
 }
 
 /// The callbacks.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Callbacks {
     /// How many secrets were made.
     secrets: u64,

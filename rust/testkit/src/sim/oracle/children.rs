@@ -20,7 +20,7 @@ struct Child {
 }
 
 /// What bodies have started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Children {
     /// By their row numbers.
     all: HashMap<RunRowId, Child>,

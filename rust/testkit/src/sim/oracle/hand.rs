@@ -11,7 +11,7 @@ use super::super::plan::value_by_hand;
 use super::{Committed, Oracle};
 
 /// What was asked of runs, and what was said of them when they were created.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Asked {
     /// The requests: the run, the name of the task, and what.
     requests: HashSet<(RunRowId, Arc<str>, &'static str)>,

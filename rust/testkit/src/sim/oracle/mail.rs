@@ -38,7 +38,7 @@ struct Letter {
 }
 
 /// What was sent.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Letters {
     /// In the order in which they were sent.
     all: Vec<Letter>,

@@ -25,7 +25,7 @@ struct Task {
 }
 
 /// The mapped tasks of a world.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Maps {
     /// By their positions.
     tasks: HashMap<TaskIx, Task>,

@@ -29,7 +29,7 @@ struct Request {
 }
 
 /// What was sent, and the answers.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Requests {
     all: Vec<Request>,
     /// The answers that are committed, by the number of the request.

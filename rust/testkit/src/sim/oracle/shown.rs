@@ -9,7 +9,7 @@ use bide_core::{Batch, Channel, NO_MAP, NewEvents, ProgressRow, StoredEvents, Ta
 use super::Oracle;
 
 /// What bodies have emitted.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Shown {
     /// How many events there were.
     count: u64,

@@ -49,6 +49,9 @@ impl fmt::Display for Case {
         if self.fail_fast {
             write!(f, ", fail_fast")?;
         }
+        if let Some(ahead) = &self.server {
+            write!(f, ", on a server, with clocks {ahead:?} ms ahead")?;
+        }
         if self.drift != 0 {
             write!(f, ", the wall is {} ppm fast", self.drift)?;
         }

@@ -301,7 +301,8 @@ impl Case {
         if killer {
             return case;
         }
-        case.handled(hand).limited(&mut Rng::new(seed ^ 0x117)).watched(&mut Rng::new(seed ^ 0x3a7c))
+        let case = case.handled(hand).limited(&mut Rng::new(seed ^ 0x117)).watched(&mut Rng::new(seed ^ 0x3a7c));
+        case.on_server(&mut Rng::new(seed ^ 0x5e7_4e7))
     }
 
     /// A world without anything.
@@ -321,6 +322,7 @@ impl Case {
             deletes: false,
             letters: Vec::new(),
             disasters: Vec::new(),
+            server: None,
             drift: 0,
             leap: LEAP,
             most_moves: MOST_MOVES,

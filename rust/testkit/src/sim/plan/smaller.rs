@@ -69,6 +69,12 @@ impl Case {
         if self.fail_fast {
             with(&|case| case.fail_fast = false);
         }
+        if self.server.is_some() {
+            with(&|case| case.server = None);
+        }
+        if self.server.iter().flatten().any(|ahead| *ahead != 0) {
+            with(&|case| case.server.iter_mut().flatten().for_each(|ahead| *ahead = 0));
+        }
         if self.drift != 0 {
             with(&|case| case.drift = 0);
         }

@@ -24,6 +24,7 @@ impl World {
                 Disaster::Second => self.start_process(),
                 Disaster::Deploy(version) => self.deploy(version),
                 Disaster::Stranger => self.stranger(),
+                Disaster::Loses(moves) => self.lose(moves),
                 // One whose outcome is unknown may be there.
                 Disaster::Pause(run, moves) if self.ask(run, Ask::Pause).is_some() => {
                     self.resumes.push((self.moves + moves, run));
@@ -66,6 +67,7 @@ impl World {
                     self.start_process();
                 }
                 Disaster::Jump(_) | Disaster::Second | Disaster::Deploy(_) | Disaster::Stranger => {}
+                Disaster::Loses(_) => {}
                 Disaster::Pause(..) | Disaster::Cancel(_) | Disaster::CancelByForce(_) | Disaster::Hand(..) => {}
             }
         }
