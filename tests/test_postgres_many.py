@@ -182,7 +182,7 @@ def test_a_run_that_was_left_to_others_and_came_back_is_as_one_that_was_kept(pos
     @bide.task
     def fails(number: int) -> int:
         assert tenant.get() == "acme", "it has the submitter's contextvars"
-        if number % 50 == 49:  # noqa: PLR2004
+        if number % 50 == 49:
             raise KeyError(number)
         return number
 
@@ -190,7 +190,7 @@ def test_a_run_that_was_left_to_others_and_came_back_is_as_one_that_was_kept(pos
         tenant.set("acme")
         runs = runner.submit_many(bide.Workflow("fails", [fails]), [{"number": number} for number in range(200)])
         for number, run in enumerate(runs):
-            if number % 50 == 49:  # noqa: PLR2004
+            if number % 50 == 49:
                 with pytest.raises(bide.RunFailed) as failed:
                     run.result(timeout=60)
                 assert isinstance(failed.value.__cause__, KeyError), "and its caller gets the original exception"
