@@ -1,7 +1,5 @@
 //! Claims of runs that have no owner: what nobody else is about to claim, from where the last claim has ended.
 
-use std::sync::atomic::Ordering;
-
 use bide_core::record::{RunRow, StoredRun};
 use bide_core::{RunId, RunStatus};
 use postgres::Row;
@@ -29,7 +27,7 @@ const CLAIM: &str = concat!(
      taken AS (UPDATE bide.run r SET runner = $1::int8, epoch = $2::int8, \
      status = CASE WHEN r.held THEN r.status ELSE 1 END FROM free WHERE r.id = free.id), \
      aside AS (UPDATE bide.task t SET entered = -t.entered FROM free WHERE t.run = free.id AND t.entered > 0) \
-     SELECT (SELECT count(*) FROM f), EXISTS (SELECT 1 FROM bide.limit_share), r.id, r.uuid, r.version, \
+     SELECT (SELECT count(*) FROM f), r.id, r.uuid, r.version, \
      r.status = 0 AND NOT r.held AND NOT EXISTS (SELECT 1 FROM bide.task t WHERE t.run = r.id) \
      AND NOT EXISTS (SELECT 1 FROM bide.message m WHERE m.run = r.id), ",
     run_columns!(),
@@ -63,8 +61,6 @@ impl PostgresStore {
                 && let Some(row) = session.query_opt(CLAIMED, &[&lease.runner, &id.0.cast_signed()])?
             {
                 let claimed: Option<Vec<Uuid>> = row.try_get(0)?;
-                // There may be shares of limits.
-                self.has_shares.store(true, Ordering::Relaxed);
                 let runs = claimed.unwrap_or_default().into_iter().map(|id| RunId(id.0)).collect();
                 return Ok(Claimed { runs, new: Vec::new() });
             }
@@ -83,6 +79,7 @@ impl PostgresStore {
         let claimed = claimed?;
         if !claimed.runs.is_empty() {
             made.remember(lease, id, &[], &[], true);
+            self.find_shares()?;
         }
         Ok(claimed)
     }
@@ -114,14 +111,11 @@ impl PostgresStore {
             {
                 let mut positions = self.remembered.positions.lock();
                 for row in &rows {
-                    let Some(run) = row.try_get::<_, Option<i64>>(2)? else { continue };
-                    claimed.push(RunId(row.try_get::<_, Uuid>(3)?.0));
-                    positions.insert(row.try_get(4)?, run);
-                    if row.try_get(5)? {
+                    let Some(run) = row.try_get::<_, Option<i64>>(1)? else { continue };
+                    claimed.push(RunId(row.try_get::<_, Uuid>(2)?.0));
+                    positions.insert(row.try_get(3)?, run);
+                    if row.try_get(4)? {
                         new.push(row);
-                    }
-                    if row.try_get(1)? {
-                        self.has_shares.store(true, Ordering::Relaxed);
                     }
                 }
             }
@@ -151,7 +145,7 @@ impl PostgresStore {
     /// gets the reason.
     fn new_runs(&self, session: &mut Session<'_>, lease: Lease, rows: &[&Row]) -> Vec<StoredRun> {
         let mut read = |row: &Row| {
-            let (run, version) = run_row(row, 6, self.name_str()).ok()?;
+            let (run, version) = run_row(row, 5, self.name_str()).ok()?;
             let tasks = self.recorded_tasks(session, version).ok()?;
             let run = RunRow { status: RunStatus::Running, runner: Some(lease.runner), ..run };
             let (rows, entries, messages, progress, children) = Default::default();

@@ -6,6 +6,7 @@
 //! who else waits. So one of the two finds what the other has done: a share, or who waits for it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::limits::{LimitSpec, Rate, Room};
@@ -22,6 +23,7 @@ use super::session::{Session, Text};
 use crate::limits::stands;
 use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, ShareId, StoreError};
 
+const ANY_SHARE: &str = "SELECT 1 FROM bide.limit_share LIMIT 1";
 const SPEC: &str =
     "SELECT name, executing, in_flight, rate_count, rate_span, key FROM bide.limit_spec WHERE name = $1::text";
 const SPECS: &str = "SELECT name, executing, in_flight, rate_count, rate_span, key FROM bide.limit_spec ORDER BY name";
@@ -230,6 +232,16 @@ impl PostgresStore {
     pub(super) fn limits_released(&self) -> Result<(), StoreError> {
         self.changes.limits();
         self.notifier.send(Hint::Look);
+        Ok(())
+    }
+
+    /// Runs were claimed: if there are limits, they may have shares.
+    pub(super) fn find_shares(&self) -> Result<(), StoreError> {
+        if !self.has_shares.load(Ordering::Relaxed)
+            && self.connections.reader(|session| Ok(session.query_opt(ANY_SHARE, &[])?.is_some()))?
+        {
+            self.has_shares.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
