@@ -124,7 +124,8 @@ fn no_statement_walks_a_table_but_those_that_are_named() {
         let store = PostgresStore::open(&Options::parse(&schema.url()).unwrap()).unwrap();
         check(&*store);
         let named = store.plans().unwrap().into_iter();
-        plans.extend(named.map(|(sql, plan)| (sql.replace(schema.name(), "bide"), plan)));
+        let quoted = format!("\"{}\"", schema.name());
+        plans.extend(named.map(|(sql, plan)| (sql.replace(&quoted, "bide"), plan)));
     }
     assert!(plans.len() > 80, "the statements are not found any more: {:#?}", plans.keys());
     let (mut walks, mut judged) = (Vec::new(), 0);
