@@ -16,7 +16,7 @@ use crate::runs::run::Run;
 /// A group is committed when it has this many results.
 const FULL: usize = 64;
 
-/// While another thread commits, so many may gather before the thread that made them waits for its turn.
+/// While another thread commits, this many may gather before the thread that made them waits for its turn.
 const MANY: usize = 1_024;
 
 /// A result waits at most this long for others.

@@ -165,7 +165,7 @@ impl<H: Host> LiveRuns<H> {
         }
     }
 
-    /// The watched run before this one in the order of their creation, and up to so many of those after it.
+    /// The watched run before this one in the order of their creation, and up to `most` of those after it.
     pub(crate) fn beside(&self, id: RunId, most: usize) -> (Option<RunId>, Vec<Arc<WatchedRun<H>>>) {
         let place = (id.row(), id);
         let watched = self.watched.lock();

@@ -13,7 +13,7 @@ use crate::runs::run::RegisteredWorkflow;
 /// How many bodies are taken for each slot, however long they take.
 const FOR_A_SLOT: usize = 4;
 
-/// Of short bodies so many are taken as end in this time, judged by those that were claimed last.
+/// Of short bodies those are taken that end in this time, judged by those that were claimed last.
 const SOON: Duration = Duration::from_millis(50);
 
 /// How many runs are claimed at most in one commit.

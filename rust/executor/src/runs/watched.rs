@@ -16,7 +16,7 @@ use crate::runs::settled::{Settled, Settlement};
 /// How many runs are read at most in one call of the store.
 const MOST_AHEAD: usize = 64;
 
-/// Runs with more than so many bytes of results are not read ahead: their caller may never ask for them.
+/// Runs with more bytes of results than this are not read ahead: their caller may never ask for them.
 const LARGE: usize = 1 << 20;
 
 /// A run that is waited for without being in memory.

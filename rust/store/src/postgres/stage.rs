@@ -100,7 +100,7 @@ impl<'a> Stage<'a> {
         self.bytes
     }
 
-    /// Whether so many bytes more fit, which are counted then. Any number fits into an empty one.
+    /// Whether this many bytes more fit, which are counted then. Any number fits into an empty one.
     fn has_room(&mut self, bytes: usize) -> bool {
         let total = self.bytes.saturating_add(bytes);
         let fits = self.bytes == 0 || total <= MOST_BYTES;

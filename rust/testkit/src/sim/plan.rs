@@ -212,7 +212,7 @@ pub enum Disaster {
     Fault(Fault),
     /// A process dies, and of the next one's calls this one goes wrong.
     Birth(u64, Fault),
-    /// The server loses what was committed in the last so many moves.
+    /// The server loses what was committed in this number of its last moves.
     Loses(usize),
     /// The clock is set, by this many milliseconds.
     Jump(i64),
