@@ -19,7 +19,7 @@ MOST = {
     ("memory", "poll"): 10_000,
     ("normal", "task"): 20_000,
     ("normal", "hop"): 43_000,
-    ("normal", "run in turn"): 175_000,
+    ("normal", "run in turn"): 178_000,
     ("normal", "run of many"): 110_000,
     ("normal", "wait"): 340_000,
     ("normal", "poll"): 10_000,
