@@ -401,7 +401,9 @@ def finish():
                     runner.submit(workflow, {"n": int(run.key)}, key=run.key).result(10)
         runner.pause_schedule("ticks")
         runner.pause_watch("items")
-        while any(runner.runs(status="Running", workflow=name) for name in ("watched", "ticking")):
+        # One that was started last may not be claimed yet.
+        open_runs = [(status, name) for status in ("Pending", "Running") for name in ("watched", "ticking")]
+        while any(runner.runs(status=status, workflow=name) for status, name in open_runs):
             time.sleep(0.005)
 
 def born(act, *arguments):
