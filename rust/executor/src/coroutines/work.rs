@@ -59,9 +59,7 @@ impl<H: Host> Start<H> {
         let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
         let now = counted.coroutines.wall(&**engine.clock(), now);
         let (entered, args) = {
-            if !engine.limiter().may_enter(&run, task, now) {
-                return Beginning::Done(None);
-            }
+            let Some(now) = engine.limiter().may_enter(&run, task, now) else { return Beginning::Done(None) };
             let mut state = run.state.lock();
             let Some(entered) = state.enter(task, now) else { return Beginning::Done(None) };
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);

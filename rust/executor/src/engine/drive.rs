@@ -328,9 +328,9 @@ impl<H: Host> Driver<H> {
         crate::limits::turn(&self.engine.control, &self.engine.timers);
     }
 
-    /// Whether a ready body may be entered now, as far as its limit is concerned.
+    /// When a ready body is entered that may be entered now, as far as its limit is concerned.
     #[must_use]
-    pub fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef) -> bool {
+    pub fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef) -> Option<Time> {
         self.engine.limiter().may_enter(run, task, self.engine.now())
     }
 

@@ -95,7 +95,7 @@ impl<H: Host> Ledger<H> {
         CommitLock(self.commit_lock.lock())
     }
 
-    /// Whether the thread that gathers in a group goes on with its work instead of committing it: another one commits, and
+    /// Whether the thread that gathers in a group continues with its work instead of committing it: another one commits, and
     /// the next that does so takes this group too.
     pub(crate) fn leaves_to_next(&self, group: &Group<H>) -> bool {
         self.queue.as_ref().is_some_and(LeaderQueue::is_led) && !group.has_many()

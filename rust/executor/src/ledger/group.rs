@@ -2,7 +2,7 @@
 //!
 //! A group is committed by the thread that made it (its work is done, 64 have gathered, or the oldest is 1 ms old), by
 //! the committer thread, behind a body that runs on, or with whatever another thread commits. While a commit is under way
-//! that takes long, the thread goes on with its work.
+//! that takes long, the thread continues with its work.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -14,6 +14,9 @@ use crate::host::Host;
 const TOGETHER: u32 = 1000;
 const TOGETHER_AT_MOST: Duration = Duration::from_millis(10);
 
+/// How far the clock of a thread is behind at most that was held up.
+const HELD_UP: Duration = Duration::from_secs(1);
+
 impl<H: Host> OwnLine<H> {
     fn new(rate: Option<Rate>) -> Self {
         Self {
@@ -162,9 +165,13 @@ impl<H: Host> State<H> {
     /// A body with a rate is about to be entered.
     pub(super) fn enters(&mut self, share: ShareId, now: Time) -> Entry {
         let Some(granted) = self.granted.get_mut(&share) else {
-            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Entered };
+            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Entered(now) };
         };
-        let Some((latest, patience)) = granted.latest else { return Entry::Entered };
+        let Some((latest, patience)) = granted.latest else { return Entry::Entered(now) };
+        // A thread that was held up while it read its clocks is behind: no start is recorded before its grant, from which
+        // on the rate counts it. A wall that is much behind was set.
+        let granted_at = latest.before(patience);
+        let now = if granted_at.since(now) <= HELD_UP { now.max(granted_at) } else { now };
         let line = granted.line.clone();
         if let Some(learns) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
             learns.learn(now.since(latest.before(patience)), patience);
@@ -174,6 +181,6 @@ impl<H: Host> State<H> {
             return Entry::TooLate(line);
         }
         granted.latest = None;
-        if self.arrives(&line, latest, Some(now)) { Entry::Moved } else { Entry::Entered }
+        if self.arrives(&line, latest, Some(now)) { Entry::Moved(now) } else { Entry::Entered(now) }
     }
 }

@@ -167,10 +167,10 @@ struct Waiter<H: Host> {
 
 /// What comes of a body that is about to be entered.
 enum Entry {
-    /// It is entered.
-    Entered,
-    /// It is entered, and others may start.
-    Moved,
+    /// It is entered at this time.
+    Entered(Time),
+    /// Likewise, and others may start.
+    Moved(Time),
     /// It waits for its share again: it was ready twice.
     Waits,
     /// It is too late for its grant, of this line.
@@ -270,23 +270,24 @@ impl<H: Host> Limiter<H> {
         self.woken.notify_one();
     }
 
-    /// Whether a ready body may be entered now. One that was granted its start too long ago waits for another.
+    /// When a ready body is entered that may be entered now: not before its grant, whatever the clock of its thread shows.
+    /// One that was granted its start too long ago waits for another.
     #[inline]
-    pub(crate) fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef, now: Time) -> bool {
+    pub(crate) fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef, now: Time) -> Option<Time> {
         if !self.is_active() || run.is_lost() {
-            return true;
+            return Some(now);
         }
-        let Some(limit) = limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) else { return true };
+        let Some(limit) = limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) else { return Some(now) };
         let mut state = self.state.lock();
         let entry = state.enters(share(run, task), now);
         let (may, wakes) = match entry {
-            Entry::Entered => (true, false),
-            Entry::Moved => (true, true),
-            Entry::Waits => (false, false),
+            Entry::Entered(at) => (Some(at), false),
+            Entry::Moved(at) => (Some(at), true),
+            Entry::Waits => (None, false),
             Entry::TooLate(line) => {
                 let waiter = Waiter { run: Arc::clone(run), task, continues: false, resumes: None, counted: None };
                 state.add(line, waiter, limit.spec.rate);
-                (false, true)
+                (None, true)
             }
         };
         drop(state);

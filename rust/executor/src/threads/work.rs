@@ -185,16 +185,12 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             now = clock.lease_micros();
         }
         let now = self.seen.wall(&**clock, now);
-        let entered = if self.engine.limiter().may_enter(&run, task, now) {
+        let entered = self.engine.limiter().may_enter(&run, task, now).and_then(|now| {
             let mut state = run.state.lock();
-            let entered = state.enter(task, now);
-            entered.map(|entered| {
-                let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
-                (entered, run.args(task, sources, &state))
-            })
-        } else {
-            None
-        };
+            let entered = state.enter(task, now)?;
+            let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
+            Some((entered, run.args(task, sources, &state)))
+        });
         let Some((entered, args)) = entered else {
             if may_park {
                 workers.dismiss(&self.parker);

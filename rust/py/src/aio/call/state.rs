@@ -51,7 +51,7 @@ pub(super) struct State {
     pub(super) what: What,
 }
 
-/// What a call has come to, and is taken by who goes on with it.
+/// The outcome of a call, taken by the thread that continues with it.
 pub(super) enum Next {
     /// It is to rest for this span once its task awaits it.
     Sleeps(Duration),

@@ -107,13 +107,14 @@ impl Process {
     fn enter(&mut self, slot: SlotNo, ready: Ready<SimHost>) {
         let Some(ready) = self.driver.unless_overdue(ready) else { return };
         let Some((Ready { run, task }, turn)) = self.driver.admit_suspect(ready) else { return };
-        if !self.driver.may_start() || !self.driver.may_enter(&run, task) {
+        if !self.driver.may_start() {
             return;
         }
+        let Some(at) = self.driver.may_enter(&run, task) else { return };
         let place = self.place(&run, task);
         let (entered, mut seen) = {
             let mut state = run.state.lock();
-            let entered = state.enter(task, self.now());
+            let entered = state.enter(task, at);
             let outputs = run.workflow.graph.dependencies(task.ix).iter();
             let seen = outputs.fold(u64::from(place), |seen, on| mix(seen, self.seen_of(&run, &state, task, *on)));
             (entered, seen)

@@ -111,10 +111,11 @@ impl Process {
         let Some(ready) = self.driver.unless_overdue(ready) else { return };
         let Some((Ready { run, task }, _turn)) = self.driver.admit_suspect(ready) else { return };
         debug_assert_eq!(task.map, NO_MAP);
-        if !self.driver.may_start() || !self.driver.may_enter(&run, task) {
+        if !self.driver.may_start() {
             return;
         }
-        let Some(entered) = run.state.lock().enter(task, self.clock.now()) else { return };
+        let Some(at) = self.driver.may_enter(&run, task) else { return };
+        let Some(entered) = run.state.lock().enter(task, at) else { return };
         let attempt = entered.attempt;
         let event = Event::Started { task, attempt };
         if entered.mark && self.driver.commit_own(None, &run, event).is_err() {
