@@ -266,12 +266,9 @@ impl<H: Host> Recovery<H> {
             return Ok(());
         }
         loop {
-            let lease = self.control.lease();
-            let room = self
-                .control
-                .sharing
-                .room_to_claim(&self.control.dispatch, workflow, self.control.clock.machine())
-                .unwrap_or(CLAIM);
+            let (lease, began) = (self.control.lease(), self.control.clock.machine());
+            let claim = self.control.sharing.next_claim(&self.control.dispatch, workflow, began);
+            let room = claim.as_ref().map_or(CLAIM, |claim| claim.room);
             if room == 0 {
                 self.control.sharing.left_some(workflow, versions);
                 return Ok(());
@@ -310,8 +307,9 @@ impl<H: Host> Recovery<H> {
             }
             let parents: Vec<Arc<Run<H>>> = begin.iter().map(|begin| Arc::clone(&begin.run)).collect();
             self.path.commit_now(&mut begin);
-            let (dispatch, now) = (&self.control.dispatch, self.control.clock.machine());
-            self.control.sharing.claimed(dispatch, workflow, versions, !more, now);
+            if let Some(claim) = claim {
+                self.control.sharing.claimed(claim, count, workflow, versions, self.control.clock.machine());
+            }
             self.control.settle_late_comers();
             let outcome = outcome.and(self.children.watch(&parents)).and(self.enter_for_children(&parents));
             outcome.inspect_err(|error| {

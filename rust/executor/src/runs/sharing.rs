@@ -16,8 +16,15 @@ const FOR_A_SLOT: usize = 4;
 /// Of short bodies those are taken that end in this time, judged by those that were claimed last.
 const SOON: Duration = Duration::from_millis(50);
 
+/// Or in the time of this many claims, if that is longer: on a server that is far away or busy a runner would
+/// otherwise take fewer with each claim, and others all the more.
+const CLAIMS: u32 = 4;
+
+/// But never more than those that end in this time.
+const LATEST: Duration = Duration::from_millis(500);
+
 /// How many runs are claimed at most in one commit.
-const MOST: usize = 1_024;
+const MOST: usize = 256;
 
 /// While runs were left in the store for lack of room, how often is looked whether there is room.
 pub(crate) const LOOK_FOR_ROOM: Duration = Duration::from_millis(2);
@@ -32,15 +39,19 @@ pub(crate) struct Sharing {
     /// There are some.
     has_left: AtomicBool,
     /// What was claimed last.
-    last: Mutex<LastClaim>,
+    last: Mutex<Claim>,
 }
 
-/// How fast bodies end.
-#[derive(Default)]
-struct LastClaim {
-    /// When runs were claimed, by the machine's clock.
-    at: Duration,
-    /// How many bodies there were then.
+/// Runs that are to be claimed, or were.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Claim {
+    /// How many are to be claimed at most.
+    pub(crate) room: usize,
+    /// When the claim began, by the machine's clock.
+    began: Duration,
+    /// How long it took.
+    took: Duration,
+    /// How many bodies there were when it began, and those that it brought.
     bodies: usize,
 }
 
@@ -55,48 +66,49 @@ impl Sharing {
         Some(slots.saturating_mul(FOR_A_SLOT).saturating_sub(bodies))
     }
 
-    /// How many runs of a workflow are to be claimed now. `None`: any number.
-    pub(crate) fn room_to_claim<H: Host>(
+    /// What is to be claimed now of a workflow. `None`: any number.
+    pub(crate) fn next_claim<H: Host>(
         &self,
         dispatch: &H::Dispatch,
         workflow: &RegisteredWorkflow<H>,
         now: Duration,
-    ) -> Option<usize> {
+    ) -> Option<Claim> {
         let Load { slots, bodies } = self.load(dispatch, workflow)?;
         let few = slots.saturating_mul(FOR_A_SLOT);
         let soon = self.last.lock().soon(bodies, now);
         // A claim is a commit: many short bodies are taken at once.
-        Some(if soon <= few {
+        let room = if soon <= few {
             few.saturating_sub(bodies)
         } else if bodies > soon / 2 {
             0
         } else {
             (soon - bodies).min(MOST)
-        })
+        };
+        Some(Claim { room, began: now, took: Duration::ZERO, bodies })
     }
 
     fn load<H: Host>(&self, dispatch: &H::Dispatch, workflow: &RegisteredWorkflow<H>) -> Option<Load> {
         self.is_shared.then(|| dispatch.load(workflow.bodies.iter().any(H::is_coroutine)))
     }
 
-    /// Runs were claimed and have begun. `all`: there were no more.
+    /// This number of a workflow's runs was claimed, and they have begun.
     pub(crate) fn claimed<H: Host>(
         &self,
-        dispatch: &H::Dispatch,
+        claim: Claim,
+        runs: usize,
         workflow: &RegisteredWorkflow<H>,
         versions: &[i64],
-        all: bool,
         now: Duration,
     ) {
-        let Some(Load { bodies, .. }) = self.load(dispatch, workflow) else { return };
-        if all {
+        if runs < claim.room {
             let mut left = self.left.lock();
             left.remove(&workflow.number);
             self.has_left.store(!left.is_empty(), Ordering::Relaxed);
         } else {
             self.left_some(workflow, versions);
         }
-        *self.last.lock() = LastClaim { at: now, bodies };
+        let (took, bodies) = (now.saturating_sub(claim.began), claim.bodies + runs);
+        *self.last.lock() = Claim { took, bodies, ..claim };
     }
 
     /// Runs may have been left for lack of room.
@@ -116,11 +128,34 @@ impl Sharing {
     }
 }
 
-impl LastClaim {
-    /// How many bodies end within [`SOON`], if they go on ending as they have since the last claim.
+impl Claim {
+    /// How many bodies end soon, if they continue to end as they have since this claim began.
     fn soon(&self, bodies: usize, now: Duration) -> usize {
-        let passed = now.saturating_sub(self.at).max(LOOK_FOR_ROOM).as_micros();
+        let soon = SOON.max(self.took * CLAIMS).min(LATEST);
+        let passed = now.saturating_sub(self.began).max(LOOK_FOR_ROOM).as_micros();
         let ended = self.bodies.saturating_sub(bodies) as u128;
-        usize::try_from(ended * SOON.as_micros() / passed).unwrap_or(usize::MAX)
+        usize::try_from(ended * soon.as_micros() / passed).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many runs are taken at a time in the end, where a claim takes so long, as does the commit of its bodies.
+    fn taken_in_the_end(took: Duration) -> usize {
+        let few = 2 * FOR_A_SLOT;
+        (0..100).fold(few, |bodies, _| {
+            let executed = Duration::from_micros(100 * bodies as u64);
+            let claim = Claim { room: bodies, began: Duration::ZERO, took, bodies };
+            claim.soon(0, took + executed + took).clamp(few, MOST)
+        })
+    }
+
+    #[test]
+    fn a_runner_takes_many_short_bodies_at_a_time_however_long_its_commits_take() {
+        for ms in [0, 1, 10, 60, 100] {
+            assert!(taken_in_the_end(Duration::from_millis(ms)) > 200, "commits of {ms} ms");
+        }
     }
 }
