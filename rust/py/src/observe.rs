@@ -96,8 +96,7 @@ impl Observed {
         };
         let workflow = &self.run.workflow;
         let task = task.and_then(|(id, map)| {
-            let ix = workflow.ids.iter().position(|known| *known == id)?;
-            let name = workflow.graph.name(u32::try_from(ix).ok()?);
+            let name = workflow.graph.name(workflow.ix(id)?);
             Some(if map == NO_MAP { name.to_string() } else { format!("{name}[{map}]") })
         });
         let time = |at: Time| match self.in_micros {

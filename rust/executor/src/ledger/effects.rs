@@ -227,8 +227,8 @@ impl<H: Host> CommitPath<H> {
             _ => return,
         };
         let graph = &run.workflow.graph;
-        let Some(ix) = run.workflow.ids.iter().position(|known| known == id) else { return };
-        let (task, name, id) = (graph.name_of(TaskRef { ix: ix as u32, map: *map }), graph.workflow(), run.id);
+        let Some(ix) = run.workflow.ix(*id) else { return };
+        let (task, name, id) = (graph.name_of(TaskRef { ix, map: *map }), graph.workflow(), run.id);
         self.control
             .warn(&format!("task '{task}' of run {id} of '{name}': attempt {attempt} failed ({next}): {failure}"));
     }

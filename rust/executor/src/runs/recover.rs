@@ -2,8 +2,8 @@
 //! another runner, after a lost lease.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit};
@@ -149,6 +149,7 @@ impl<H: Host> Recovery<H> {
             recorded: stored.tasks,
             fits: Mutex::default(),
             late_handles,
+            by_id: OnceLock::new(),
             graph,
         })
     }

@@ -1,12 +1,13 @@
 //! A registered workflow, and a run of it in memory.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bide_core::attempt::{CallError, Part, PartRequest};
 use bide_core::context::{self, Changes, Conflict};
 use bide_core::fit::Fit;
+use bide_core::quick_hash::QuickHash;
 use bide_core::record::{RecordedTask, RunRow, StoredRun};
 use bide_core::{
     DecodeError, EntryKey, Failure, Graph, Progress, ProgressRow, RunId, RunOptions, RunState, TaskId, TaskIx, TaskRef,
@@ -38,6 +39,8 @@ pub struct RegisteredWorkflow<H: Host> {
     pub version: i64,
     /// The store's numbers of the tasks.
     pub ids: Arc<[TaskId]>,
+    /// The tasks by these numbers, once one was asked for.
+    pub(crate) by_id: OnceLock<HashMap<TaskId, TaskIx, QuickHash>>,
     /// The tasks as the store records them.
     pub recorded: Arc<[RecordedTask]>,
     /// Whether runs of other recorded versions can continue with this one: what is known so far. It never changes.
@@ -48,6 +51,12 @@ pub struct RegisteredWorkflow<H: Host> {
 }
 
 impl<H: Host> RegisteredWorkflow<H> {
+    /// The task to which the store has given this number.
+    #[must_use]
+    pub fn ix(&self, id: TaskId) -> Option<TaskIx> {
+        self.by_id.get_or_init(|| (0..).zip(&*self.ids).map(|(ix, id)| (*id, ix)).collect()).get(&id).copied()
+    }
+
     /// Whether a task's body may park its thread: it takes a handle, or has got one before.
     pub(crate) fn may_park(&self, ix: TaskIx) -> bool {
         self.graph.spec(ix).wants_handle || self.late_handles[ix as usize].load(Ordering::Relaxed)
