@@ -90,7 +90,8 @@ class AsyncCalls(AsyncHandle):
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
         made, default = plan(wait, None, what), what.removeprefix("handle.")
-        named = made.parts[0]._replace(name=check_name(name, what) or default)
+        kind, _, limit, of_kind = made.parts[0]
+        named = kind, check_name(name, what) or default, limit, of_kind
         await self._wait_planned(made._replace(parts=[named]))
 
     def _wait(self, wait: object, timeout: Duration | None, what: str) -> Coroutine[Any, Any, Any]:

@@ -244,7 +244,7 @@ class AsyncTaskHandle(AsyncCalls):
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
     ) -> list[ChildRun]:
-        """Start many runs as children of this one, 256 in one commit, and return a wait for each."""
+        """Start many runs as children of this one, 1,024 in one commit, and return a wait for each."""
         from bide._children import describe_many  # noqa: PLC0415 - as above
 
         return await self._start(describe_many(workflow, inputs, keys), workflow)

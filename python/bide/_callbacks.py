@@ -45,9 +45,7 @@ class Callback(WaitBase[T_co], Generic[T_co], frozen=True):
         return Codec(self.type, f"the callback {self.name!r}", root="value")
 
     def _part(self, name: str | None) -> "Part":
-        from bide._combine import Part  # noqa: PLC0415 - it imports every kind of wait
-
-        return Part("answer", name or self.name, None, self.secret)
+        return "answer", name or self.name, None, self.secret
 
     def _decode(self, value: bytes) -> T_co:
         answer: T_co = self.codec.decode(value)

@@ -30,7 +30,7 @@ class ChildRun(WaitBase[RunResult], frozen=True, gc=False):
     name: str
 
     def _part(self, name: str | None) -> Part:
-        return Part("child", name or self.name, None, self.id)
+        return "child", name or self.name, None, self.id
 
     def _decode(self, ended: _core.Snapshot) -> RunResult:
         result = RunResult(ended)

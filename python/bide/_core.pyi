@@ -481,7 +481,7 @@ class TaskHandle:
         inputs: Iterable[Mapping[str, Any] | None],
         keys: Iterable[str | None] | None = None,
     ) -> list[ChildRun]:
-        """Start many runs as children of this one, 256 in one commit, and return them in the order of the inputs."""
+        """Start many runs as children of this one, 1,024 in one commit, and return them in the order of the inputs."""
 
     def run(
         self,

@@ -85,7 +85,7 @@ impl<'py> Plan<'py> {
     /// The parts as a body asks for them, and their conditions.
     pub(crate) fn requests(&self) -> PyResult<(Vec<PartRequest>, Vec<PlannedCondition<'py>>)> {
         let mut conditions = Vec::new();
-        let mut requests = Vec::with_capacity(self.parts.len());
+        let mut requests: Vec<PartRequest> = Vec::with_capacity(self.parts.len());
         for (at, PlannedPart(kind, name, timeout, what)) in self.parts.iter().enumerate() {
             let part = match &**kind {
                 "until" => {
@@ -102,7 +102,12 @@ impl<'py> Plan<'py> {
                 "child" => Part::Child(child(what)?),
                 kind => Part::Message(address(kind, what)?),
             };
-            requests.push(PartRequest { name: (&**name).into(), part, timeout: timeout.map(Duration::from_secs_f64) });
+            // Thousands of children may have the name of the one before.
+            let name = match requests.last() {
+                Some(before) if *before.name == **name => Arc::clone(&before.name),
+                _ => (&**name).into(),
+            };
+            requests.push(PartRequest { name, part, timeout: timeout.map(Duration::from_secs_f64) });
         }
         Ok((requests, conditions))
     }
