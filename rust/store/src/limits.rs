@@ -184,14 +184,29 @@ pub(crate) trait Shares {
     /// Whether an attempt has a share of this line, and whether it counts as executing.
     fn held(&mut self, share: ShareId) -> Result<Option<bool>, Self::Error>;
 
-    /// Whether the attempt's run belongs to the holder and its task has not ended.
-    fn is_current(&mut self, share: ShareId) -> Result<bool, Self::Error>;
-
-    /// Gives it one, or lets the one that it has count as executing. Answers as [`Shares::held`] would have before.
-    fn give(&mut self, share: ShareId) -> Result<Option<bool>, Self::Error>;
+    /// Gives it one, or lets the one that it has count as executing. `any`: also if its run does not belong to the
+    /// holder, or its task has ended.
+    fn give(&mut self, share: ShareId, any: bool) -> Result<Given, Self::Error>;
 
     /// Lets starts count until the span of the rate after this time.
     fn start(&mut self, latest: Time, count: u32) -> Result<(), Self::Error>;
+}
+
+/// What came of giving an attempt a share.
+pub(crate) enum Given {
+    /// It had none.
+    New,
+    /// It had one. Whether that counted as executing.
+    Had(bool),
+    /// It gets none: its run belongs to somebody else, or its task has ended.
+    Gone,
+}
+
+impl Given {
+    /// Of an attempt that had this before, as [`Shares::held`] says.
+    pub(crate) fn of_holder(held: Option<bool>) -> Self {
+        held.map_or(Self::New, Self::Had)
+    }
 }
 
 /// Answers the claims of a line, in their order.
@@ -216,10 +231,9 @@ pub(crate) fn answer<S: Shares>(
             executing: held != Some(true),
             start: claim.starts,
         };
-        let mut held = if claim.starts || !spec.has_shares() { None } else { shares.held(claim.share)? };
-        let mut verdict = room.ask(&needs(held));
-        if claim.starts && spec.has_shares() && verdict != Verdict::Granted {
-            // The call may be made for the second time.
+        // Few have a share already, and what there is room for needs no look at that.
+        let (mut held, mut verdict) = (None, room.ask(&needs(None)));
+        if spec.has_shares() && verdict != Verdict::Granted {
             held = shares.held(claim.share)?;
             verdict = room.ask(&needs(held));
         }
@@ -229,12 +243,15 @@ pub(crate) fn answer<S: Shares>(
             answers.push(answer);
             continue;
         }
-        if spec.has_shares() && held.is_none() && !claim.starts && !shares.is_current(claim.share)? {
-            answers.push(Answer::Gone);
-            continue;
-        }
         if spec.has_shares() && held != Some(true) {
-            held = shares.give(claim.share)?;
+            held = match shares.give(claim.share, claim.starts || held.is_some())? {
+                Given::New => None,
+                Given::Had(executing) => Some(executing),
+                Given::Gone => {
+                    answers.push(Answer::Gone);
+                    continue;
+                }
+            };
         }
         room.take(&needs(held), latest);
         let is_start = claim.starts && spec.rate.is_some();

@@ -12,7 +12,7 @@ use super::MemoryStore;
 use super::limits::{LineKey, MemLimits};
 use super::run::{MemRun, RowHash};
 use super::state::State;
-use crate::limits::{Shares, answer};
+use crate::limits::{Given, Shares, answer};
 use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId, StoreError};
 
 /// The shares of one limit and one value of its key.
@@ -33,23 +33,28 @@ impl Shares for OfLine<'_> {
         Ok(known.map(|known| known.executing))
     }
 
-    fn is_current(&mut self, share: ShareId) -> Result<bool, Infallible> {
-        let run = self.runs.get(&share.run);
-        Ok(run.is_some_and(|run| {
-            let has_ended = run.task_status(share.task, share.map).is_some_and(TaskStatus::is_ended);
-            !run.status.is_ended() && run.runner == Some(self.runner) && !has_ended
-        }))
-    }
-
-    fn give(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
+    fn give(&mut self, share: ShareId, any: bool) -> Result<Given, Infallible> {
         let held = self.held(share)?;
+        if !any && held.is_none() && !self.is_current(share) {
+            return Ok(Given::Gone);
+        }
         self.released |= self.limits.give(share, self.line.clone(), self.runner);
-        Ok(held)
+        Ok(Given::of_holder(held))
     }
 
     fn start(&mut self, latest: Time, count: u32) -> Result<(), Infallible> {
         self.limits.starts.entry(self.line.clone()).or_default().add(latest, count);
         Ok(())
+    }
+}
+
+impl OfLine<'_> {
+    /// Whether the attempt's run belongs to the holder and its task has not ended.
+    fn is_current(&self, share: ShareId) -> bool {
+        self.runs.get(&share.run).is_some_and(|run| {
+            let has_ended = run.task_status(share.task, share.map).is_some_and(TaskStatus::is_ended);
+            !run.status.is_ended() && run.runner == Some(self.runner) && !has_ended
+        })
     }
 }
 

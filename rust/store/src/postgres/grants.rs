@@ -12,7 +12,7 @@ use super::PostgresStore;
 use super::error::Failed;
 use super::limits::{ShareColumns, count, idle, release_attempts, spec};
 use super::session::{Session, Text};
-use crate::limits::{Shares, answer};
+use crate::limits::{Given, Shares, answer};
 use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
 
 const FENCE: &str = "SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR KEY SHARE";
@@ -100,13 +100,12 @@ impl Shares for OfLine<'_> {
         Ok(known.filter(|(line, _)| *line == self.line).map(|(_, executing)| executing))
     }
 
-    fn is_current(&mut self, share: ShareId) -> Result<bool, Infallible> {
-        Ok(self.attempts.get(&share).is_some_and(|attempt| attempt.is_current))
-    }
-
-    fn give(&mut self, share: ShareId) -> Result<Option<bool>, Infallible> {
+    fn give(&mut self, share: ShareId, any: bool) -> Result<Given, Infallible> {
         let held = self.held(share)?;
-        let Some(attempt) = self.attempts.get_mut(&share) else { return Ok(held) };
+        let Some(attempt) = self.attempts.get_mut(&share).filter(|attempt| any || held.is_some() || attempt.is_current)
+        else {
+            return Ok(if any { Given::New } else { Given::Gone });
+        };
         if held != Some(true) {
             if let Some((other, _)) = attempt.share.filter(|(line, _)| *line != self.line) {
                 self.written.freed.push(other);
@@ -115,7 +114,7 @@ impl Shares for OfLine<'_> {
             self.written.given.push(share);
             self.written.given_lines.push(self.line);
         }
-        Ok(held)
+        Ok(Given::of_holder(held))
     }
 
     fn start(&mut self, latest: Time, count: u32) -> Result<(), Infallible> {

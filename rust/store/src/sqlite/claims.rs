@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::SqliteStore;
 use super::{Changed, SPEC, count, execute, others_wait, spec};
-use crate::limits::{Shares, answer};
+use crate::limits::{Given, Shares, answer};
 use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
 
 const KEY: &str = "SELECT id FROM limit_key WHERE name = ?1 AND key = ?2";
@@ -21,9 +21,12 @@ const TAKE_STARTS: &str = "UPDATE limit_start SET count = count - ?3 WHERE line 
 const NO_START: &str = "DELETE FROM limit_start WHERE line = ?1 AND latest = ?2 AND count = 0";
 const START: &str = "INSERT INTO limit_start (line, latest, count) VALUES (?1, ?2, ?3) \
      ON CONFLICT (line, latest) DO UPDATE SET count = count + excluded.count";
-const CURRENT: &str = "SELECT 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?4 \
-     AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3)";
 const GIVE: &str = "INSERT INTO limit_share (run, task, map, line, runner, executing) VALUES (?1, ?2, ?3, ?4, ?5, 1) \
+     ON CONFLICT (run, task, map) DO NOTHING";
+/// The same of an attempt whose run belongs to the runner and whose task has not ended.
+const GIVE_CURRENT: &str = "INSERT INTO limit_share (run, task, map, line, runner, executing) \
+     SELECT ?1, ?2, ?3, ?4, ?5, 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?5 \
+     AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3) \
      ON CONFLICT (run, task, map) DO NOTHING";
 const EXECUTES: &str = "UPDATE limit_share SET executing = 1, runner = ?4 WHERE run = ?1 AND task = ?2 AND map = ?3";
 const LINE: &str = "INSERT INTO limit_line (line, runner, count, priority, age) VALUES (?1, ?2, ?3, ?4, ?5) \
@@ -50,26 +53,24 @@ impl Shares for OfLine<'_, '_> {
         Ok(held.map(|(_, executing)| executing))
     }
 
-    fn is_current(&mut self, ShareId { run, task, map }: ShareId) -> rusqlite::Result<bool> {
-        self.connection.prepare_cached(CURRENT)?.exists(params![run, task, map, self.runner])
-    }
-
-    fn give(&mut self, share: ShareId) -> rusqlite::Result<Option<bool>> {
+    fn give(&mut self, share: ShareId, any: bool) -> rusqlite::Result<Given> {
         let (ShareId { run, task, map }, Self { connection, runner, line, .. }) = (share, &*self);
-        if execute(connection, GIVE, params![run, task, map, line, runner])? > 0 {
+        let give = if any { GIVE } else { GIVE_CURRENT };
+        if execute(connection, give, params![run, task, map, line, runner])? > 0 {
             self.changed.count(*line, 1, 1);
-            return Ok(None);
+            return Ok(Given::New);
         }
-        let Some(executing) = self.held(share)? else {
+        let Some((line, executing)) = self.changed.share(share)? else { return Ok(Given::Gone) };
+        if line != self.line {
             // It has one of another limit, which its task had before.
             self.changed.release(share)?;
-            return self.give(share);
-        };
+            return self.give(share, any);
+        }
         if !executing {
             execute(self.connection, EXECUTES, params![run, task, map, self.runner])?;
             self.changed.count(self.line, 1, 0);
         }
-        Ok(Some(executing))
+        Ok(Given::Had(executing))
     }
 
     fn start(&mut self, latest: Time, count: u32) -> rusqlite::Result<()> {

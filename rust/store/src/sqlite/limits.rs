@@ -29,6 +29,7 @@ const IDLE: &str = "UPDATE limit_share SET executing = 0 WHERE run = ?1 AND task
 const SHARES_OF_RUN: &str = "SELECT run, line, executing FROM limit_share WHERE run = ?1";
 const SHARES_OF_RUNS: &str = "SELECT run, line, executing FROM limit_share WHERE run BETWEEN ?1 AND ?2";
 const RELEASE_RUN: &str = "DELETE FROM limit_share WHERE run = ?1";
+const RELEASE_RUNS: &str = "DELETE FROM limit_share WHERE run BETWEEN ?1 AND ?2";
 const COUNT: &str = "UPDATE limit_key SET executing = executing + ?2, in_flight = in_flight + ?3 WHERE id = ?1";
 const OTHERS_WAIT: &str = "SELECT EXISTS (SELECT 1 FROM limit_line WHERE runner < ?1) \
      OR EXISTS (SELECT 1 FROM limit_line WHERE runner > ?1)";
@@ -135,12 +136,13 @@ impl<'c> Changed<'c> {
             }
         }
         drop(rows);
-        let mut release = self.connection.prepare_cached(RELEASE_RUN)?;
-        for shares in found.chunk_by(|(one, ..), (other, ..)| one == other) {
-            release.execute([shares[0].0])?;
-            shares.iter().for_each(|(_, line, executing): &(_, i64, i64)| self.count(*line, -executing, -1));
+        found.iter().for_each(|(_, line, executing): &(_, i64, i64)| self.count(*line, -executing, -1));
+        if found.len() == seen {
+            return execute(self.connection, RELEASE_RUNS, [first, last]).map(drop);
         }
-        Ok(())
+        let mut release = self.connection.prepare_cached(RELEASE_RUN)?;
+        found.dedup_by_key(|(run, ..)| *run);
+        found.iter().try_for_each(|(run, ..)| release.execute([run]).map(drop))
     }
 
     fn release_run(&mut self, run: RunRowId) -> rusqlite::Result<()> {
