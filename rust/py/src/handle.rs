@@ -187,7 +187,7 @@ impl PyTaskHandle {
         self.start_one(workflow, inputs, key, false)
     }
 
-    /// Starts many runs as children of this one, 256 in one commit, and returns a wait for each.
+    /// Starts many runs as children of this one, 1,024 in one commit, and returns a wait for each.
     #[pyo3(signature = (workflow, inputs, keys=None))]
     fn start_many<'py>(
         &self,

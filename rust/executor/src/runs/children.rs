@@ -13,10 +13,14 @@ use crate::control::Control;
 use crate::host::Host;
 use crate::ids::IdMaker;
 use crate::ledger::{CommitPath, Lost, QueuedEvent};
-use crate::runs::run::{BEGIN, RegisteredWorkflow, Run, RunRequest, packed};
+use crate::runs::run::{RegisteredWorkflow, Run, RunRequest, packed};
 
 /// How many runs may be above each other. A workflow that starts itself without end comes to this.
 pub(crate) const MAX_LEVELS: u32 = 100;
+
+/// How many children are created and begin in one commit. The first ones execute while others are created: with fewer
+/// in a commit, the two hand the commit lock to each other more often.
+const TOGETHER: usize = 1_024;
 
 /// Starts child runs, and finds the ends of those that are executed elsewhere.
 pub(crate) struct Children<H: Host> {
@@ -54,7 +58,8 @@ impl<H: Host> Children<H> {
         };
         let mut children = Vec::with_capacity(requests.len());
         while !starts.is_empty() {
-            let later = (starts.split_off(starts.len().min(BEGIN)), requests.split_off(requests.len().min(BEGIN)));
+            let later =
+                (starts.split_off(starts.len().min(TOGETHER)), requests.split_off(requests.len().min(TOGETHER)));
             let record = Event::ChildrenStarted { task, attempt, starts };
             children.append(&mut self.start_together(parent, record, workflow, requests)?);
             (starts, requests) = later;
