@@ -176,7 +176,7 @@ def test_every_command_has_a_help_and_a_page_that_names_it() -> None:
 BASH = """
 set -u
 eval "$(_BIDE_COMPLETE=bash_source bide)"
-complete -p bide
+complete -p bide | grep -q "_bide_completion bide" || exit 1
 COMP_WORDS=({words})
 COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
 COMPREPLY=()
@@ -184,8 +184,23 @@ _bide_completion bide
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
+ZSH = """
+compdef() {{ [[ $* == "_bide_completion bide" ]] || exit 1 }}
+offer() {{ local one; for one in ${{(P)1}}; do print -r -- ${{one%%:*}}; done }}
+_describe() {{ offer $3 }}
+compadd() {{ offer ${{@[-1]}} }}
+eval "$(_BIDE_COMPLETE=zsh_source bide)"
+words=({words})
+CURRENT=$#words
+_bide_completion
+"""
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="completes in bash")
+FISH = """
+_BIDE_COMPLETE=fish_source bide | source
+complete -C "{words}" | string split -f 1 \\t
+"""
+
+
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
@@ -196,16 +211,24 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("bide watch bide.db order-7 -o y", ["yaml"]),
     ],
 )
-def test_bash_completes_commands_options_and_their_values(tmp_path: Path, words: str, completed: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("shell", "script"),
+    [(["bash", "--norc", "-c"], BASH), (["zsh", "-f", "-c"], ZSH), (["fish", "--no-config", "-c"], FISH)],
+    ids=["bash", "zsh", "fish"],
+)
+def test_a_shell_completes_commands_options_and_their_values(
+    tmp_path: Path, shell: list[str], script: str, words: str, completed: list[str]
+) -> None:
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"there is no {shell[0]}")
     command = tmp_path / "bide"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m bide "$@"\n')
     command.chmod(0o755)
-    environment = ENVIRONMENT | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    script = ["bash", "--norc", "-c", BASH.format(words=words)]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    first, *found = done.stdout.splitlines()
-    assert "_bide_completion bide" in first, done.stderr
-    assert sorted(found) == completed
+    environment = ENVIRONMENT | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*shell, script.format(words=words)], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert sorted(filter(None, done.stdout.splitlines())) == completed, done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
