@@ -422,10 +422,11 @@ impl Journal {
         self.entries.values().find_map(|entry| entry.failure.as_ref().filter(is))
     }
 
-    /// Forgets that the run was cancelled, with all that the body has recorded since: it did that to clean up. Returns
-    /// the keys of what was dropped.
-    pub(crate) fn forget_cancellation(&mut self) -> Vec<EntryKey> {
-        let is = |entry: &&Entry| entry.cancellation().is_some();
+    /// Forgets that the run was cancelled at a time, if it was, with all that the body has recorded since: it did that to
+    /// clean up. Returns the keys of what was dropped.
+    pub(crate) fn forget_cancellation(&mut self, at: Option<Time>) -> Vec<EntryKey> {
+        let cleans_up = |entry: &Entry| entry.key.n > 0 && at.is_some_and(|at| entry.opened_at >= at);
+        let is = |entry: &&Entry| entry.cancellation().is_some() || cleans_up(entry);
         let Some(since) = self.entries.values().filter(is).map(|entry| entry.seq).min() else { return Vec::new() };
         let later = self.entries.values().filter(|entry| entry.seq >= since && entry.key.n > 0);
         let dropped: Vec<EntryKey> = later.map(|entry| entry.key.clone()).collect();
@@ -478,6 +479,11 @@ impl Journal {
     /// How many of them were opened at a time or later.
     pub(crate) fn recorded_since(&self, time: Time) -> usize {
         self.recorded_entries().filter(|entry| entry.opened_at >= time).count()
+    }
+
+    /// When the last of them was opened.
+    pub(crate) fn last_recorded(&self) -> Time {
+        self.recorded_entries().map(|entry| entry.opened_at).max().unwrap_or_default()
     }
 
     fn recorded_entries(&self) -> impl Iterator<Item = &Entry> {

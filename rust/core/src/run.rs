@@ -139,6 +139,8 @@ pub(crate) struct RunDetail {
     pub(crate) children: Option<Box<Children>>,
     /// That it was cancelled.
     pub(crate) cancel: Option<Arc<Cancel>>,
+    /// When it was cancelled, while its retry is acted on.
+    pub(crate) cancelled_before: Option<Time>,
     /// The bodies that have got that, or will at their next call.
     pub(crate) interrupted: HashMap<TaskRef, Interrupted>,
     /// Its retry is about to be acted on: what is skipped before, such as tasks of a newer version, does not end it.

@@ -60,6 +60,7 @@ impl RunState {
             self.forget_attempt(*task, fresh, request, out);
             self.begin_again(*task, TaskStatus::Pending, out);
         }
+        self.run_detail().cancelled_before = None;
         self.count_again();
         let failed = |state: &super::Task| state.status == TaskStatus::Failed;
         if !self.all().any(|(_, state)| failed(state)) {
@@ -81,7 +82,9 @@ impl RunState {
     /// The run is not cancelled any more.
     pub(crate) fn forget_cancel(&mut self) {
         let detail = self.run_detail();
-        detail.cancel = None;
+        if let Some(cancel) = detail.cancel.take() {
+            detail.cancelled_before = Some(cancel.at);
+        }
         detail.interrupted.clear();
     }
 
@@ -154,8 +157,9 @@ impl RunState {
             return;
         }
         let children = self.children_to_retry(task, fresh);
+        let cancelled_at = self.run_detail().cancelled_before;
         let journal = &mut self.detail(task).journal;
-        let mut dropped = journal.forget_cancellation();
+        let mut dropped = journal.forget_cancellation(cancelled_at);
         dropped.extend(journal.forget_waits_for(&children));
         dropped.extend(journal.rewind(fresh));
         if !dropped.is_empty() {

@@ -130,10 +130,11 @@ impl RunState {
         }
         if first {
             let held = self.is_held();
-            // After the start of every body that has begun, also if a clock was set back: see `has_started_since`.
+            // After the start of every body that has begun and after all that it has recorded, also if a clock was set
+            // back: see `has_started_since` and `cleans_up`.
             let begun = self.all().filter(|(_, state)| state.status == TaskStatus::Running);
-            let latest = begun.map(|(_, state)| state.started_at).max().unwrap_or_default();
-            let at = cancel.at.max(latest.after(Duration::from_micros(1)));
+            let latest = begun.map(|(task, state)| state.started_at.max(self.last_recorded(task)));
+            let at = cancel.at.max(latest.max().unwrap_or_default().after(Duration::from_micros(1)));
             let detail = self.run_detail();
             detail.blocked_by = None;
             detail.cancel = Some(Arc::new(Cancel { at, ..cancel }));
@@ -189,7 +190,10 @@ impl RunState {
                 }
             } else if !self.is_expanded(task) && !self.has_started_since(task) {
                 let got = self.known_detail(task).is_some_and(|detail| detail.journal.cancellation().is_some());
-                if !got {
+                if self.recovering() && !got && self.cleans_up(task) {
+                    // It has got that at a call of which nothing is recorded, and comes to there again.
+                    self.task_mut(task).interrupt = true;
+                } else if !got {
                     self.interrupt(task, out);
                 }
                 // Afterwards: the wait that has just ended does not count.
@@ -207,6 +211,16 @@ impl RunState {
     fn has_started_since(&self, task: TaskRef) -> bool {
         let cancelled_at = self.cancel().map_or(Time::NEVER, |cancel| cancel.at);
         self.recovering() && self.runs_anyway(task) && self.task(task).started_at >= cancelled_at
+    }
+
+    /// Whether a body has recorded something since the run was cancelled.
+    fn cleans_up(&self, task: TaskRef) -> bool {
+        self.cancel().is_some_and(|cancel| self.recorded_calls_since(task, cancel.at) > 0)
+    }
+
+    /// When the last wait or step of a body was opened, since its last checkpoint.
+    fn last_recorded(&self, task: TaskRef) -> Time {
+        self.known_detail(task).map_or_else(Time::default, |detail| detail.journal.last_recorded())
     }
 
     fn recovering(&self) -> bool {

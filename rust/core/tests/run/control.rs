@@ -374,6 +374,52 @@ fn a_retry_of_a_cancelled_run_forgets_the_clean_up() {
     assert_eq!(script.status(), RunStatus::Completed);
 }
 
+/// A script in which the run of a body was cancelled that got that at its checkpoint, and whose process died in a wait of
+/// the clean-up.
+fn died_cleaning_up() -> Script {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.record("a", wait("paid", EntryKind::Step), Ok(Value::NONE));
+    cancel(&mut script);
+    assert_eq!(checkpoint(&mut script), Err(Refused::Cancelled));
+    script.record("a", wait("undo", EntryKind::Step), Ok(Value::NONE));
+    script.open("a", condition());
+    script.store.may_rewrite = true;
+    script.die();
+    script
+}
+
+fn checkpoint(script: &mut Script) -> Result<(), Refused> {
+    let (task, attempt) = (script.find("a"), script.attempt("a"));
+    script.apply(Event::Checkpoint { task, attempt, state: Value::NONE })
+}
+
+#[test]
+fn a_body_that_got_its_cancellation_at_a_checkpoint_gets_it_there_again() {
+    let mut script = died_cleaning_up();
+    assert_eq!(script.journal("a"), ["paid", "undo", "arrived"]);
+    script.enter("a");
+    assert!(matches!(script.recall("a", &wait("paid", EntryKind::Step)), Recall::Satisfied(_)));
+    assert_eq!(checkpoint(&mut script), Err(Refused::Cancelled));
+    assert!(matches!(script.recall("a", &wait("undo", EntryKind::Step)), Recall::Satisfied(_)));
+    let pause = script.recall("a", &condition());
+    assert!(matches!(pause, Recall::Ask { .. }), "the wait of the clean-up is not interrupted: {pause:?}");
+    assert_eq!(checkpoint(&mut script), Ok(()), "it is told once");
+}
+
+#[test]
+fn a_retry_forgets_the_clean_up_of_a_body_that_was_cancelled_at_a_checkpoint() {
+    let mut script = died_cleaning_up();
+    script.enter("a");
+    assert_eq!(checkpoint(&mut script), Err(Refused::Cancelled));
+    let failure = Failure::new(FailureKind::Cancelled, "bide.Cancelled", "");
+    script.end("a", Outcome::Cancelled { failure }).unwrap();
+    script.store.run.status = RunStatus::Running;
+    script.store.send(request(1, Ask::Retry { from: None, fresh: false }), false);
+    script.die();
+    assert_eq!(script.journal("a"), ["paid"]);
+}
+
 #[test]
 fn what_a_task_waits_for_can_be_satisfied_and_given_more_time() {
     let mut script = Script::new(vec![spec("a", &[]), spec("b", &[])]);
