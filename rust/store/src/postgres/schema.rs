@@ -14,8 +14,11 @@ const OLDEST_WRITER: i64 = 1;
 
 /// Holds off others that migrate: of the database, since there may be no schema yet.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7017264519)";
-const EXISTS: &str = "SELECT to_regnamespace($1::text)::oid::int8, to_regclass($2::text)::oid::int8, \
-     has_database_privilege(current_database(), 'CREATE')";
+/// From the tables, as they are in the statement's snapshot: functions such as `to_regclass` answer from a cache of the
+/// session, which may not know yet what another one has made before it released the lock.
+const EXISTS: &str = "SELECT n.oid::int8, c.oid::int8 FROM (SELECT 1) AS one \
+     LEFT JOIN pg_namespace n ON n.nspname = $1::text \
+     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'meta'";
 const FOREIGN: &str =
     "SELECT count(*) FROM pg_class WHERE relnamespace = $1::int8::oid AND relkind IN ('r', 'p', 'v', 'm')";
 const VERSION: &str = "SELECT version::int8, oldest_writer::int8 FROM bide.meta";
@@ -32,8 +35,7 @@ enum Found {
 
 fn inspect(session: &mut Session<'_>, store: &str, schema: &str) -> Result<Found, Failed> {
     let unavailable = |what: String| Failed::Store(StoreError::Unavailable(format!("{store}: {what}")));
-    let meta = format!("{schema}.meta");
-    let found = session.query_opt(EXISTS, &[&Text::from(schema), &Text::from(&*meta)])?;
+    let found = session.query_opt(EXISTS, &[&Text::from(schema)])?;
     let Some(row) = found else { return Err(unavailable("it does not say what it has".into())) };
     let (namespace, meta): (Option<i64>, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
     let Some(namespace) = namespace else { return Ok(Found::Nothing { is_there: false }) };
