@@ -62,8 +62,8 @@ def test_tasks_that_depend_on_nothing_share_commits_and_attaches(runner: bide.Ru
     workflow = bide.Workflow("wide", [task(f"t{number}") for number in range(WIDE)])
     runner.register(workflow)
     counts = counted(lambda: runner.run(workflow))
-    # 64 results of a slot make a group; after 1 ms it is committed with fewer. On a file a slot goes on while another
-    # one commits, and a commit takes what has gathered on all slots, up to 1,024 results of each.
+    # 64 results of a slot make a group; after 1 ms it is committed with fewer. On a file a slot continues while
+    # another one commits, and a commit takes what has gathered on all slots, up to 1,024 results of each.
     assert WIDE / 1024 / SLOTS <= counts.commits <= WIDE / 16
     # One for each group, though commits are shared.
     assert counts.attaches <= max(counts.commits, WIDE / 32) + 2 * ODD_ONES

@@ -245,7 +245,7 @@ impl<H: Host> Driver<H> {
         on.0.push(QueuedEvent { run, event, at, completion: None }, self.engine.clock().machine())
     }
 
-    /// Whether a worker goes on instead of committing what has gathered: the next commit of another thread takes it.
+    /// Whether a worker continues instead of committing what has gathered: the next commit of another thread takes it.
     #[must_use]
     pub fn leaves_to_next(&self, what: &Gathering<H>) -> bool {
         self.engine.path.ledger.leaves_to_next(&what.0)

@@ -78,7 +78,7 @@ impl<H: Host> Group<H> {
         gathered.items.len() >= FULL || now.saturating_sub(gathered.since) >= MAX_AGE
     }
 
-    /// Whether its thread is to wait for the end of another commit before it goes on.
+    /// Whether its thread is to wait for the end of another commit before it continues.
     pub(crate) fn has_many(&self) -> bool {
         self.0.lock().items.len() >= MANY
     }

@@ -142,7 +142,7 @@ impl Claim {
 mod tests {
     use super::*;
 
-    /// How many runs are taken at a time in the end, where a claim takes so long, as does the commit of its bodies.
+    /// How many runs are taken at a time in the end, where a claim takes this time, and the commit of its bodies too.
     fn taken_in_the_end(took: Duration) -> usize {
         let few = 2 * FOR_A_SLOT;
         (0..100).fold(few, |bodies, _| {
