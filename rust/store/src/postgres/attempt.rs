@@ -16,7 +16,8 @@ use super::url::{Host, Options};
 /// The oldest server that bide works with, as `server_version_num` tells it.
 const OLDEST: u32 = 140_000;
 
-/// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides.
+/// When a peer that has vanished is noticed: after `IDLE + PROBES * INTERVAL` seconds, on both sides, also if something was
+/// sent to it that it has not acknowledged: then the system sends no probes.
 const IDLE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(1);
 const PROBES: u32 = 3;
@@ -27,7 +28,7 @@ const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SE
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
      SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
-     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+     SET tcp_user_timeout = 4000; SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
 
 /// A connection, and what is known of it.
