@@ -33,7 +33,7 @@ const ASKED_TOGETHER: usize = 512;
 
 /// For callers: workflows and runs.
 impl<H: Host> Engine<H> {
-    /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
+    /// Registers a workflow, unless it is registered: its unfinished runs without an owner are recovered from now on.
     ///
     /// # Errors
     /// From the store.
@@ -42,9 +42,12 @@ impl<H: Host> Engine<H> {
         graph: Arc<Graph>,
         bodies: Arc<[H::Body]>,
     ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
+        let before = self.recovery.workflow(graph.workflow());
         let workflow = self.recovery.register(graph, bodies)?;
         self.serve_limits()?;
-        self.schedules_service.registered();
+        if !before.is_some_and(|before| Arc::ptr_eq(&before, &workflow)) {
+            self.schedules_service.registered();
+        }
         Ok(workflow)
     }
 
