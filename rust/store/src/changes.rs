@@ -11,7 +11,7 @@ use bide_sync::{Condvar, Mutex, MutexGuard};
 
 /// The number of changed runs that are remembered one by one. A runner that has missed older ones gets
 /// [`ChangedRuns::Any`].
-const REMEMBERED: usize = 256;
+const REMEMBERED: usize = 4_096;
 
 /// How far a runner has seen a store's changes. The default: not at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
