@@ -6,7 +6,7 @@ from contextlib import suppress
 import bide
 
 from . import measure
-from .bide_workflows import Body, open_runner
+from .bide_workflows import Body, open_runner, open_waits
 
 START = bide.signal("start")
 
@@ -49,11 +49,8 @@ def row_open_waits(setting: measure.Setting) -> measure.Metrics:
     with open_runner(setting) as runner:
         for _ in range(measure.GATES // measure.BATCH):
             runner.submit_many(gated, [None] * measure.BATCH)
-        page, seen = runner.waiting(limit=measure.BATCH), 0
-        while seen + len(page) < measure.GATES:
-            seen += len(page)
-            page = runner.waiting(limit=measure.BATCH, after=page[-1])
-        last = page[-measure.PAGE - 1]
+        waits = open_waits(runner, measure.GATES)
+        last = waits[-measure.PAGE - 1]
         assert len(runner.waiting(after=last)) == measure.PAGE  # noqa: S101 - as above
         return {
             "open_waits": milliseconds(runner.waiting),

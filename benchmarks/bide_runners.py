@@ -12,7 +12,7 @@ from pathlib import Path
 import bide
 
 from . import measure
-from .bide_workflows import fresh_schema, one_workflow
+from .bide_workflows import fresh_schema, one_workflow, open_waits
 
 RUNNERS = 4
 STARTS = 100
@@ -143,8 +143,7 @@ def row_idle(setting: measure.Setting) -> measure.Metrics:
 
     with bide.Runner(fresh_schema(setting.store)) as runner:
         runner.submit_many(workflow, [{}] * measure.GATES)
-        measure.wait_until(lambda: len(runner.waiting(limit=1)) == 1, "the gates are open")
-        time.sleep(3)
+        open_waits(runner, measure.GATES)
         before, start = transactions(), time.monotonic()
         time.sleep(IDLE_SECONDS)
         return {"idle": (transactions() - before - 1) / (time.monotonic() - start)}

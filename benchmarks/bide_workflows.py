@@ -43,6 +43,21 @@ def fresh_schema(url: str) -> str:
     return f"{url}?schema=b{time.time_ns()}"
 
 
+def open_waits(runner: bide.Runner, count: int) -> list[bide.OpenWait]:
+    """Return that many open waits, once they are all open."""
+    waits: list[bide.OpenWait] = []
+
+    def are_open() -> bool:
+        waits[:] = page = runner.waiting(limit=measure.BATCH)
+        while len(page) == measure.BATCH:
+            page = runner.waiting(limit=measure.BATCH, after=page[-1])
+            waits.extend(page)
+        return len(waits) == count
+
+    measure.wait_until(are_open, f"{count} waits are open")
+    return waits
+
+
 def noop_named(name: str) -> Body:
     """Build a task with its own function, as a user's tasks have."""
 
