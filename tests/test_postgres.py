@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -162,6 +163,11 @@ def waits_for_nobody(handle: bide.TaskHandle) -> None:
     handle.wait_for("never")
 
 
+def task_with(**given: Any) -> Callable[[bide.Runner], object]:
+    """Return a call that executes a task which is declared like this."""
+    return lambda runner: runner.run(bide.Workflow("long", [bide.task(lambda: 1, **{"name": "task", **given})]))
+
+
 LONG_NAMES: dict[str, tuple[Callable[[bide.Runner], object], str]] = {
     "a key": (lambda runner: runner.run(flow, {"n": 1}, key=LONG), "key"),
     "one of many keys": (lambda runner: runner.submit_many(flow, [{"n": 1}] * 2, keys=["a", LONG]), "key"),
@@ -180,6 +186,14 @@ LONG_NAMES: dict[str, tuple[Callable[[bide.Runner], object], str]] = {
         lambda runner: runner.submit(bide.Workflow("w", [waits_for_nobody])).signal("never", 1, id=LONG),
         "id",
     ),
+    "a workflow": (lambda runner: runner.run(bide.Workflow(LONG, [double]), {"n": 1}), "name of a workflow"),
+    "a task": (task_with(name=LONG), "name of a task"),
+    "a gate": (task_with(gate=bide.until(bool, name=LONG)), "name of a gate"),
+    "one of a gate's waits": (
+        task_with(gate=bide.any_of(bide.after(0), bide.until(bool, name=LONG))),
+        "name of a gate",
+    ),
+    "a limit": (task_with(limit=bide.Limit(LONG, in_flight=1)), "name of a limit"),
 }
 
 

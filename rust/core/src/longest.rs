@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::event::{GateSpec, GateUntil};
+use crate::graph::{Graph, TaskSpec};
+use crate::id::TaskIx;
 use crate::record::NewRun;
 use crate::shown::shown;
 
@@ -32,6 +35,27 @@ pub fn too_long_of_run(new: &NewRun, longest: Option<usize>) -> Option<String> {
         })
     };
     key.or_else(tags)
+}
+
+/// Why such a store does not take a workflow with the names of its tasks and their gates.
+#[must_use]
+pub fn too_long_of_workflow(graph: &Graph, longest: Option<usize>) -> Option<String> {
+    longest?;
+    let of_task = |task: &TaskSpec| {
+        let gate = || too_long_of_gate(task.gate.as_ref()?, longest);
+        too_long("name of a task", &task.name, longest).or_else(gate)
+    };
+    let of_tasks = || (0..graph.len()).find_map(|ix| of_task(graph.spec(ix as TaskIx)));
+    too_long("name of a workflow", graph.workflow(), longest).or_else(of_tasks)
+}
+
+fn too_long_of_gate(gate: &GateSpec, longest: Option<usize>) -> Option<String> {
+    let members = match &gate.until {
+        GateUntil::Any(members) | GateUntil::All(members) => &members[..],
+        _ => &[],
+    };
+    let of_members = || members.iter().find_map(|member| too_long_of_gate(member, longest));
+    too_long("name of a gate", &gate.name, longest).or_else(of_members)
 }
 
 /// The text, or if a store does not take it a shorter one that differs where the text does.

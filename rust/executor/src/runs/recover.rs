@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit};
+use bide_core::longest::{too_long, too_long_of_workflow};
 use bide_core::record::{NewTask, RunUpdate, StoredRun};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
 use bide_store::{CommitId, Lease, Standing, StoreError, UnownedRuns};
@@ -123,6 +124,7 @@ impl<H: Host> Recovery<H> {
 
     /// Has the store record a workflow.
     fn record(&self, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<RegisteredWorkflow<H>, StoreError> {
+        self.check(&graph, &bodies)?;
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
         if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
@@ -152,6 +154,17 @@ impl<H: Host> Recovery<H> {
             by_id: OnceLock::new(),
             graph,
         })
+    }
+
+    /// Refuses names with which the commit of each run would fail.
+    fn check(&self, graph: &Graph, bodies: &[H::Body]) -> Result<(), StoreError> {
+        let longest = self.control.longest_name;
+        let limits = || bodies.iter().filter_map(|body| H::limit(body));
+        let of_limits = || limits().find_map(|limit| too_long("name of a limit", &limit.spec.name, longest));
+        match too_long_of_workflow(graph, longest).or_else(of_limits) {
+            Some(why) => Err(StoreError::Unavailable(format!("{}: {why}", self.control.store().name()))),
+            None => Ok(()),
+        }
     }
 
     /// Records the limits of a workflow's tasks.
