@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bide_store::StoreError;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::closures::Closures;
 use super::error::Error;
@@ -16,10 +18,16 @@ pub(super) async fn blocking<R: Send + 'static>(
     if !engine.dispatch().store_blocks {
         return Ok(act(engine));
     }
-    let there = Arc::clone(engine);
-    match engine.dispatch().runtime().spawn_blocking(move || act(&there)).await {
-        Ok(done) => Ok(done),
-        Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-        Err(_) => Err(Error::Store(StoreError::Unavailable("the tokio runtime is shutting down".to_owned()))),
+    let (there, (sender, mut receiver)) = (Arc::clone(engine), oneshot::channel());
+    let done = elsewhere(engine, Box::new(move || drop(sender.send(act(&there))))).await;
+    match (receiver.try_recv(), done) {
+        (Ok(answer), _) => Ok(answer),
+        (Err(_), Err(failed)) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        (Err(_), _) => Err(Error::Store(StoreError::Unavailable("the tokio runtime is shutting down".to_owned()))),
     }
+}
+
+/// One function for all that blocks: it would be compiled again for each, in the crate of the caller.
+fn elsewhere(engine: &Engine<Closures>, act: Box<dyn FnOnce() + Send>) -> JoinHandle<()> {
+    engine.dispatch().runtime().spawn_blocking(act)
 }
