@@ -29,7 +29,7 @@ PYTEST ?=
 CARGO_TEST ?= --workspace
 PROFILE ?= dev
 # A test waits more than it computes: more of them at a time than there are processors.
-WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
 BENCH ?=
 SEEDS ?= 10000
 FIRST ?= 0
@@ -67,10 +67,13 @@ demo-many: $(STAMP)/bide-$(PROFILE) ## watch four runners on one PostgreSQL be k
 .PHONY: test
 test: test-rust test-python ## run all tests
 
+# Unless CARGO_TEST says which targets: all with tests. The examples are modules of a test too, and need not be built twice.
+RUST_TARGETS := $(if $(filter --lib --bin% --test% --example% --bench%,$(CARGO_TEST)),,--lib --bins --tests)
+
 .PHONY: test-rust
 test-rust: $(STAMP)/group-test-rust ## run the Rust tests alone
-	scripts/postgres run $(BIN)/cargo-nextest nextest run --locked --no-tests warn $(CARGO_TEST)
-	$(if $(filter --lib --bin% --test% --example% --bench%,$(CARGO_TEST)),,cargo test --locked --doc $(CARGO_TEST))
+	scripts/postgres run $(BIN)/cargo-nextest nextest run --locked --no-tests warn $(CARGO_TEST) $(RUST_TARGETS)
+	$(if $(RUST_TARGETS),cargo test --locked --doc $(CARGO_TEST))
 
 .PHONY: test-python
 test-python: $(STAMP)/bide-$(PROFILE) $(STAMP)/group-demo $(STAMP)/group-test .venv-pythons/stamp ## run the Python tests alone

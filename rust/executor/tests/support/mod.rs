@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,10 +65,15 @@ impl Place {
 /// fails if it hangs.
 pub(crate) fn on_every_store<T: Future<Output = ()>>(test: impl Fn(Place) -> T) {
     for (name, place) in [("memory", Place::memory()), ("a file", Place::sqlite()), ("a server", Place::distant())] {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let done = runtime.block_on(async { tokio::time::timeout(HANG, test(place)).await });
-        assert!(done.is_ok(), "hangs on {name}");
+        run(name, Box::pin(test(place)));
     }
+}
+
+/// One function for all tests, which is compiled once.
+fn run(store: &str, test: Pin<Box<dyn Future<Output = ()> + '_>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let done = runtime.block_on(async { tokio::time::timeout(HANG, test).await });
+    assert!(done.is_ok(), "hangs on {store}");
 }
 
 /// A task's row in the store.

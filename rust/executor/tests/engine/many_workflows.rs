@@ -1,42 +1,20 @@
 //! A runner's calls of its store do not grow with the number of registered workflows: counted, not timed.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bide_core::{Graph, PollPolicy, RunId, TaskSpec};
+use bide_executor::core::{Graph, RunId, TaskSpec};
 use bide_executor::drive::Driver;
-use bide_executor::{Dispatch, Gate, Host, Ready, RunRequest, Source};
-use bide_store::{MemoryStore, SqliteStore, Store};
+use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
+use bide_executor::{Pool, RunRequest};
 use bide_testkit::{FaultyStore, VirtualClock};
 
-/// A host that executes nothing.
-struct Nothing;
-
-impl Host for Nothing {
-    type Body = ();
-    type Local = ();
-    type Dispatch = Self;
-
-    fn sources(_body: &()) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
-        unreachable!("nothing has a gate")
-    }
-}
-
-impl Dispatch<Nothing> for Nothing {
-    fn ready(&self, _ready: &mut Vec<Ready<Self>>) {}
-    fn gate(&self, _gate: Gate<Self>) {}
-    fn close(&self) {}
-}
+use super::Idle;
 
 /// A runner whose calls of the store are counted.
 struct Counted {
     store: Arc<FaultyStore>,
-    driver: Driver<Nothing>,
+    driver: Driver<Idle>,
 }
 
 fn workflow(number: usize, tasks: &[&'static str]) -> (Arc<Graph>, Arc<[()]>) {
@@ -49,11 +27,12 @@ impl Counted {
     fn open(store: &Arc<dyn Store>) -> Self {
         static SEED: AtomicU64 = AtomicU64::new(1);
         let (seed, store) = (SEED.fetch_add(1, Ordering::Relaxed), FaultyStore::new(Arc::clone(store)));
-        let driver = Driver::open(Arc::clone(&store) as _, VirtualClock::new(), Nothing, Box::new(|_, _| {}), seed);
+        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
+        let driver = Driver::open(Arc::clone(&store) as _, VirtualClock::new(), pool, Box::new(|_, _| {}), seed);
         Self { store, driver: driver.unwrap() }
     }
 
-    fn calls(&mut self, act: impl FnOnce(&mut Driver<Nothing>)) -> u64 {
+    fn calls(&mut self, act: impl FnOnce(&mut Driver<Idle>)) -> u64 {
         let before = self.store.calls();
         act(&mut self.driver);
         self.store.calls() - before
@@ -123,7 +102,7 @@ fn calls_of_a_store_do_not_grow_with_the_workflows() {
     let folder = tempfile::tempdir().unwrap();
     let sqlite = |count| {
         let path = folder.path().join(format!("{count}.db"));
-        SqliteStore::open(&path, bide_store::Durability::Normal).unwrap() as Arc<dyn Store>
+        SqliteStore::open(&path, Durability::Normal).unwrap() as Arc<dyn Store>
     };
     let memory = |_| MemoryStore::new() as Arc<dyn Store>;
     for open in [&memory as &dyn Fn(usize) -> Arc<dyn Store>, &sqlite] {

@@ -1,41 +1,19 @@
 //! Threads that arrive while another one commits: the next commit covers all of them, and each gets its own outcome.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use bide_executor::core::event::Wait;
 use bide_executor::core::{
-    Address, EntryKey, Event, Graph, Operation, Outcome, PollPolicy, RunStatus, TaskRef, TaskSpec, Time, Value,
+    Address, EntryKey, Event, Graph, Operation, Outcome, RunStatus, TaskRef, TaskSpec, Time, Value,
 };
 use bide_executor::drive::{Driver, Lost};
 use bide_executor::store::{Durability, LEASE, RunFilter, SqliteStore, Store, StoreError};
-use bide_executor::{
-    Clock, Handle, Host, Level, Pool, RegisteredWorkflow, Run, RunRequest, Settlement, Source, SubmitError,
-};
+use bide_executor::{Clock, Handle, Level, Pool, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError};
 use bide_sync::Mutex;
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-const HANG: Duration = Duration::from_secs(20);
-
-/// A host that executes nothing.
-struct Idle;
-
-impl Host for Idle {
-    type Body = ();
-    type Local = ();
-    type Dispatch = Pool<Self>;
-
-    fn sources(_body: &()) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
-        PollPolicy::every(HANG)
-    }
-}
+use super::{HANG, Idle};
 
 type Submitted = Result<Vec<Handle<Idle>>, SubmitError>;
 

@@ -1,38 +1,19 @@
 //! Watches, with a process that dies before or after any call of its store, and with two runners that have one source.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_executor::core::watches::run_key;
-use bide_executor::core::{Graph, PollPolicy, RunStatus, TaskSpec, Value};
+use bide_executor::core::{Graph, RunStatus, TaskSpec, Value};
 use bide_executor::drive::Driver;
 use bide_executor::store::{MemoryStore, RunFilter, Store, StoreError, Watches};
-use bide_executor::{
-    Clock, Host, Pool, RegisteredWorkflow, Source, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView,
-};
+use bide_executor::{Clock, Pool, RegisteredWorkflow, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView};
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
+use super::Idle;
+
 const EVERY: Duration = Duration::from_secs(5);
-
-/// A host that executes nothing.
-struct Idle;
-
-impl Host for Idle {
-    type Body = ();
-    type Local = ();
-    type Dispatch = Pool<Self>;
-
-    fn sources(_body: &()) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
-        PollPolicy::every(EVERY)
-    }
-}
 
 /// The world that sources look at. A test adds items; the last two that were seen are returned again.
 #[derive(Default)]

@@ -1,41 +1,22 @@
 //! Messages to runs that are executed here, while runs are created, leases are lost and the store fails; and the ends
 //! of their children.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use bide_executor::core::event::{ChildStart, Wait};
 use bide_executor::core::{
-    Address, Channel, EntryKey, Event, Graph, Message, Operation, Origin, Outcome, PollPolicy, RunId, TaskRef,
-    TaskSpec, Time, Value, Write,
+    Address, Channel, EntryKey, Event, Graph, Message, Operation, Origin, Outcome, RunId, TaskRef, TaskSpec, Time,
+    Value, Write,
 };
 use bide_executor::drive::Driver;
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Sent, Store, StoreError};
-use bide_executor::{Clock, Engine, Handle, Host, Letter, Pool, RegisteredWorkflow, Run, RunRequest, Source};
+use bide_executor::{Clock, Engine, Handle, Letter, Pool, RegisteredWorkflow, Run, RunRequest};
 use bide_sync::Mutex;
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-const HANG: Duration = Duration::from_secs(20);
-
-/// A host that executes nothing.
-struct Idle;
-
-impl Host for Idle {
-    type Body = ();
-    type Local = ();
-    type Dispatch = Pool<Self>;
-
-    fn sources(_body: &()) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
-        PollPolicy::every(HANG)
-    }
-}
+use super::{HANG, Idle};
 
 /// An engine whose turns a test takes, on a store that a test lets fail.
 struct Scene {

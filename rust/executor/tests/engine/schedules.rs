@@ -1,35 +1,18 @@
 //! Schedules, with a process that dies before or after any call of its store, and with two runners at each tick.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_executor::core::schedules::{MomentInput, OnMiss, Overlap, When, run_key};
-use bide_executor::core::{Graph, PollPolicy, RunStatus, TaskSpec, Time};
+use bide_executor::core::{Graph, RunStatus, TaskSpec, Time};
 use bide_executor::drive::Driver;
 use bide_executor::store::{MemoryStore, RunFilter, Store, StoreError};
-use bide_executor::{Clock, Host, Pool, ScheduleError, ScheduleRequest, Source};
+use bide_executor::{Clock, Pool, ScheduleError, ScheduleRequest};
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
+use super::Idle;
+
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// A host that executes nothing.
-struct Idle;
-
-impl Host for Idle {
-    type Body = ();
-    type Local = ();
-    type Dispatch = Pool<Self>;
-
-    fn sources(_body: &()) -> &[Source] {
-        &[]
-    }
-
-    fn gate_policy(_body: &(), _part: u16) -> PollPolicy {
-        PollPolicy::every(MINUTE)
-    }
-}
 
 fn request(on_miss: OnMiss, overlap: Overlap) -> ScheduleRequest {
     ScheduleRequest {
