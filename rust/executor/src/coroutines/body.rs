@@ -9,7 +9,6 @@ mod sleep;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bide_core::attempt::{
     Action, Attempt, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
@@ -451,7 +450,7 @@ impl<H: Host> CoroutineBody<H> {
     /// the engine has stopped, or has lost the run.
     async fn is_committed(&self) -> bool {
         let engine = &self.engine;
-        if engine.path().ledger.try_lock_for(Duration::ZERO).is_none() {
+        if !engine.path().ledger.has_committed(&self.run) {
             // Commits are made one after the other: this one comes after it.
             let _ = self.commit(publish()).await;
         }

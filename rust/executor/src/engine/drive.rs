@@ -251,6 +251,12 @@ impl<H: Host> Driver<H> {
         self.engine.path.ledger.leaves_to_next(&what.0)
     }
 
+    /// Whether what was read of a run before is committed, as far as a body can tell without waiting.
+    #[must_use]
+    pub fn has_committed(&self, run: &Run<H>) -> bool {
+        self.engine.path.ledger.has_committed(run)
+    }
+
     /// A worker commits what has gathered; returns what may start now.
     pub fn commit(&self, what: &Gathering<H>) -> Vec<Ready<H>> {
         let mut ready = Vec::new();

@@ -37,6 +37,9 @@ pub(crate) struct Ledger<H: Host> {
     pub(super) committer: Committer<H>,
     /// When a body's own events happen, and how old groups are.
     pub(super) clock: Arc<dyn Clock>,
+    /// The number of the last batch, and that of the last one that was written. Changed with the commit lock.
+    batch: AtomicU64,
+    written: AtomicU64,
     /// How many commits have begun, and how many have ended with all that follows from them.
     begun: AtomicU64,
     ended: AtomicU64,
@@ -68,6 +71,8 @@ impl<H: Host> Ledger<H> {
             committer: Committer::new(),
             moves: clock.is_manual().then(AtomicU64::default),
             clock,
+            batch: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
@@ -93,6 +98,13 @@ impl<H: Host> Ledger<H> {
     /// Locks the commit lock: nothing is committed while the guard lives. Blocks for a commit under way.
     pub(crate) fn lock(&self) -> CommitLock<'_, H> {
         CommitLock(self.commit_lock.lock())
+    }
+
+    /// Whether all is committed that was read from a run's state before. False: perhaps not, while a commit is under way.
+    /// If what was read could not be committed, the engine has stopped, or has lost the run.
+    pub(crate) fn has_committed(&self, run: &Run<H>) -> bool {
+        run.batch.load(Ordering::Relaxed) <= self.written.load(Ordering::Acquire)
+            || self.commit_lock.try_lock_for(Duration::ZERO).is_some()
     }
 
     /// Whether the thread that gathers in a group continues with its work instead of committing it: another one commits, and
@@ -325,6 +337,7 @@ impl<H: Host> Ledger<H> {
             return None;
         }
         let lease = engine.lease();
+        let batch = self.batch.fetch_add(1, Ordering::Relaxed) + 1;
         let written = H::no_panic(|| {
             failpoint::hit(Failpoint::Commit);
             for (number, request) in group.iter_mut().enumerate() {
@@ -333,7 +346,10 @@ impl<H: Host> Ledger<H> {
             write(&**engine, pending, group, lease)
         });
         match written {
-            Ok(Ok(())) => None,
+            Ok(Ok(())) => {
+                self.written.store(batch, Ordering::Release);
+                None
+            }
             Ok(Err(error)) => {
                 // While the lock is still held: the memory of these runs is ahead of the store, and must not be read or
                 // built on.
@@ -463,6 +479,8 @@ impl<H: Host> Ledger<H> {
         }
         let shown = tagged.0.live_output.take(&event, || self.clock.machine());
         let mut state = tagged.0.state.lock();
+        // Before others see what the event changes.
+        tagged.0.batch.store(self.batch.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(shown) = shown {
             // Refused, if the run is over: then nobody is to see it.
             let _ = pending.apply(tagged, &mut state, shown, at);

@@ -1,7 +1,7 @@
 //! A registered workflow, and a run of it in memory.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bide_core::attempt::{CallError, Part, PartRequest};
@@ -170,6 +170,8 @@ pub struct Run<H: Host> {
     pub options: Option<Box<RunOptions>>,
     /// Its state. Held only for a transition: never across a commit, a wake-up or a call of a body.
     pub state: Mutex<RunState>,
+    /// The number of the last batch with an event of it. Changed with the state locked.
+    pub(crate) batch: AtomicU64,
     /// What the host keeps with it.
     pub local: H::Local,
     /// Where callers wait for it.
@@ -240,6 +242,7 @@ impl<H: Host> Run<H> {
             parent,
             options,
             state: Mutex::new(state),
+            batch: AtomicU64::new(0),
             local,
             settled: Settled::new(awaited),
             live_output: LiveOutput::default(),

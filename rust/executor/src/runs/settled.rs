@@ -25,6 +25,14 @@ pub enum Settlement {
     NotHere(String),
 }
 
+impl Settlement {
+    /// Whether it stands whatever comes: what has completed is neither resumed nor retried.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Run(RunStatus::Completed))
+    }
+}
+
 type Callback = Box<dyn FnOnce() + Send>;
 
 /// Where callers wait.

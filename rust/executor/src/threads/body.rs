@@ -214,12 +214,12 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    /// Waits for a commit that is under way. True if what was read from the run's state before is committed: the
+    /// Waits for the commit under way if the run has a part in it. True if what was read from the run's state before is committed: the
     /// machine closes waits by itself, in a batch that may still fail. False if the engine has stopped, or has lost the
     /// run.
     fn is_committed(&self, at: &mut dyn Attached) -> bool {
         let ledger = &self.engine.path().ledger;
-        if ledger.try_lock_for(Duration::ZERO).is_none() {
+        if !ledger.has_committed(&self.run) {
             at.detach(|| drop(ledger.lock()));
         }
         self.engine.stopped().is_none() && !self.run.is_lost()

@@ -198,7 +198,7 @@ impl BodyState {
     /// before is committed. False if the engine has stopped, or has lost the run.
     async fn is_committed(&self) -> bool {
         let engine = self.engine();
-        if engine.path().ledger.try_lock_for(Duration::ZERO).is_none() {
+        if !engine.path().ledger.has_committed(&self.run) {
             let engine = Arc::clone(engine);
             let waits = move || drop(engine.path().ledger.lock());
             // It fails only while the runtime shuts down: then nobody says whether it is committed.

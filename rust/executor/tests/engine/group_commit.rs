@@ -95,6 +95,16 @@ impl Scene {
         (held, release)
     }
 
+    /// The next commit blocks in the store, once it is written, until it is released.
+    fn hold_commit(&self) -> (Receiver<()>, Sender<()>) {
+        let ((sender, held), (release, released)) = (channel(), channel());
+        self.store.watch(Box::new(move |_, _, _| {
+            sender.send(()).unwrap();
+            released.recv_timeout(HANG).unwrap();
+        }));
+        (held, release)
+    }
+
     fn fails(&self, fault: Fault) -> impl FnOnce() {
         move || self.store.fail_next(fault)
     }
@@ -175,6 +185,22 @@ fn a_worker_goes_on_while_another_thread_commits() {
         assert!(run.settled.get().is_none());
     });
     assert!(matches!(run.settled.get(), Some(Settlement::Run(RunStatus::Completed))), "the next commit took it too");
+}
+
+#[test]
+fn a_body_waits_for_a_commit_under_way_only_if_its_run_has_a_part_in_it() {
+    let scene = Scene::new();
+    let (run, other) = (scene.running(), scene.running());
+    let (held, release) = scene.hold_commit();
+    std::thread::scope(|scope| {
+        let ends = scope.spawn(|| scene.end(&other));
+        held.recv_timeout(HANG).unwrap();
+        assert!(scene.driver.has_committed(&run));
+        assert!(!scene.driver.has_committed(&other));
+        release.send(()).unwrap();
+        ends.join().unwrap().unwrap();
+    });
+    assert!(scene.driver.has_committed(&other));
 }
 
 #[test]
