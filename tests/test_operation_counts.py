@@ -87,7 +87,7 @@ def test_a_run_of_one_task_takes_two_commits_and_two_wakes(runner: bide.Runner) 
 
     counts = counted(one_after_the_other)
     assert 2 * SINGLE <= counts.commits <= 2 * SINGLE + ODD_ONES
-    assert counts.attaches <= 4 * SINGLE + ODD_ONES
+    assert counts.attaches <= 3 * SINGLE + ODD_ONES
     assert counts.wakes <= 2 * SINGLE + ODD_ONES
 
 
@@ -191,6 +191,19 @@ def test_a_signal_is_one_commit_and_so_are_many_in_one_call(runner: bide.Runner)
     assert 1 <= counts.commits <= ODD_ONES
     run.signal("end")
     run.result()
+
+
+def test_results_of_completed_runs_leave_the_interpreter_to_nobody(runner: bide.Runner) -> None:
+    handles = runner.submit_many(one, [None] * WAITS)
+    assert {handle.result().status for handle in handles} == {"Completed"}
+    assert counted(lambda: [handle.result() for handle in handles]).attaches <= ODD_ONES
+
+
+def test_a_listing_leaves_the_interpreter_once_for_any_number_of_runs(runner: bide.Runner) -> None:
+    gated = bide.Workflow("gated", [bide.task(lambda: 1, name="t", gate=bide.signal("go"))])
+    handles = runner.submit_many(gated, [None] * WAITS)
+    assert counted(lambda: runner.runs(workflow=gated)).attaches <= ODD_ONES
+    runner.signal_many((handle, "go", 1) for handle in handles)
 
 
 def test_a_listing_asks_the_store_once_for_any_number_of_runs(

@@ -82,7 +82,7 @@ impl PyRunHandle {
             });
             let mut handle = self.handle();
             let mut _awaiting = Awaiting::new(&handle);
-            if handle.settled().get().is_some() {
+            if handle.settled().get().is_some_and(|settlement| !settlement.is_final()) {
                 let renewed = gil::detached(py, || self.runner.engine.renewed(&handle));
                 if let Some(renewed) = renewed.map_err(|error| errors::store(py, &error))? {
                     *self.handle.lock() = renewed.clone();

@@ -36,14 +36,20 @@ pub(crate) struct PySnapshot {
 const FEW_ROWS: usize = 16;
 
 impl PySnapshot {
-    /// A snapshot of a run in memory. A run that has ended is read lazily, one that continues is read now.
+    /// A snapshot of a run in memory.
     pub(crate) fn live(py: Python<'_>, engine: &Arc<PyEngine>, run: Arc<PyRun>) -> PyResult<Self> {
+        let snapshot = match run.settled.get() {
+            Some(Settlement::Run(_)) => Self::in_memory(engine, run),
+            _ => gil::detached(py, || Self::in_memory(engine, run)),
+        };
+        snapshot.map_err(|error| errors::store(py, &error))
+    }
+
+    /// One of a run that has ended is read lazily, one of a run that continues is read now. Blocks for the latter.
+    fn in_memory(engine: &Arc<PyEngine>, run: Arc<PyRun>) -> Result<Self, StoreError> {
         let stored = match run.settled.get() {
             Some(Settlement::Run(_)) => OnceLock::new(),
-            _ => {
-                let stored = gil::detached(py, || engine.committed(&run));
-                OnceLock::from(stored.map_err(|error| errors::store(py, &error))?)
-            }
+            _ => OnceLock::from(engine.committed(&run)?),
         };
         Ok(Self {
             engine: Arc::clone(engine),
@@ -78,9 +84,9 @@ impl PySnapshot {
     }
 
     /// Of a run as it was listed. Of one that is executed here memory shows more than its rows.
-    pub(crate) fn listed(py: Python<'_>, engine: &Arc<PyEngine>, stored: StoredRun) -> PyResult<Self> {
+    fn listed(engine: &Arc<PyEngine>, stored: StoredRun) -> Result<Self, StoreError> {
         match engine.live(stored.run.id) {
-            Some(run) => Self::live(py, engine, run),
+            Some(run) => Self::in_memory(engine, run),
             None => Ok(Self::of_stored(engine, stored)),
         }
     }
@@ -444,6 +450,8 @@ pub(crate) fn status_named(py: Python<'_>, name: Option<&str>) -> PyResult<Optio
 
 /// The runs that a filter chooses, newest first.
 pub(crate) fn list(py: Python<'_>, engine: &Arc<PyEngine>, filter: &RunFilter) -> PyResult<Vec<PySnapshot>> {
-    let listed = gil::detached(py, || engine.store().list(filter)).map_err(|error| errors::store(py, &error))?;
-    listed.into_iter().map(|stored| PySnapshot::listed(py, engine, stored)).collect()
+    let listed = gil::detached(py, || -> Result<_, StoreError> {
+        engine.store().list(filter)?.into_iter().map(|stored| PySnapshot::listed(engine, stored)).collect()
+    });
+    listed.map_err(|error| errors::store(py, &error))
 }
