@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import bide
@@ -59,7 +60,8 @@ def serving(
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            # Also closes its pipes.
+            process.communicate()
 
 
 def serve(setting: measure.Setting) -> measure.Metrics:
@@ -213,13 +215,20 @@ exec "$@"
 """
 
 
-def row_host_gone(_: measure.Setting) -> measure.Metrics:
-    """Measure how soon another process goes on after a host is gone from the network, without a word to the server."""
-    apart = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-    with cable() as near:
-        store = fresh_schema(near)
-        far = store.replace("127.0.0.1", HERE)
-        bide.Runner(store).close()
+@dataclass(frozen=True)
+class OtherHost:
+    """What looks like another host, beside a server of this one."""
+
+    store: str
+    """The URL of the store, from here."""
+
+    def unplug(self, process: "subprocess.Popen[str]") -> None:
+        """Pull the cable of a process there."""
+        inside = ["nsenter", "--net", "--target", str(process.pid)]
+        subprocess.run([*inside, "ip", "link", "set", "bide1", "down"], check=True)
+
+    def take_over(self, end: Callable[["subprocess.Popen[str]"], None]) -> float:
+        """Return the seconds from the end of a process there to the first line of its body in one of this host."""
 
         def plug(process: "subprocess.Popen[str]") -> None:
             # It begins in this namespace.
@@ -227,11 +236,26 @@ def row_host_gone(_: measure.Setting) -> measure.Metrics:
             measure.wait_until(lambda: Path(f"/proc/{process.pid}/ns/net").readlink() != here, "it is another host")
             subprocess.run(["ip", "link", "set", "bide1", "netns", str(process.pid)], check=True)
 
-        def unplug(process: "subprocess.Popen[str]") -> None:
-            inside = ["nsenter", "--net", "--target", str(process.pid)]
-            subprocess.run([*inside, "ip", "link", "set", "bide1", "down"], check=True)
+        far = self.store.replace("127.0.0.1", HERE)
+        return take_over(self.store, end, *APART, "sh", "-c", PLUG_IN, "sh", first_store=far, starts=plug)
 
-        return {"host_gone": take_over(store, unplug, *apart, "sh", "-c", PLUG_IN, "sh", first_store=far, starts=plug)}
+
+APART = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@contextmanager
+def other_host() -> Iterator[OtherHost]:
+    """Have another host. Only root can."""
+    with cable() as near:
+        store = fresh_schema(near)
+        bide.Runner(store).close()
+        yield OtherHost(store)
+
+
+def row_host_gone(_: measure.Setting) -> measure.Metrics:
+    """Measure how soon another process continues after a host is gone from the network without a word."""
+    with other_host() as host:
+        return {"host_gone": host.take_over(host.unplug)}
 
 
 def kill(process: "subprocess.Popen[str]") -> None:

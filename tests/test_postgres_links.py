@@ -1,12 +1,16 @@
 """What lies between a runner and its PostgreSQL: a link that is cut or hangs, and a pooler."""
 
 import contextlib
+import os
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+from benchmarks import bide_runners
 
 import bide
 import postgres_server
@@ -161,3 +165,36 @@ def test_a_pooler_in_transaction_mode_does_with_a_url_to_listen_past_it(own_post
         client.signal_many([(run.id, GO, n) for n, run in enumerate(runs)])
         assert [run.result(timeout=60)["after"] for run in runs] == [n + 2 for n in range(50)]
         assert "secret" not in repr(runner)
+
+
+def can_pull_cables() -> bool:
+    """Whether this may have a process in a network of its own."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "psql", "unshare"))):
+        return False
+    lay = ["ip", "link", "add", "bide0", "type", "veth", "peer", "name", "bide1"]
+    return subprocess.run([*bide_runners.APART, *lay], check=False, capture_output=True).returncode == 0
+
+
+LEASE = "SELECT w.expires FROM SCHEMA.runner w JOIN SCHEMA.run r ON r.runner = w.id AND r.status < 3"
+NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+
+
+def ask(store: str, query: str) -> int:
+    """Return the number that a server answers; `SCHEMA` is the store's."""
+    server, schema = store.split("?schema=")
+    command = ["psql", "-qAtX", server, "-c", query.replace("SCHEMA", schema)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.usefixtures("postgres")
+@pytest.mark.skipif(not can_pull_cables(), reason="only root can pull the cable of a process")
+def test_a_host_that_is_gone_is_noticed_before_its_lease_has_run_out() -> None:
+    leases = []
+    with bide_runners.other_host() as host:
+
+        def end(process: "subprocess.Popen[str]") -> None:
+            host.unplug(process)
+            leases.append(ask(host.store, LEASE))
+
+        host.take_over(end)
+        assert ask(host.store, NOW) < leases[0]
