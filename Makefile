@@ -29,7 +29,7 @@ PYTEST ?=
 CARGO_TEST ?= --workspace
 PROFILE ?= dev
 # A test waits more than it computes: more of them at a time than there are processors.
-WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 2)))
+WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 BENCH ?=
 SEEDS ?= 10000
 FIRST ?= 0

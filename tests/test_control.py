@@ -470,7 +470,8 @@ def test_a_wait_can_be_satisfied_and_polled_by_hand(runner: bide.Runner) -> None
         runner.satisfy(run, "body")
     run = runner.submit(workflow)
     deferred(runner, run, "body")
-    eventually(lambda: len(runner.waiting()) == 2, "the gate waits too")
+    asked = {("body", 1), ("gated", 1)}
+    eventually(lambda: {(wait.task, wait.polls) for wait in runner.waiting()} == asked, "both were asked once")
     there.append("here")
     runner.poll_now(run, "body")
     runner.poll_now(run, "gated")

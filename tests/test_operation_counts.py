@@ -200,7 +200,10 @@ def test_results_of_completed_runs_leave_the_interpreter_to_nobody(runner: bide.
 
 
 def test_a_listing_leaves_the_interpreter_once_for_any_number_of_runs(runner: bide.Runner) -> None:
-    gated = bide.Workflow("gated", [bide.task(lambda: 1, name="t", gate=bide.signal("go"))])
+    def noop() -> int:
+        return 1
+
+    gated = bide.Workflow("gated", [bide.task(noop, name="t", gate=bide.signal("go"))])
     handles = runner.submit_many(gated, [None] * WAITS)
     assert counted(lambda: runner.runs(workflow=gated)).attaches <= ODD_ONES
     runner.signal_many((handle, "go", 1) for handle in handles)

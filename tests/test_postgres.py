@@ -165,7 +165,11 @@ def waits_for_nobody(handle: bide.TaskHandle) -> None:
 
 def task_with(**given: Any) -> Callable[[bide.Runner], object]:
     """Return a call that executes a task which is declared like this."""
-    return lambda runner: runner.run(bide.Workflow("long", [bide.task(lambda: 1, **{"name": "task", **given})]))
+
+    def noop() -> int:
+        return 1
+
+    return lambda runner: runner.run(bide.Workflow("long", [bide.task(noop, **{"name": "task", **given})]))
 
 
 LONG_NAMES: dict[str, tuple[Callable[[bide.Runner], object], str]] = {
@@ -188,9 +192,9 @@ LONG_NAMES: dict[str, tuple[Callable[[bide.Runner], object], str]] = {
     ),
     "a workflow": (lambda runner: runner.run(bide.Workflow(LONG, [double]), {"n": 1}), "name of a workflow"),
     "a task": (task_with(name=LONG), "name of a task"),
-    "a gate": (task_with(gate=bide.until(bool, name=LONG)), "name of a gate"),
+    "a gate": (task_with(gate=bide.until(lambda: False, name=LONG)), "name of a gate"),
     "one of a gate's waits": (
-        task_with(gate=bide.any_of(bide.after(0), bide.until(bool, name=LONG))),
+        task_with(gate=bide.any_of(bide.after(0), bide.until(lambda: False, name=LONG))),
         "name of a gate",
     ),
     "a limit": (task_with(limit=bide.Limit(LONG, in_flight=1)), "name of a limit"),
