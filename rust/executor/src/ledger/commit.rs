@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::applied::applied;
 use super::committer::Committer;
-use super::group::{Group, QueuedEvent};
+use super::group::{Group, QueuedEvent, begins};
 use super::request::{Failed, Lost, Outcome, Request};
 use super::upcalls::Upcalls;
 use super::write::{Tagged, write};
@@ -495,9 +495,4 @@ impl<H: Host> Ledger<H> {
 /// Whether a body has waited for what has come with this write.
 fn closes_a_wait(write: &Write) -> bool {
     matches!(write, Write::Entry { entry, .. } if entry.state != EntryState::Open)
-}
-
-/// The events that let created runs begin.
-fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
-    runs.iter().map(|run| QueuedEvent::new(Arc::clone(run), Event::Begin, run.created_at)).collect()
 }

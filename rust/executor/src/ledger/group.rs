@@ -103,3 +103,8 @@ impl<H: Host> Group<H> {
         !gathered.items.is_empty() && now.saturating_sub(gathered.since) >= age
     }
 }
+
+/// The events that let created runs begin.
+pub(super) fn begins<H: Host>(runs: &[Arc<Run<H>>]) -> Vec<QueuedEvent<H>> {
+    runs.iter().map(|run| QueuedEvent::new(Arc::clone(run), Event::Begin, run.created_at)).collect()
+}

@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit};
-use bide_core::longest::{too_long, too_long_of_workflow};
 use bide_core::record::{NewTask, RunUpdate, StoredRun};
 use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
 use bide_store::{CommitId, Lease, Standing, StoreError, UnownedRuns};
@@ -19,7 +18,7 @@ use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Level;
 use crate::runs::children::Children;
 use crate::runs::not_registered::NotRegistered;
-use crate::runs::registry::RegisteredWorkflows;
+use crate::runs::registry::{RegisteredWorkflows, too_long_names};
 use crate::runs::run::{Inputs, ParentRun, RegisteredWorkflow, Run, RunRequest};
 
 /// How many runs are claimed in one commit.
@@ -124,7 +123,9 @@ impl<H: Host> Recovery<H> {
 
     /// Has the store record a workflow.
     fn record(&self, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<RegisteredWorkflow<H>, StoreError> {
-        self.check(&graph, &bodies)?;
+        if let Some(why) = too_long_names::<H>(&graph, &bodies, self.control.longest_name) {
+            return Err(StoreError::Unavailable(format!("{}: {why}", self.control.store().name())));
+        }
         let tasks = NewTask::all_of(&graph);
         let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
         if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
@@ -154,17 +155,6 @@ impl<H: Host> Recovery<H> {
             by_id: OnceLock::new(),
             graph,
         })
-    }
-
-    /// Refuses names with which the commit of each run would fail.
-    fn check(&self, graph: &Graph, bodies: &[H::Body]) -> Result<(), StoreError> {
-        let longest = self.control.longest_name;
-        let limits = || bodies.iter().filter_map(|body| H::limit(body));
-        let of_limits = || limits().find_map(|limit| too_long("name of a limit", &limit.spec.name, longest));
-        match too_long_of_workflow(graph, longest).or_else(of_limits) {
-            Some(why) => Err(StoreError::Unavailable(format!("{}: {why}", self.control.store().name()))),
-            None => Ok(()),
-        }
     }
 
     /// Records the limits of a workflow's tasks.

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bide_core::Graph;
+use bide_core::longest::{too_long, too_long_of_workflow};
+
 use crate::host::Host;
 use crate::runs::run::RegisteredWorkflow;
 
@@ -55,4 +58,11 @@ impl<H: Host> RegisteredWorkflows<H> {
     pub(crate) fn remove(&mut self, name: &str) {
         self.by_name.remove(name);
     }
+}
+
+/// Why a store does not take the names of a workflow: the commit of each of its runs would fail. `None`: it does.
+pub(crate) fn too_long_names<H: Host>(graph: &Graph, bodies: &[H::Body], longest: Option<usize>) -> Option<String> {
+    let mut limits = bodies.iter().filter_map(|body| H::limit(body));
+    let of_limits = || limits.find_map(|limit| too_long("name of a limit", &limit.spec.name, longest));
+    too_long_of_workflow(graph, longest).or_else(of_limits)
 }
