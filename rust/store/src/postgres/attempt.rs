@@ -27,9 +27,17 @@ const PROBES: u32 = 3;
 const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
      SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
-     SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3; \
-     SET tcp_user_timeout = 4000; SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET search_path = pg_catalog";
+
+/// The settings of a session, with the server's side of how it notices that this process has vanished.
+fn settings() -> String {
+    let (idle, interval, limit) = (IDLE.as_secs(), INTERVAL.as_secs(), (IDLE + INTERVAL * PROBES).as_millis());
+    format!(
+        "{SETTINGS}; SET tcp_keepalives_idle = {idle}; SET tcp_keepalives_interval = {interval}; \
+         SET tcp_keepalives_count = {PROBES}; SET tcp_user_timeout = {limit}"
+    )
+}
 
 /// A connection, and what is known of it.
 pub(super) struct Link {
@@ -91,7 +99,7 @@ impl Attempt {
             .into());
         }
         if !is_pooled {
-            client.batch_execute(SETTINGS).map_err(|error| refused(&error))?;
+            client.batch_execute(&settings()).map_err(|error| refused(&error))?;
             if !is_synchronous {
                 client.batch_execute("SET synchronous_commit = off").map_err(|error| refused(&error))?;
             }
