@@ -9,11 +9,11 @@ use bide_executor::core::{
 };
 use bide_executor::drive::{Driver, Lost};
 use bide_executor::store::{Durability, LEASE, RunFilter, SqliteStore, Store, StoreError};
-use bide_executor::{Clock, Handle, Level, Pool, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError};
+use bide_executor::{Clock, Handle, Level, RegisteredWorkflow, Run, RunRequest, Settlement, SubmitError};
 use bide_sync::Mutex;
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-use super::{HANG, Idle};
+use super::{HANG, Idle, pool};
 
 type Submitted = Result<Vec<Handle<Idle>>, SubmitError>;
 
@@ -38,9 +38,8 @@ impl Scene {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let write = Box::new(move |_: Level, line: &str| lines.lock().push(line.to_owned()));
-        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
         let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&clock) as Arc<dyn Clock>);
-        let driver = Driver::open(shared, time, pool, write, 1).unwrap();
+        let driver = Driver::open(shared, time, pool(), write, 1).unwrap();
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = driver.engine().register(graph, Arc::new([()])).unwrap();
         Self { driver, store, workflow, clock, log, _folder: folder }
@@ -87,21 +86,15 @@ impl Scene {
 
     /// The next creation of runs blocks in the store until it is released.
     fn hold(&self) -> (Receiver<()>, Sender<()>) {
-        let ((sender, held), (release, released)) = (channel(), channel());
-        self.store.after_create(Box::new(move || {
-            sender.send(()).unwrap();
-            released.recv_timeout(HANG).unwrap();
-        }));
+        let (hold, held, release) = holding();
+        self.store.after_create(Box::new(hold));
         (held, release)
     }
 
-    /// The next commit blocks in the store, once it is written, until it is released.
+    /// Each commit blocks in the store, once it is written, until it is released.
     fn hold_commit(&self) -> (Receiver<()>, Sender<()>) {
-        let ((sender, held), (release, released)) = (channel(), channel());
-        self.store.watch(Box::new(move |_, _, _| {
-            sender.send(()).unwrap();
-            released.recv_timeout(HANG).unwrap();
-        }));
+        let (hold, held, release) = holding();
+        self.store.watch(Box::new(move |_, _, _| hold()));
         (held, release)
     }
 
@@ -116,6 +109,16 @@ impl Scene {
     fn logged(&self) -> Vec<String> {
         self.log.lock().clone()
     }
+}
+
+/// What says that it was called and waits to be released; where it says so, and where it is released.
+fn holding() -> (impl Fn() + Send + 'static, Receiver<()>, Sender<()>) {
+    let ((sender, held), (release, released)) = (channel(), channel());
+    let hold = move || {
+        sender.send(()).unwrap();
+        released.recv_timeout(HANG).unwrap();
+    };
+    (hold, held, release)
 }
 
 fn text(text: &str) -> Value {

@@ -12,11 +12,11 @@ use bide_executor::core::{
 };
 use bide_executor::drive::Driver;
 use bide_executor::store::{LEASE, MemoryStore, RunFilter, Sent, Store, StoreError};
-use bide_executor::{Clock, Engine, Handle, Letter, Pool, RegisteredWorkflow, Run, RunRequest};
+use bide_executor::{Clock, Engine, Handle, Letter, RegisteredWorkflow, Run, RunRequest};
 use bide_sync::Mutex;
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-use super::{HANG, Idle};
+use super::{HANG, Idle, pool};
 
 /// An engine whose turns a test takes, on a store that a test lets fail.
 struct Scene {
@@ -30,9 +30,8 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (store, clock) = (FaultyStore::new(MemoryStore::new()), VirtualClock::new());
-        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
         let (shared, time) = (Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&clock) as Arc<dyn Clock>);
-        let mut driver = Driver::open(shared, time, pool, Box::new(|_, _| ()), 1).unwrap();
+        let mut driver = Driver::open(shared, time, pool(), Box::new(|_, _| ()), 1).unwrap();
         let engine = Arc::clone(driver.engine());
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = engine.register(graph, Arc::new([()])).unwrap();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bide_executor::RunRequest;
 use bide_executor::core::{Graph, RunId, TaskSpec};
 use bide_executor::drive::Driver;
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
-use bide_executor::{Pool, RunRequest};
 use bide_testkit::{FaultyStore, VirtualClock};
 
-use super::Idle;
+use super::{Idle, pool};
 
 /// A runner whose calls of the store are counted.
 struct Counted {
@@ -27,8 +27,7 @@ impl Counted {
     fn open(store: &Arc<dyn Store>) -> Self {
         static SEED: AtomicU64 = AtomicU64::new(1);
         let (seed, store) = (SEED.fetch_add(1, Ordering::Relaxed), FaultyStore::new(Arc::clone(store)));
-        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
-        let driver = Driver::open(Arc::clone(&store) as _, VirtualClock::new(), pool, Box::new(|_, _| {}), seed);
+        let driver = Driver::open(Arc::clone(&store) as _, VirtualClock::new(), pool(), Box::new(|_, _| {}), seed);
         Self { store, driver: driver.unwrap() }
     }
 

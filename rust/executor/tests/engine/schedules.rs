@@ -7,10 +7,10 @@ use bide_executor::core::schedules::{MomentInput, OnMiss, Overlap, When, run_key
 use bide_executor::core::{Graph, RunStatus, TaskSpec, Time};
 use bide_executor::drive::Driver;
 use bide_executor::store::{MemoryStore, RunFilter, Store, StoreError};
-use bide_executor::{Clock, Pool, ScheduleError, ScheduleRequest};
+use bide_executor::{Clock, ScheduleError, ScheduleRequest};
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-use super::Idle;
+use super::{Idle, keys, pool, with_each_fault};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -36,8 +36,8 @@ impl Process {
         seed: u64,
         request: &ScheduleRequest,
     ) -> Result<Self, StoreError> {
-        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
-        let driver = Driver::<Idle>::open(store, Arc::clone(clock) as Arc<dyn Clock>, pool, Box::new(|_, _| ()), seed)?;
+        let driver =
+            Driver::<Idle>::open(store, Arc::clone(clock) as Arc<dyn Clock>, pool(), Box::new(|_, _| ()), seed)?;
         let engine = driver.engine();
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
         let workflow = engine.register(graph, Arc::new([()]))?;
@@ -55,15 +55,6 @@ impl Process {
         self.0.schedules_turn();
         self.0.engine().stopped().is_none()
     }
-}
-
-/// The keys of all runs, the oldest tick first; all of them belong to a runner.
-fn keys(store: &dyn Store) -> Vec<Arc<str>> {
-    let runs = store.list(&RunFilter::default()).unwrap();
-    assert!(runs.iter().all(|run| run.run.status == RunStatus::Running), "a run was claimed by nobody");
-    let mut keys: Vec<Arc<str>> = runs.into_iter().map(|run| run.run.key.unwrap()).collect();
-    keys.sort();
-    keys
 }
 
 fn ticks(since: Time, count: u32) -> Vec<Arc<str>> {
@@ -102,13 +93,7 @@ fn play(fault: Option<(u64, Fault)>) -> u64 {
 
 #[test]
 fn each_tick_starts_one_run_whenever_the_process_dies() {
-    let calls = play(None);
-    assert!(calls > 15, "{calls}");
-    for call in 1..=calls {
-        for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::UnknownBefore, Fault::UnknownAfter, Fault::Busy] {
-            play(Some((call, fault)));
-        }
-    }
+    with_each_fault(play);
 }
 
 #[test]

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bide_executor::core::watches::run_key;
-use bide_executor::core::{Graph, RunStatus, TaskSpec, Value};
+use bide_executor::core::{Graph, TaskSpec, Value};
 use bide_executor::drive::Driver;
-use bide_executor::store::{MemoryStore, RunFilter, Store, StoreError, Watches};
-use bide_executor::{Clock, Pool, RegisteredWorkflow, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView};
+use bide_executor::store::{MemoryStore, Store, StoreError, Watches};
+use bide_executor::{Clock, RegisteredWorkflow, SourceAnswer, WatchError, WatchRequest, WatchSource, WatchView};
 use bide_testkit::{Fault, FaultyStore, VirtualClock};
 
-use super::Idle;
+use super::{Idle, keys, pool, with_each_fault};
 
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -61,8 +61,8 @@ impl Process {
         seed: u64,
         source: WatchSource,
     ) -> Result<Self, StoreError> {
-        let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
-        let driver = Driver::<Idle>::open(store, Arc::clone(clock) as Arc<dyn Clock>, pool, Box::new(|_, _| ()), seed)?;
+        let driver =
+            Driver::<Idle>::open(store, Arc::clone(clock) as Arc<dyn Clock>, pool(), Box::new(|_, _| ()), seed)?;
         let process = Self(driver);
         match process.watch("workflow", source) {
             Ok(_) => Ok(process),
@@ -102,15 +102,6 @@ impl Process {
     }
 }
 
-/// The keys of all runs; all of them belong to a runner.
-fn keys(store: &dyn Store) -> Vec<Arc<str>> {
-    let runs = store.list(&RunFilter::default()).unwrap();
-    assert!(runs.iter().all(|run| run.run.status == RunStatus::Running), "a run was claimed by nobody");
-    let mut keys: Vec<Arc<str>> = runs.into_iter().map(|run| run.run.key.unwrap()).collect();
-    keys.sort();
-    keys
-}
-
 /// Lets items come, with a fault at a call of the first process. Returns how many calls that made.
 fn play(fault: Option<(u64, Fault)>) -> u64 {
     let (inner, clock, world) = (MemoryStore::new(), VirtualClock::new(), Arc::new(World::default()));
@@ -141,13 +132,7 @@ fn play(fault: Option<(u64, Fault)>) -> u64 {
 
 #[test]
 fn each_key_starts_one_run_whenever_the_process_dies() {
-    let calls = play(None);
-    assert!(calls > 15, "{calls}");
-    for call in 1..=calls {
-        for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::UnknownBefore, Fault::UnknownAfter, Fault::Busy] {
-            play(Some((call, fault)));
-        }
-    }
+    with_each_fault(play);
 }
 
 #[test]
@@ -285,11 +270,10 @@ fn a_source_that_does_not_return_is_reported_once_by_name() {
     let (store, clock) = (MemoryStore::new(), VirtualClock::new());
     let lines = Arc::new(bide_sync::Mutex::new(Vec::<String>::new()));
     let log = Arc::clone(&lines);
-    let pool = Pool::new(1, 10, Box::new(|_| Ok(false)));
     let driver = Driver::<Idle>::open(
         store,
         Arc::clone(&clock) as Arc<dyn Clock>,
-        pool,
+        pool(),
         Box::new(move |_, line: &str| log.lock().push(line.to_owned())),
         1,
     )
