@@ -446,8 +446,8 @@ impl<H: Host> CoroutineBody<H> {
         }
     }
 
-    /// Waits for a commit that is under way: true if what was read from the run's state before is committed. False if
-    /// the engine has stopped, or has lost the run.
+    /// Waits for a commit under way in which the run has a part, as the body of a thread does: true if what was read from
+    /// the run's state before is committed. False if the engine has stopped, or has lost the run.
     async fn is_committed(&self) -> bool {
         let engine = &self.engine;
         if !engine.path().ledger.has_committed(&self.run) {

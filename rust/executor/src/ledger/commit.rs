@@ -104,7 +104,7 @@ impl<H: Host> Ledger<H> {
     /// If what was read could not be committed, the engine has stopped, or has lost the run.
     pub(crate) fn has_committed(&self, run: &Run<H>) -> bool {
         run.batch.load(Ordering::Relaxed) <= self.written.load(Ordering::Acquire)
-            || self.commit_lock.try_lock_for(Duration::ZERO).is_some()
+            || self.try_lock_for(Duration::ZERO).is_some()
     }
 
     /// Whether the thread that gathers in a group continues with its work instead of committing it: another one commits, and

@@ -214,9 +214,9 @@ impl<H: Host<Dispatch = Pool<H>>> BodyCx<H> {
         }
     }
 
-    /// Waits for the commit under way if the run has a part in it. True if what was read from the run's state before is committed: the
-    /// machine closes waits by itself, in a batch that may still fail. False if the engine has stopped, or has lost the
-    /// run.
+    /// Waits for a commit under way in which the run has a part. True if what was read from the run's state before is
+    /// committed: the machine closes waits by itself, in a batch that may still fail. False if the engine has stopped, or
+    /// has lost the run.
     fn is_committed(&self, at: &mut dyn Attached) -> bool {
         let ledger = &self.engine.path().ledger;
         if !ledger.has_committed(&self.run) {
