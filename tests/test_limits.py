@@ -158,6 +158,28 @@ def in_every_window(started: list[datetime], count: int, span: float) -> bool:
     return all(late - early > timedelta(seconds=span) for early, late in zip(started, started[count:], strict=False))
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_bodies_that_record_nothing_are_limited_too(runner: bide.Runner, is_async: bool) -> None:
+    tally, limit = Tally(), bide.Limit("api", executing=2, in_flight=3)
+
+    @bide.task(limit=limit)
+    def calls() -> None:
+        tally.enter()
+        tally.leave()
+
+    @bide.task(limit=limit, name="calls")
+    async def calls_async() -> None:
+        tally.enter()
+        await asyncio.sleep(0)
+        tally.leave()
+
+    workflow = bide.Workflow("w", [calls_async if is_async else calls])
+    for handle in runner.submit_many(workflow, [None] * 1_000):
+        handle.result(PATIENCE)
+    assert 1 <= tally.most[None] <= 2
+    assert nothing_is_used(runner)
+
+
 @pytest.mark.parametrize("slots", [1, 8])
 def test_recorded_starts_never_exceed_the_rate(store: str, slots: int) -> None:
     @bide.task(limit=bide.Limit("api", rate=(10, 0.2)))

@@ -213,6 +213,16 @@ impl<'a> Room<'a> {
         Verdict::Granted
     }
 
+    /// Whether an attempt that ends may leave what it takes to another one of the same runner before the store is asked:
+    /// nobody waits elsewhere, and no more is taken than is allowed. A start under a rate is always asked about.
+    #[must_use]
+    pub fn may_pass_on(&self) -> bool {
+        let within = |limit: Option<u32>, used: u64| limit.is_none_or(|limit| used <= u64::from(limit));
+        let Used { executing, in_flight, .. } = self.used;
+        let is_within = within(self.spec.executing, executing) && within(self.spec.in_flight, in_flight);
+        self.spec.rate.is_none() && self.others.is_empty() && is_within
+    }
+
     /// An attempt takes what it needs. Its start counts until the span of the rate after `latest`.
     pub fn take(&mut self, need: &Need, latest: Time) {
         let used = &mut self.used;
@@ -248,6 +258,12 @@ impl RunState {
         let state = self.get(task)?;
         let ready = self.status() == crate::RunStatus::Running && state.status == TaskStatus::Ready;
         ready.then_some(!state.reenter)
+    }
+
+    /// Whether this attempt executes here and has recorded nothing: another runner would begin it anew.
+    #[must_use]
+    pub fn is_unrecorded(&self, task: TaskRef, attempt: u32) -> bool {
+        self.running(task, attempt).is_ok() && !self.task(task).has_row
     }
 
     /// Whether the body of a task that is ready continues an attempt, whatever holds its run.

@@ -596,7 +596,7 @@ impl RunState {
     }
 
     /// The fence for what a body does: it has been entered here and has not ended.
-    fn running(&self, task: TaskRef, attempt: u32) -> Result<(), Refused> {
+    pub(crate) fn running(&self, task: TaskRef, attempt: u32) -> Result<(), Refused> {
         self.current(task, attempt, TaskStatus::Running)?;
         if self.task(task).reenter || self.is_expanded(task) { Err(Refused::AttemptOver) } else { Ok(()) }
     }

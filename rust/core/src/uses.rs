@@ -60,6 +60,11 @@ impl Counts {
 type Unused = HashMap<Arc<str>, HashMap<Box<[u8]>, BTreeSet<u32>>>;
 
 impl Uses {
+    /// Whether a name was used, also one that was taken back.
+    pub(crate) const fn is_used(&self) -> bool {
+        self.is_new || self.counts.first.is_some() || self.unused.is_some()
+    }
+
     fn next(&mut self, name: &Arc<str>) -> EntryKey {
         let count = self.counts.get_mut(name);
         *count += 1;

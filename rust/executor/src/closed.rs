@@ -7,8 +7,8 @@ use std::time::Duration;
 use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
-    LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
+    Changes, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime, LimitCall,
+    LimitInfo, Limits, LineAnswers, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
     ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
     StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
@@ -215,7 +215,7 @@ impl Limits for Closed {
         self.refuse()
     }
 
-    fn claim_limits(&self, _lease: Lease, _now: Time, _call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, _lease: Lease, _now: Time, _call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         self.refuse()
     }
 

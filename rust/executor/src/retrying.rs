@@ -11,8 +11,8 @@ use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
 use bide_core::shown::shown;
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Claimed, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease,
-    LeaseTime, LimitCall, LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo,
+    Changes, Claimed, Clock, Commit, CommitId, Conversion, Converted, Creation, Database, EventRange, Lease, LeaseTime,
+    LimitCall, LimitInfo, Limits, LineAnswers, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo,
     ScheduleChange, ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion,
     StoredWatch, StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
@@ -341,7 +341,7 @@ impl Limits for Retrying {
         self.call(|store| store.define_limit(limit))
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         // What has become of starts is not told twice.
         let mut again = call.clone();
         again.lines.iter_mut().for_each(|line| line.moved.clear());

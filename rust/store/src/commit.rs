@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bide_core::Time;
 use bide_core::record::{Batch, Committed, NewRun, RunRow, RunRowId};
 
-use crate::{Answer, LineClaims};
+use crate::{LineAnswers, LineClaims};
 
 /// Names a commit, so that a store that lost its connection in the middle can be asked for the same commit again.
 /// Unique among the commits of a lease.
@@ -87,7 +87,7 @@ pub struct Written {
     pub creations: Vec<Vec<Creation>>,
     /// For each line that claims, what became of its claims. `None`: the store has not looked at them, because it grants
     /// nothing in commits or has written nothing.
-    pub answers: Option<Vec<Vec<Answer>>>,
+    pub answers: Option<Vec<LineAnswers>>,
 }
 
 impl Written {

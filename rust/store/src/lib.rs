@@ -39,7 +39,9 @@ pub use commit::{Commit, CommitId, Creation, Written};
 pub use convert::{Conversion, Converted};
 pub use error::StoreError;
 pub use lease_time::{Boot, LeaseTime, Uptime};
-pub use limits::{Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId};
+pub use limits::{
+    Answer, LimitCall, LimitClaim, LimitInfo, LimitUse, Limits, LineAnswers, LineClaims, Moved, Passed, ShareId,
+};
 pub use look::{Look, OpenWait, RunnerInfo, UnownedRuns, WaitPosition};
 pub use maintenance::{Maintenance, Purged};
 pub use memory::{MemorySnapshot, MemoryStore};

@@ -61,6 +61,8 @@ pub struct LineClaims {
     pub key: Arc<str>,
     /// What has become of starts that were granted before. First of all, the store counts them so.
     pub moved: Vec<Moved>,
+    /// The shares that attempts have left to others. The store records that before it releases anything.
+    pub passed: Vec<Passed>,
     /// How much later than now a body that starts is entered at most.
     pub patience: Duration,
     /// Those that are asked about, in this order: those that start by their rank.
@@ -76,6 +78,15 @@ impl LineClaims {
         let first = held.clone().map(|(claim, _)| claim.rank).chain(self.behind.map(|(_, rank)| rank)).min()?;
         Some((held.count() as u64 + self.behind.map_or(0, |(count, _)| count), first))
     }
+}
+
+/// A share that an attempt has left at its end to one that waited for it at the same runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Whose share it is in the store.
+    pub from: ShareId,
+    /// Whose share it is. Its body executes, or is about to.
+    pub to: ShareId,
 }
 
 /// Starts that were granted, and have happened earlier than they might have, or not at all.
@@ -114,6 +125,23 @@ pub enum Answer {
     },
     /// Its attempt is over, or its run belongs to another runner.
     Gone,
+}
+
+/// What became of the claims of a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineAnswers {
+    /// Of each one, in their order.
+    pub claims: Vec<Answer>,
+    /// The runner may let attempts of the line leave their shares to others of the line, and tell the store with the
+    /// commits of their ends. Until it is answered otherwise.
+    pub may_pass_on: bool,
+}
+
+impl LineAnswers {
+    /// Those of a line whose limit nobody has defined.
+    pub(crate) fn unlimited(line: &LineClaims) -> Self {
+        Self { claims: vec![Answer::Granted(None); line.claims.len()], may_pass_on: false }
+    }
 }
 
 /// How much of a limit is used, for one value of its key.
@@ -156,7 +184,7 @@ pub trait Limits {
     /// # Errors
     /// Any [`StoreError`]; except for `Unknown` nothing was written. After `Unknown` the call can be made again, without
     /// its `moved`.
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError>;
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError>;
 
     /// Whether commits answer claims, see [`Commit::claims`](crate::Commit::claims).
     fn grants_in_commits(&self) -> bool {
@@ -216,7 +244,7 @@ pub(crate) fn answer<S: Shares>(
     line: &LineClaims,
     (used, others): (Used, &[Rank]),
     now: Time,
-) -> Result<Vec<Answer>, S::Error> {
+) -> Result<LineAnswers, S::Error> {
     let (mut room, latest) = (Room::new(spec, used, others, now), now.after(line.patience));
     let mut answers = Vec::with_capacity(line.claims.len());
     let (mut started, mut behind) = (0, None);
@@ -261,5 +289,5 @@ pub(crate) fn answer<S: Shares>(
     if started > 0 {
         shares.start(latest, started)?;
     }
-    Ok(answers)
+    Ok(LineAnswers { claims: answers, may_pass_on: room.may_pass_on() })
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
-    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
-    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
+    LimitInfo, Limits, LineAnswers, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
+    ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
+    StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::Mutex;
 
@@ -32,7 +32,7 @@ pub enum Losses {
 type Outcomes<T> = Mutex<HashMap<(i64, CommitId), T>>;
 
 /// What a commit is answered with: what was created, and what was granted.
-pub(crate) type Answered = (Vec<Vec<Creation>>, Option<Vec<Vec<Answer>>>);
+pub(crate) type Answered = (Vec<Vec<Creation>>, Option<Vec<LineAnswers>>);
 
 /// Any store, over a network.
 pub struct DistantStore {
@@ -358,7 +358,7 @@ impl Limits for DistantStore {
         self.call(|store| store.define_limit(limit))
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         self.call(|store| store.claim_limits(lease, now, call))
     }
 

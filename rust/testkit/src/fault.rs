@@ -8,10 +8,10 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, NewTask, RunRowId, StoredRun};
 use bide_core::{Cancel, Failure, LimitSpec, Message, RunId, RunStatus, StoredEvents, StoredMessage, Time, Value};
 use bide_store::{
-    Answer, Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
-    LimitInfo, Limits, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange, ScheduleChanged,
-    Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch, StoredWorkflow,
-    UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
+    Changes, Clock, Commit, CommitId, Conversion, Converted, Creation, EventRange, Lease, LeaseTime, LimitCall,
+    LimitInfo, Limits, LineAnswers, Look, Maintenance, OpenWait, Purged, RunFilter, RunnerInfo, ScheduleChange,
+    ScheduleChanged, Schedules, Seen, Sent, Standing, Store, StoreError, StoredSchedule, StoredVersion, StoredWatch,
+    StoredWorkflow, UnownedRuns, WaitPosition, WatchChange, WatchChanged, Watches, Written,
 };
 use bide_sync::Mutex;
 
@@ -463,7 +463,7 @@ impl Limits for FaultyStore {
         self.call(|store| store.define_limit(limit))
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         self.call(|store| store.claim_limits(lease, now, call))
     }
 

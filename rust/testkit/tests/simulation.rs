@@ -9,7 +9,7 @@ use bide_testkit::sim::{self, Act, Case, Disaster, TaskPlan};
 const SEEDS: u64 = 400;
 
 /// Each of these happens in some of them.
-const RARE: [&str; 63] = [
+const RARE: [&str; 64] = [
     "a body that kills its process",
     "a combination that is decided",
     "a condition that raises too often",
@@ -39,6 +39,7 @@ const RARE: [&str; 63] = [
     "a deadline that is moved by hand",
     "a lease that is lost with commits",
     "a limit that is used up",
+    "a share that an attempt leaves to another",
     "a mapped task",
     "a mapped task that follows another",
     "a task that takes the outputs of a mapped one",

@@ -167,6 +167,12 @@ impl Attempt {
         self.ended = true;
     }
 
+    /// Whether the body has waited or recorded a step, or tried to.
+    #[must_use]
+    pub const fn has_called(&self) -> bool {
+        self.uses.is_used() || self.keyed.is_some() || self.current.is_some()
+    }
+
     /// Whether the body only reads what an earlier entry of it has recorded: there are records that it has not come to
     /// yet, and it has neither asked nor executed anything that has none.
     pub fn is_replaying(&mut self, run: &RunState) -> bool {

@@ -75,6 +75,11 @@ impl<T> Line<T> {
         .take(most)
     }
 
+    /// The first one of which this is true, in the order of [`Line::first`].
+    pub fn find(&self, mut is: impl FnMut(&T) -> bool) -> Option<(Place, &T)> {
+        self.first(usize::MAX).find(|(_, item)| is(item))
+    }
+
     /// One that waits.
     #[must_use]
     pub fn get(&self, (resumed, rank, number): Place) -> Option<&T> {

@@ -42,7 +42,7 @@ pub struct CoroutineBody<H: Host> {
     /// Its task.
     task: TaskRef,
     /// What it may call now. Never locked while code of the user's executes.
-    attempt: Mutex<Attempt>,
+    pub(super) attempt: Mutex<Attempt>,
     /// Its slot.
     slot: Mutex<Held<H>>,
     /// The remaining execution time, if its task has a limit.

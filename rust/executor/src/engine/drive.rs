@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
-use bide_core::{Channel, Event, Origin, Progress, TaskRef, Time, Value};
+use bide_core::{Channel, Event, Origin, Outcome, Progress, TaskRef, Time, Value};
 use bide_store::{Lease, Store, StoreError};
 
 use crate::clock::Clock;
@@ -343,6 +343,12 @@ impl<H: Host> Driver<H> {
     /// A body that has not ended does not execute any more.
     pub fn idle(&self, run: &Run<H>, task: TaskRef) {
         self.engine.limiter().idle(run, task);
+    }
+
+    /// The body that may start because this one has ended, which has recorded nothing.
+    #[must_use]
+    pub fn passes_on(&self, run: &Run<H>, task: TaskRef, attempt: u32, outcome: &Outcome) -> Option<Ready<H>> {
+        self.engine.passes_on(run, task, attempt, outcome)
     }
 
     /// The share that a body needs to execute again.

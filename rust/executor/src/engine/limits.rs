@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bide_core::{Outcome, TaskRef};
 use bide_store::{LimitInfo, StoreError};
 
 use crate::engine::Engine;
-use crate::host::Host;
+use crate::host::{Host, Ready};
 use crate::limits::Limiter;
+use crate::runs::run::Run;
 use crate::services::limits::LimitService;
 use crate::slot_queue::SlotQueue;
 
@@ -24,6 +26,13 @@ impl<H: Host> Engine<H> {
     #[inline]
     pub(crate) fn limiter(&self) -> &Limiter<H> {
         &self.control.limits
+    }
+
+    /// A body has ended that has recorded nothing, and the caller is about to have its end committed. Returns the one that
+    /// may start because of it.
+    #[inline]
+    pub(crate) fn passes_on(&self, run: &Run<H>, task: TaskRef, attempt: u32, outcome: &Outcome) -> Option<Ready<H>> {
+        self.control.limits.passes_on(run, task, attempt, outcome)
     }
 
     /// The bodies that wait for a slot to continue.

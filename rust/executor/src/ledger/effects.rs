@@ -7,7 +7,7 @@ use bide_core::event::Retry;
 use bide_core::observe::{Happened, What};
 use bide_core::record::{Batch, RunRowId};
 use bide_core::{Effect, Event, RunStatus, TaskRef, TaskStatus, Time};
-use bide_store::{Answer, Lease, Store, StoreError};
+use bide_store::{Lease, LineAnswers, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use super::commit::Ledger;
@@ -175,7 +175,7 @@ impl<H: Host> Upcalls<H> for CommitPath<H> {
         control.limits.ending(batch, control.lease(), || control.store().grants_in_commits())
     }
 
-    fn ended(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>> {
+    fn ended(&self, ending: Ending<H>, answers: Option<Vec<LineAnswers>>) -> Option<Box<Grants<H>>> {
         self.control.limits.ended(ending, answers)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bide_core::record::{Batch, RunRowId};
 use bide_core::{Effect, Time};
-use bide_store::{Answer, Lease, Store, StoreError};
+use bide_store::{Lease, LineAnswers, Store, StoreError};
 use bide_sync::RwLockReadGuard;
 
 use crate::crash::Crash;
@@ -78,7 +78,7 @@ pub(crate) trait Upcalls<H: Host>: Send + Sync {
     fn ending(&self, batch: &Batch) -> Ending<H>;
 
     /// Their batch is committed, and its claims are answered: returns what follows.
-    fn ended(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>>;
+    fn ended(&self, ending: Ending<H>, answers: Option<Vec<LineAnswers>>) -> Option<Box<Grants<H>>>;
 
     /// Their batch is not committed.
     fn not_ended(&self, ending: &Ending<H>);

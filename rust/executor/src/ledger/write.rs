@@ -6,7 +6,7 @@ use std::time::Duration;
 use bide_core::record::{Batch, Committed, NewRun, RunRowId};
 use bide_core::{Effect, Pending, Time};
 use bide_sched::counts;
-use bide_store::{Answer, Commit, CommitId, Lease, LineClaims, Store, StoreError, Written};
+use bide_store::{Commit, CommitId, Lease, LineAnswers, LineClaims, Store, StoreError, Written};
 use smallvec::SmallVec;
 
 use super::request::Request;
@@ -85,7 +85,7 @@ struct Made {
     /// The runs that are not created. Sorted.
     skipped: Vec<RunRowId>,
     /// The answers to the claims.
-    answers: Option<Vec<Vec<Answer>>>,
+    answers: Option<Vec<LineAnswers>>,
 }
 
 /// Writes a group's batch, with the runs to create if there are any. `None`: there is nothing left to write.

@@ -1,5 +1,6 @@
 //! What happens to the attempts that wait in the lines of limits, or have a share.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bide_core::limits::{Line, Place, Rank};
@@ -7,7 +8,9 @@ use bide_core::record::RunRowId;
 use bide_core::{Rate, TaskId, Time};
 use bide_store::{Moved, ShareId};
 
-use super::{Entered, Entry, FIRST_ASKED, Granted, LineKey, ON_THEIR_WAY, OwnLine, Patience, State, Waiter, share};
+use super::{
+    Entered, Entry, FIRST_ASKED, Granted, LineKey, ON_THEIR_WAY, OwnLine, Passing, Patience, State, Waiter, share,
+};
 use crate::host::Host;
 
 /// Starts that happen within this part of a rate's span are told as one, and within this time.
@@ -18,7 +21,7 @@ const TOGETHER_AT_MOST: Duration = Duration::from_millis(10);
 const HELD_UP: Duration = Duration::from_secs(1);
 
 impl<H: Host> OwnLine<H> {
-    fn new(rate: Option<Rate>) -> Self {
+    pub(super) fn new(rate: Option<Rate>) -> Self {
         Self {
             line: Line::default(),
             is_dirty: false,
@@ -27,7 +30,15 @@ impl<H: Host> OwnLine<H> {
             moved: Vec::new(),
             on_their_way: 0,
             rings_at: None,
+            may_pass_on: false,
+            passed: BTreeMap::new(),
+            is_passing: false,
         }
+    }
+
+    /// Nobody waits in it, and nothing is to be told of it.
+    fn is_unused(&self) -> bool {
+        self.line.is_empty() && !self.is_dirty && self.on_their_way == 0 && !self.is_passing
     }
 
     /// A start that was granted has happened then, or not at all. True if others may start earlier than they were to.
@@ -97,7 +108,7 @@ impl<H: Host> State<H> {
 
     /// An attempt gives back what it was granted.
     pub(super) fn withdraw(&mut self, share: ShareId) {
-        if let Some(Granted { line, latest }) = self.granted.remove(&share) {
+        if let Some(Granted { line, latest, .. }) = self.granted.remove(&share) {
             if let Some((latest, _)) = latest {
                 self.arrives(&line, latest, None);
             }
@@ -108,7 +119,7 @@ impl<H: Host> State<H> {
 
     /// An attempt has ended: there may be room for another one, if nobody in its line was asked about meanwhile.
     pub(super) fn ends(&mut self, share: ShareId, has_room: impl Fn(&LineKey) -> bool) {
-        if let Some(Granted { line, latest }) = self.granted.remove(&share) {
+        if let Some(Granted { line, latest, .. }) = self.granted.remove(&share) {
             if let Some((latest, _)) = latest {
                 self.arrives(&line, latest, None);
             }
@@ -132,10 +143,27 @@ impl<H: Host> State<H> {
 
     /// A body does not execute any more: there may be room for another one.
     pub(super) fn idles(&mut self, share: ShareId) {
-        self.idle.push(share);
-        if let Some(line) = self.granted.get(&share).map(|granted| granted.line.clone()) {
+        let Some(granted) = self.granted.get_mut(&share) else {
+            self.idle.push(share);
+            return;
+        };
+        if granted.passed == Passing::Recorded {
+            let line = granted.line.clone();
+            self.idle.push(share);
             self.touch(&line);
+        } else {
+            granted.passed = Passing::Idles;
         }
+    }
+
+    /// A body resumes of which the store was not told yet that it does not execute. True if there is such a one.
+    pub(super) fn executes_again(&mut self, share: ShareId) -> bool {
+        if let Some(at) = self.idle.iter().position(|idle| *idle == share) {
+            self.idle.swap_remove(at);
+            return true;
+        }
+        let idles = self.granted.get_mut(&share).filter(|granted| granted.passed == Passing::Idles);
+        idles.map(|granted| granted.passed = Passing::Unrecorded).is_some()
     }
 
     /// One that was granted a start is not on its way any more. True if others may start.
@@ -157,7 +185,7 @@ impl<H: Host> State<H> {
     /// Forgets a line in which nobody waits and of which nobody is on its way. What was not told of its starts counts for
     /// a moment longer.
     pub(super) fn forget_unused(&mut self, line: &LineKey) {
-        if self.lines.get(line).is_some_and(|own| own.line.is_empty() && !own.is_dirty && own.on_their_way == 0) {
+        if self.lines.get(line).is_some_and(OwnLine::is_unused) {
             self.lines.remove(line);
         }
     }

@@ -3,12 +3,14 @@
 //! A body of a task with a limit that is ready is not dispatched but put into a line, one for each value of the limit's
 //! key. The service asks the store for the first ones of each line (`turn.rs`), all at once, whenever there may be room:
 //! somebody came, an attempt ended, another runner released a share, a rate's span is over. Nothing polls. Where an
-//! attempt ends here for which others wait here, the commit of its end asks for them (`with_commit.rs`).
+//! attempt ends here for which others wait here, the commit of its end asks for them (`with_commit.rs`). Where nobody
+//! waits at another runner, the next one here has the share before that commit, which records it (`passing.rs`).
 //!
 //! The end of an attempt releases its share in its own commit: the store does that. What is kept here is lost with the
 //! process, and nothing depends on it.
 
 mod lines;
+mod passing;
 mod turn;
 mod with_commit;
 
@@ -82,6 +84,8 @@ struct State<H: Host> {
     granted: BTreeMap<ShareId, Granted>,
     /// The lines for which there may be room, each once.
     dirty: VecDeque<LineKey>,
+    /// The lines in which attempts have left their shares to others, which no commit has recorded, each once.
+    passing: Vec<LineKey>,
     /// Shares that are not needed.
     released: Vec<ShareId>,
     /// Attempts whose bodies do not execute any more, and have not ended.
@@ -110,6 +114,12 @@ struct OwnLine<H: Host> {
     on_their_way: usize,
     /// When the timer rings that is set for it.
     rings_at: Option<Time>,
+    /// Attempts may leave their shares to others of the line before the store is asked.
+    may_pass_on: bool,
+    /// Those that have got their shares so, and whose these are in the store. No commit has recorded it yet.
+    passed: BTreeMap<ShareId, ShareId>,
+    /// It is among those that have something to tell of this.
+    is_passing: bool,
 }
 
 /// How long after its grant a body may be entered. It follows how long bodies take for that.
@@ -163,6 +173,8 @@ struct Waiter<H: Host> {
     resumes: Option<oneshot::Sender<()>>,
     /// What it waited for when it was last asked about.
     counted: Option<Counted>,
+    /// The store is being asked about it.
+    is_asked: bool,
 }
 
 /// What comes of a body that is about to be entered.
@@ -184,6 +196,19 @@ struct Granted {
     /// If it starts under a rate and was not entered yet: up to when its body may be entered, and how long that was after
     /// the grant.
     latest: Option<(Time, Duration)>,
+    /// In the store the share is still that of the attempt which left it.
+    passed: Passing,
+}
+
+/// How far the store knows who has a share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Passing {
+    /// It knows.
+    Recorded,
+    /// The next commit will tell it.
+    Unrecorded,
+    /// Likewise; then it is to be told that the body does not execute any more.
+    Idles,
 }
 
 impl<H: Host> Limiter<H> {
@@ -194,6 +219,7 @@ impl<H: Host> Limiter<H> {
             waiting: BTreeMap::new(),
             granted: BTreeMap::new(),
             dirty: VecDeque::new(),
+            passing: Vec::new(),
             released: Vec::new(),
             idle: Vec::new(),
             turns: false,
@@ -264,7 +290,7 @@ impl<H: Host> Limiter<H> {
                 ready.push(Ready { run, task });
                 continue;
             }
-            state.add(line, Waiter { run, task, continues, resumes: None, counted: None }, rate);
+            state.add(line, Waiter { run, task, continues, resumes: None, counted: None, is_asked: false }, rate);
         }
         drop(state);
         self.woken.notify_one();
@@ -285,7 +311,14 @@ impl<H: Host> Limiter<H> {
             Entry::Moved(at) => (Some(at), true),
             Entry::Waits => (None, false),
             Entry::TooLate(line) => {
-                let waiter = Waiter { run: Arc::clone(run), task, continues: false, resumes: None, counted: None };
+                let waiter = Waiter {
+                    run: Arc::clone(run),
+                    task,
+                    continues: false,
+                    resumes: None,
+                    counted: None,
+                    is_asked: false,
+                };
                 state.add(line, waiter, limit.spec.rate);
                 (None, true)
             }
@@ -330,16 +363,20 @@ impl<H: Host> Limiter<H> {
         let limit = limit_of(run, task).filter(|limit| limit.spec.executing.is_some())?;
         let (share, line) = (share(run, task), line_of(run, limit, self.longest));
         let mut state = self.state.lock();
-        if !run.is_lost()
-            && let Some(at) = state.idle.iter().position(|idle| *idle == share)
-        {
+        if !run.is_lost() && state.executes_again(share) {
             // The store has not been told that it waits.
-            state.idle.swap_remove(at);
             return None;
         }
         let (sender, receiver) = oneshot::channel();
         if !state.closing && !run.is_lost() {
-            let waiter = Waiter { run: Arc::clone(run), task, continues: true, resumes: Some(sender), counted: None };
+            let waiter = Waiter {
+                run: Arc::clone(run),
+                task,
+                continues: true,
+                resumes: Some(sender),
+                counted: None,
+                is_asked: false,
+            };
             state.add(line, waiter, None);
         }
         drop(state);
@@ -412,7 +449,8 @@ impl<H: Host> Limiter<H> {
 
     /// Every run in memory belongs to another runner now.
     pub(crate) fn lost(&self) {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.passing.clear();
         drop(Self::forget(state));
     }
 
@@ -431,6 +469,14 @@ impl<H: Host> Limiter<H> {
         state.dirty.clear();
         state.released.clear();
         state.idle.clear();
-        std::mem::take(&mut state.lines)
+        let mut lines = std::mem::take(&mut state.lines);
+        // Who has a share is still to be recorded: bodies execute to their end.
+        for line in state.passing.clone() {
+            if let Some(own) = lines.get_mut(&line) {
+                let told = OwnLine { passed: std::mem::take(&mut own.passed), is_passing: true, ..OwnLine::new(None) };
+                state.lines.insert(line, told);
+            }
+        }
+        lines
     }
 }

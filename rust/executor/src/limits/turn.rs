@@ -7,10 +7,10 @@ use std::time::Duration;
 use bide_core::TaskRef;
 use bide_core::limits::{Place, Rank};
 use bide_sched::counts;
-use bide_store::{Answer, Lease, LimitCall, LimitClaim, LineClaims, ShareId, StoreError};
+use bide_store::{Answer, Lease, LimitCall, LimitClaim, LineAnswers, LineClaims, Passed, ShareId, StoreError};
 
 use super::with_commit::Grants;
-use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, OwnLine, State, Waiter, share};
+use super::{Entered, FIRST_ASKED, Granted, LineKey, MOST_ASKED, ON_THEIR_WAY, OwnLine, Passing, State, Waiter, share};
 use crate::control::Control;
 use crate::host::{Dispatch, Host, Ready};
 use crate::runs::run::Run;
@@ -41,6 +41,8 @@ pub(super) struct AskedLine<H: Host> {
     patience: Duration,
     /// What is told of the starts that were granted before.
     moved: Vec<Entered>,
+    /// What attempts have left to others.
+    pub(super) passed: Vec<Passed>,
 }
 
 /// Rings when a line may have room again.
@@ -101,6 +103,11 @@ fn claim_of<H: Host>(one: &Asked<H>) -> Option<LimitClaim> {
 }
 
 impl<H: Host> AskedLine<H> {
+    /// The store is only told something.
+    pub(super) const fn asks_nobody(&self) -> bool {
+        self.asked.is_empty()
+    }
+
     /// What the store is asked.
     pub(super) fn claims(&mut self, lease: Lease) -> LineClaims {
         let mut claims = Vec::with_capacity(self.asked.len());
@@ -111,13 +118,14 @@ impl<H: Host> AskedLine<H> {
         }
         let (limit, key) = (Arc::clone(&self.key.0), Arc::clone(&self.key.1));
         let moved = self.moved.iter().map(|entered| entered.moved).collect();
-        LineClaims { limit, key, moved, patience: self.patience, claims, behind: self.behind }
+        let passed = self.passed.clone();
+        LineClaims { limit, key, moved, passed, patience: self.patience, claims, behind: self.behind }
     }
 }
 
 impl<H: Host> OwnLine<H> {
     /// Those of the line that are asked about next.
-    pub(super) fn ask(&self, key: &LineKey, most: usize) -> AskedLine<H> {
+    pub(super) fn ask(&mut self, key: &LineKey, most: usize) -> AskedLine<H> {
         let mut first = self.line.first(most + 1);
         let asked: Vec<Asked<H>> = first
             .by_ref()
@@ -132,12 +140,23 @@ impl<H: Host> OwnLine<H> {
             })
             .collect();
         let behind = first.next().map(|(place, _)| ((self.line.len() - asked.len()) as u64, place.1));
+        drop(first);
+        self.set_asked(&asked, true);
         let patience = self.patience.map(|patience| patience.now).unwrap_or_default();
-        AskedLine { key: key.clone(), asked, behind, patience, moved: Vec::new() }
+        AskedLine { key: key.clone(), asked, behind, patience, moved: Vec::new(), passed: Vec::new() }
+    }
+
+    /// The store is being asked about these, or it is not any more.
+    fn set_asked(&mut self, asked: &[Asked<H>], is_asked: bool) {
+        for one in asked {
+            if let Some(waiter) = self.line.get_mut(one.place) {
+                waiter.is_asked = is_asked;
+            }
+        }
     }
 }
 
-fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<Vec<Answer>>) {
+fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<LineAnswers>) {
     let (mut grants, mut alarms) = (Grants::default(), Vec::new());
     {
         let mut state = control.limits.state.lock();
@@ -187,24 +206,41 @@ impl<H: Host> State<H> {
         self.released.extend(call.released);
         self.idle.extend(call.idle);
         for line in lines {
+            self.not_answered(&line);
             if let Some(own) = self.lines.get_mut(&line.key) {
                 own.moved.splice(..0, line.moved);
             }
-            self.touch(&line.key);
         }
+    }
+
+    /// Those of a line are to be asked about once more.
+    pub(super) fn not_answered(&mut self, line: &AskedLine<H>) {
+        if let Some(own) = self.lines.get_mut(&line.key) {
+            own.set_asked(&line.asked, false);
+        }
+        self.touch(&line.key);
     }
 
     /// What became of those of a line. Returns when a timer is to ring for it.
     pub(super) fn answered(
         &mut self,
         line: &AskedLine<H>,
-        answers: Vec<Answer>,
+        answers: LineAnswers,
         ready: &mut Vec<(Ready<H>, bool)>,
         resumed: &mut Vec<(tokio::sync::oneshot::Sender<()>, ShareId)>,
         over: &mut Vec<Waiter<H>>,
     ) -> Option<bide_core::Time> {
+        if let Some(own) = self.lines.get_mut(&line.key) {
+            own.may_pass_on = answers.may_pass_on;
+            own.set_asked(&line.asked, false);
+        }
+        self.recorded(&line.key, &line.passed);
+        if line.asked.is_empty() {
+            self.forget_unused(&line.key);
+            return None;
+        }
         let (mut until, mut all, mut granted) = (None, true, 0);
-        let mut answers = answers.into_iter();
+        let mut answers = answers.claims.into_iter();
         for one in &line.asked {
             let answer = if one.is_wanted { answers.next() } else { Some(Answer::Gone) };
             let id = share(&one.run, one.task);
@@ -266,6 +302,6 @@ impl<H: Host> State<H> {
             own.on_their_way += 1;
         }
         let latest = latest.map(|latest| (latest, line.patience));
-        self.granted.insert(id, Granted { line: line.key.clone(), latest });
+        self.granted.insert(id, Granted { line: line.key.clone(), latest, passed: Passing::Recorded });
     }
 }

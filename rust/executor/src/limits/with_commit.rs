@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 
 use bide_core::record::{Batch, Write};
-use bide_store::{Answer, Lease, LineClaims, ShareId};
+use bide_store::{Lease, LineAnswers, LineClaims, ShareId};
 use tokio::sync::oneshot;
 
+use super::passing::Told;
 use super::turn::{AskedLine, LINES};
-use super::{Limiter, LineKey, State, Waiter, share};
+use super::{Limiter, LineKey, OwnLine, State, Waiter, share};
 use crate::control::Control;
 use crate::host::{Dispatch, Host, Ready};
 
@@ -19,15 +20,17 @@ use crate::host::{Dispatch, Host, Ready};
 pub(crate) struct Ending<H: Host> {
     /// The attempts here that end with it.
     ended: Vec<ShareId>,
-    /// The lines that are asked about with it.
+    /// The lines that are asked about with it, or have something to tell.
     asked: Vec<AskedLine<H>>,
+    /// It has a turn: nobody else asks meanwhile.
+    turns: bool,
     /// The same as the store gets it.
     claims: Vec<LineClaims>,
 }
 
 impl<H: Host> Ending<H> {
     /// That of a commit with which nothing ends that has a limit.
-    const NOTHING: Self = Self { ended: Vec::new(), asked: Vec::new(), claims: Vec::new() };
+    const NOTHING: Self = Self { ended: Vec::new(), asked: Vec::new(), turns: false, claims: Vec::new() };
 
     /// What the store is asked.
     pub(crate) fn claims(&self) -> Option<&[LineClaims]> {
@@ -59,7 +62,7 @@ impl<H: Host> Grants<H> {
         &mut self,
         state: &mut State<H>,
         line: &AskedLine<H>,
-        answers: Vec<Answer>,
+        answers: LineAnswers,
     ) -> Option<bide_core::Time> {
         let mut ready = Vec::new();
         let until = state.answered(line, answers, &mut ready, &mut self.resumed, &mut self.over);
@@ -117,25 +120,32 @@ impl<H: Host> Limiter<H> {
         ended.sort_unstable();
         ended.dedup();
         let mut asked = if !state.turns && !state.closing && asks() { state.ask_for(&ended) } else { Vec::new() };
-        state.turns |= !asked.is_empty();
+        let turns = !asked.is_empty();
+        state.turns |= turns;
+        state.tell_passed(&mut asked);
         drop(state);
         let claims = asked.iter_mut().map(|line| line.claims(lease)).collect();
-        Ending { ended, asked, claims }
+        Ending { ended, asked, turns, claims }
     }
 
     /// The batch is committed, with these answers to its claims. Returns those that may execute.
     #[inline]
-    pub(crate) fn ended(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>> {
-        if ending.ended.is_empty() { None } else { self.ended_known(ending, answers) }
+    pub(crate) fn ended(&self, ending: Ending<H>, answers: Option<Vec<LineAnswers>>) -> Option<Box<Grants<H>>> {
+        if ending.ended.is_empty() && ending.asked.is_empty() { None } else { self.ended_known(ending, answers) }
     }
 
     #[cold]
-    fn ended_known(&self, ending: Ending<H>, answers: Option<Vec<Vec<Answer>>>) -> Option<Box<Grants<H>>> {
-        let Ending { ended, asked, claims: _ } = ending;
+    fn ended_known(&self, ending: Ending<H>, answers: Option<Vec<LineAnswers>>) -> Option<Box<Grants<H>>> {
+        let Ending { ended, asked, turns, claims: _ } = ending;
         let mut state = self.state.lock();
-        let is_answered = answers.is_some() && !asked.is_empty();
+        let is_answered = answers.is_some() && turns;
         for share in ended {
-            state.ends(share, |line| !is_answered || asked.iter().all(|asked| asked.key != *line));
+            state.ends(share, |line| {
+                !is_answered || asked.iter().all(|asked| asked.key != *line || asked.asks_nobody())
+            });
+        }
+        if answers.is_none() {
+            asked.iter().for_each(|line| state.not_recorded(&line.key, &line.passed));
         }
         let grants = answers.filter(|_| !asked.is_empty()).map(|answers| {
             let mut grants = Box::<Grants<H>>::default();
@@ -145,7 +155,9 @@ impl<H: Host> Limiter<H> {
             }
             grants
         });
-        state.end_turn(&asked, is_answered);
+        if turns {
+            state.end_turn(&asked, is_answered);
+        }
         let wakes = state.has_work();
         drop(state);
         if wakes {
@@ -156,35 +168,59 @@ impl<H: Host> Limiter<H> {
 
     /// The batch is not committed.
     pub(crate) fn not_ended(&self, ending: &Ending<H>) {
-        if !ending.asked.is_empty() {
-            self.state.lock().end_turn(&ending.asked, false);
-            self.woken.notify_one();
+        if ending.asked.is_empty() {
+            return;
         }
+        let mut state = self.state.lock();
+        ending.asked.iter().for_each(|line| state.not_recorded(&line.key, &line.passed));
+        if ending.turns {
+            state.end_turn(&ending.asked, false);
+        }
+        drop(state);
+        self.woken.notify_one();
     }
 }
 
 impl<H: Host> State<H> {
     /// Takes the first ones of the lines of attempts that end: about as many as these make room for.
-    fn ask_for(&self, ended: &[ShareId]) -> Vec<AskedLine<H>> {
+    fn ask_for(&mut self, ended: &[ShareId]) -> Vec<AskedLine<H>> {
         let mut freed: BTreeMap<&LineKey, usize> = BTreeMap::new();
         for granted in ended.iter().filter_map(|share| self.granted.get(share)) {
             *freed.entry(&granted.line).or_default() += 1;
         }
-        let waiting = freed.into_iter().filter_map(|(line, freed)| Some((line, self.lines.get(line)?, freed)));
-        // Starts under a rate wait for a time rather than for others.
-        let waiting = waiting.filter(|(_, own, _)| own.patience.is_none() && !own.line.is_empty());
-        waiting.take(LINES).map(|(line, own, freed)| own.ask(line, freed + 1)).collect()
+        let mut asked = Vec::new();
+        for (line, freed) in freed {
+            // Starts under a rate wait for a time rather than for others.
+            let waits = |own: &&mut OwnLine<H>| own.patience.is_none() && !own.line.is_empty();
+            if let Some(own) = self.lines.get_mut(line).filter(waits) {
+                asked.push(own.ask(line, freed + 1));
+                if asked.len() == LINES {
+                    break;
+                }
+            }
+        }
+        asked
+    }
+
+    /// Adds what attempts have left to others.
+    fn tell_passed(&mut self, asked: &mut Vec<AskedLine<H>>) {
+        for Told { line, passed } in self.take_passed() {
+            if let Some(known) = asked.iter_mut().find(|known| known.key == line) {
+                known.passed = passed;
+            } else if let Some(own) = self.lines.get_mut(&line) {
+                let mut told = own.ask(&line, 0);
+                told.passed = passed;
+                asked.push(told);
+            }
+        }
     }
 
     /// Nobody is asked about any more. If the lines were not answered, there may be room for them.
     fn end_turn(&mut self, asked: &[AskedLine<H>], is_answered: bool) {
-        if asked.is_empty() {
-            return;
-        }
         self.turns = false;
         self.count += 1;
         if !is_answered {
-            asked.iter().for_each(|line| self.touch(&line.key));
+            asked.iter().for_each(|line| self.not_answered(line));
         }
     }
 }

@@ -155,6 +155,11 @@ impl<H: Host> BodyCx<H> {
         std::thread::current().id() == self.thread
     }
 
+    /// Whether the body has waited or recorded a step, or tried to.
+    pub(crate) fn has_called(&self) -> bool {
+        self.attempt.lock().has_called()
+    }
+
     /// The body has returned: returns its slot to the worker, if it has one.
     pub(crate) fn end(&self) -> Option<Permit<H>> {
         self.attempt.lock().end();

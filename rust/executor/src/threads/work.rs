@@ -11,7 +11,7 @@ use bide_sched::WorkerThread;
 use crate::clock::LastSeen;
 use crate::engine::Engine;
 use crate::failpoint::{self, Failpoint};
-use crate::host::{Args, Attached, Host, Ready};
+use crate::host::{Args, Attached, Dispatch, Host, Ready};
 use crate::ledger::QueuedEvent;
 use crate::runs::run::Run;
 use crate::runs::suspects::Turn;
@@ -218,7 +218,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     fn end(&mut self, ended: Ended<H>, outcome: Outcome) -> Option<Permit<H>> {
         let Ended { run, task, entered, permit: mut kept, body, limit, turn } = ended;
         let workers = &self.engine.dispatch().workers;
+        let mut has_called = false;
         if let Some(body) = body {
+            has_called = body.has_called();
             kept = body.end();
             workers.dismiss(&self.parker);
         }
@@ -228,12 +230,13 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         if matches!(outcome, Outcome::Suspended) {
             self.engine.limiter().idle(&run, task);
         }
-        let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let Some(permit) = kept else {
-            self.engine.enqueue(run, event);
+            self.engine.enqueue(run, Event::Ended { task, attempt: entered.attempt, outcome });
             return None;
         };
         workers.body_stops(&permit);
+        let next = if has_called { None } else { self.engine.passes_on(&run, task, entered.attempt, &outcome) };
+        let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let at = self.engine.clock().now();
         let now = self.engine.clock().machine();
         self.seen.see(at, now);
@@ -247,6 +250,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         {
             self.commit(&permit);
         }
+        if let Some(next) = next {
+            self.start_next(next, &permit);
+        }
         drop(turn);
         self.cx.between(now);
         Some(permit)
@@ -256,6 +262,13 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
         let (engine, ready) = (self.engine, &mut self.ready);
         (self.cx as &mut dyn Attached).detach(|| engine.commit_group(permit.group(), ready));
         engine.dispatch().workers.keep(permit, ready);
+    }
+
+    /// A body may start because this one has ended: here, if a thread executes it.
+    fn start_next(&mut self, next: Ready<H>, permit: &Permit<H>) {
+        self.ready.push(next);
+        self.engine.dispatch().divert(&mut self.ready);
+        self.engine.dispatch().workers.keep(permit, &mut self.ready);
     }
 
     /// The lease has run out. Renews it; false if another runner has claimed its runs.

@@ -11,6 +11,7 @@ use bide_executor::{Host, Pool, Source};
 use bide_testkit::Fault;
 
 mod group_commit;
+mod limits;
 mod mail;
 mod many_workflows;
 mod schedules;

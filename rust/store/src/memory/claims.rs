@@ -13,7 +13,9 @@ use super::limits::{LineKey, MemLimits};
 use super::run::{MemRun, RowHash};
 use super::state::State;
 use crate::limits::{Given, Shares, answer};
-use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, LineClaims, Moved, ShareId, StoreError};
+use crate::{
+    Lease, LimitCall, LimitInfo, LimitUse, Limits, LineAnswers, LineClaims, Moved, Passed, ShareId, StoreError,
+};
 
 /// The shares of one limit and one value of its key.
 struct OfLine<'a> {
@@ -60,11 +62,11 @@ impl OfLine<'_> {
 
 impl State {
     /// Answers the claims of a line. True if shares of other lines were released.
-    fn answer(&mut self, runner: i64, claims: &LineClaims, now: Time) -> (Vec<Answer>, bool) {
+    fn answer(&mut self, runner: i64, claims: &LineClaims, now: Time) -> (LineAnswers, bool) {
         let line = (Arc::clone(&claims.limit), Arc::clone(&claims.key));
         let limits = &mut self.limits;
         let Some(spec) = limits.specs.get(&claims.limit).cloned() else {
-            return (claims.claims.iter().map(|_| Answer::Granted(None)).collect(), false);
+            return (LineAnswers::unlimited(claims), false);
         };
         let starts = limits.starts.get_mut(&line).map(|starts| {
             starts.forget_before(Room::counts_since(&spec, now));
@@ -79,7 +81,7 @@ impl State {
         let mut shares = OfLine { limits, runs: &self.runs, runner, line, released: false };
         let Ok(answers) = answer(&mut shares, &spec, claims, (used, &others), now);
         let OfLine { line, released, .. } = shares;
-        match claims.waiting(&answers) {
+        match claims.waiting(&answers.claims) {
             Some(waiting) => drop(self.limits.lines.entry(line).or_default().insert(runner, waiting)),
             None => {
                 if let Some(lines) = self.limits.lines.get_mut(&line) {
@@ -95,8 +97,18 @@ impl State {
 }
 
 impl State {
+    /// Records which attempts have left their shares to others.
+    pub(super) fn pass_on(&mut self, lease: Lease, lines: &[LineClaims]) {
+        for line in lines {
+            for Passed { from, to } in &line.passed {
+                self.limits.release(*from);
+                self.limits.give(*to, (Arc::clone(&line.limit), Arc::clone(&line.key)), lease.runner);
+            }
+        }
+    }
+
     /// Answers the claims of lines. True if shares of other lines were released.
-    pub(super) fn answer_all(&mut self, lease: Lease, now: Time, lines: &[LineClaims]) -> (Vec<Vec<Answer>>, bool) {
+    pub(super) fn answer_all(&mut self, lease: Lease, now: Time, lines: &[LineClaims]) -> (Vec<LineAnswers>, bool) {
         let mut freed = false;
         let answers = lines.iter().map(|line| {
             let (answered, frees) = self.answer(lease.runner, line, now);
@@ -118,9 +130,10 @@ impl Limits for MemoryStore {
         Ok(before)
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         let state = &mut *self.state.lock();
         state.fence(lease)?;
+        state.pass_on(lease, &call.lines);
         let limits = &mut state.limits;
         let mut released = false;
         for share in &call.released {

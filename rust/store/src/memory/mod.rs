@@ -161,6 +161,9 @@ impl Store for MemoryStore {
             }
             return Err(error);
         }
+        if let Some((_, lines)) = commit.claims {
+            state.pass_on(lease, lines);
+        }
         let mut changes = None;
         let (mut answered, mut posted, mut released, mut standing) = (false, false, false, Vec::new());
         for write in commit.batch.drain(..) {

@@ -13,7 +13,7 @@ use super::error::Failed;
 use super::limits::{ShareColumns, count, idle, release_attempts, spec};
 use super::session::{Session, Text};
 use crate::limits::{Given, Shares, answer};
-use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
+use crate::{Lease, LimitCall, LineAnswers, LineClaims, Moved, ShareId, StoreError};
 
 const FENCE: &str = "SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR KEY SHARE";
 /// Nobody else grants anything of these, nor releases without looking who waits, until this is committed.
@@ -267,7 +267,7 @@ impl PostgresStore {
         lease: Lease,
         now: Time,
         call: &LimitCall,
-    ) -> Result<Vec<Vec<Answer>>, StoreError> {
+    ) -> Result<Vec<LineAnswers>, StoreError> {
         // Before there are any: no attempt that has one ends before this returns.
         self.has_shares.store(true, Ordering::Relaxed);
         let (answers, others_wait) = self.connections.lease(|session| {
@@ -291,7 +291,7 @@ impl PostgresStore {
         lease: Lease,
         now: Time,
         call: &LimitCall,
-    ) -> Result<(Vec<Vec<Answer>>, bool), Failed> {
+    ) -> Result<(Vec<LineAnswers>, bool), Failed> {
         let runner = lease.runner;
         let mut freed = Vec::new();
         // Before anything is locked that a release locks after its shares.
@@ -326,14 +326,14 @@ fn answer_line(
     attempts: &mut HashMap<ShareId, Attempt>,
     written: &mut Written,
     now: Time,
-) -> Vec<Answer> {
+) -> LineAnswers {
     let Some(Line { id, spec, used, others }) = locked.get(&(&*line.limit, &*line.key)) else {
         // Nobody has defined it, or nothing is asked.
-        return line.claims.iter().map(|_| Answer::Granted(None)).collect();
+        return LineAnswers::unlimited(line);
     };
     let mut shares = OfLine { line: *id, attempts, written };
     let Ok(answers) = answer(&mut shares, spec, line, (*used, others), now);
-    match line.waiting(&answers) {
+    match line.waiting(&answers.claims) {
         Some((count, Rank { priority, age })) => {
             written.lines.push(*id);
             written.counts.push(i64::try_from(count).unwrap_or(i64::MAX));
@@ -342,7 +342,8 @@ fn answer_line(
         }
         None => written.no_lines.push(*id),
     }
-    answers
+    // No commit here answers claims.
+    LineAnswers { may_pass_on: false, ..answers }
 }
 
 /// Writes what the answers say.

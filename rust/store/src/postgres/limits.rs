@@ -21,7 +21,7 @@ use super::error::Failed;
 use super::notify::Hint;
 use super::session::{Session, Text};
 use crate::limits::stands;
-use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, ShareId, StoreError};
+use crate::{Lease, LimitCall, LimitInfo, LimitUse, Limits, LineAnswers, ShareId, StoreError};
 
 const ANY_SHARE: &str = "SELECT 1 FROM bide.limit_share LIMIT 1";
 const SPEC: &str =
@@ -269,7 +269,7 @@ impl Limits for PostgresStore {
         Ok(before.filter(|before| before != limit))
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         self.grant_limits(lease, now, call)
     }
 

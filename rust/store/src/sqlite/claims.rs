@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::super::SqliteStore;
 use super::{Changed, SPEC, count, execute, others_wait, spec};
 use crate::limits::{Given, Shares, answer};
-use crate::{Answer, Lease, LimitCall, LineClaims, Moved, ShareId, StoreError};
+use crate::{Lease, LimitCall, LineAnswers, LineClaims, Moved, Passed, ShareId, StoreError};
 
 const KEY: &str = "SELECT id FROM limit_key WHERE name = ?1 AND key = ?2";
 const NEW_KEY: &str = "INSERT INTO limit_key (name, key) VALUES (?1, ?2)";
@@ -28,6 +28,9 @@ const GIVE_CURRENT: &str = "INSERT INTO limit_share (run, task, map, line, runne
      SELECT ?1, ?2, ?3, ?4, ?5, 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?5 \
      AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3) \
      ON CONFLICT (run, task, map) DO NOTHING";
+/// What an attempt leaves to another one that has none.
+const PASS_ON: &str = "UPDATE OR IGNORE limit_share SET run = ?1, task = ?2, map = ?3 \
+     WHERE run = ?4 AND task = ?5 AND map = ?6 AND line = ?7 AND runner = ?8 AND executing = 1";
 const EXECUTES: &str = "UPDATE limit_share SET executing = 1, runner = ?4 WHERE run = ?1 AND task = ?2 AND map = ?3";
 const LINE: &str = "INSERT INTO limit_line (line, runner, count, priority, age) VALUES (?1, ?2, ?3, ?4, ?5) \
      ON CONFLICT (line, runner) DO UPDATE SET count = excluded.count, priority = excluded.priority, age = excluded.age";
@@ -111,13 +114,13 @@ impl OfLine<'_, '_> {
         Ok(Used { oldest: oldest.map(Time), ..used })
     }
 
-    fn answer(&mut self, spec: &LimitSpec, line: &LineClaims, now: Time) -> rusqlite::Result<Vec<Answer>> {
+    fn answer(&mut self, spec: &LimitSpec, line: &LineClaims, now: Time) -> rusqlite::Result<LineAnswers> {
         let used = self.used(spec, now)?;
         let mut others = self.connection.prepare_cached(OTHERS)?;
         let rank = |row: &Row<'_>| Ok(Rank { priority: row.get(0)?, age: Time(row.get(1)?) });
         let others: Vec<Rank> = others.query_map([self.line, self.runner], rank)?.collect::<Result<_, _>>()?;
         let answers = answer(self, spec, line, (used, &others), now)?;
-        match line.waiting(&answers) {
+        match line.waiting(&answers.claims) {
             Some((count, Rank { priority, age })) => {
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 execute(self.connection, LINE, params![self.line, self.runner, count, priority, age.0])?
@@ -128,6 +131,36 @@ impl OfLine<'_, '_> {
     }
 }
 
+/// The row of a limit and a value of its key, which may be made.
+fn line_id(connection: &Connection, line: &LineClaims, makes: bool) -> rusqlite::Result<Option<i64>> {
+    let LineClaims { limit, key, .. } = line;
+    let known = connection.prepare_cached(KEY)?.query_row([limit, key], |row| row.get(0)).optional()?;
+    if known.is_some() || !makes {
+        return Ok(known);
+    }
+    execute(connection, NEW_KEY, [limit, key])?;
+    Ok(Some(connection.last_insert_rowid()))
+}
+
+/// Records which attempts have left their shares to others: before anything is released.
+pub(in super::super) fn pass_on(connection: &Connection, lease: Lease, lines: &[LineClaims]) -> rusqlite::Result<()> {
+    for line in lines.iter().filter(|line| !line.passed.is_empty()) {
+        let Some(id) = line_id(connection, line, true)? else { continue };
+        let mut changed = Changed::new(connection);
+        let mut pass_on = connection.prepare_cached(PASS_ON)?;
+        for Passed { from, to } in &line.passed {
+            let passed = params![to.run, to.task, to.map, from.run, from.task, from.map, id, lease.runner];
+            if pass_on.execute(passed)? == 0 {
+                // What it left was released meanwhile, with its run. The other one executes all the same.
+                changed.release(*from)?;
+                OfLine { connection, changed: &mut changed, runner: lease.runner, line: id }.give(*to, true)?;
+            }
+        }
+        changed.written()?;
+    }
+    Ok(())
+}
+
 /// Answers the claims of a line. True if it has more room than before, apart from what they take.
 fn claim<'c>(
     connection: &'c Connection,
@@ -135,20 +168,12 @@ fn claim<'c>(
     runner: i64,
     line: &LineClaims,
     now: Time,
-) -> rusqlite::Result<(Vec<Answer>, bool)> {
-    let LineClaims { limit, key, claims, moved, .. } = line;
+) -> rusqlite::Result<(LineAnswers, bool)> {
+    let LineClaims { limit, claims, moved, .. } = line;
     let Some(spec) = connection.prepare_cached(SPEC)?.query_row([limit], spec).optional()? else {
-        return Ok((claims.iter().map(|_| Answer::Granted(None)).collect(), false));
+        return Ok((LineAnswers::unlimited(line), false));
     };
-    let known = connection.prepare_cached(KEY)?.query_row([limit, key], |row| row.get(0)).optional()?;
-    let id = match known {
-        Some(id) => id,
-        None if claims.is_empty() => return Ok((Vec::new(), false)),
-        None => {
-            execute(connection, NEW_KEY, [limit, key])?;
-            connection.last_insert_rowid()
-        }
-    };
+    let Some(id) = line_id(connection, line, !claims.is_empty())? else { return Ok((LineAnswers::default(), false)) };
     let mut shares = OfLine { connection, changed, runner, line: id };
     let more = shares.moves(moved)?;
     Ok((shares.answer(&spec, line, now)?, more))
@@ -162,7 +187,7 @@ impl SqliteStore {
         lease: Lease,
         now: Time,
         lines: &[LineClaims],
-    ) -> rusqlite::Result<(Vec<Vec<Answer>>, bool)> {
+    ) -> rusqlite::Result<(Vec<LineAnswers>, bool)> {
         // Before there are any: no attempt that has one ends before this is committed.
         self.has_shares.store(true, Ordering::Relaxed);
         let (mut answers, mut freed) = (Vec::with_capacity(lines.len()), false);
@@ -175,8 +200,9 @@ impl SqliteStore {
         Ok((answers, freed))
     }
 
-    pub(super) fn claim(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    pub(super) fn claim(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         let (answers, others_wait) = self.fenced(lease, |connection| {
+            pass_on(connection, lease, &call.lines)?;
             let mut changed = Changed::new(connection);
             call.released.iter().try_for_each(|share| changed.release(*share))?;
             call.idle.iter().try_for_each(|share| changed.idle(*share))?;

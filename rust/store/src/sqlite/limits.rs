@@ -11,11 +11,12 @@ use bide_core::limits::{LimitSpec, Rate, Room};
 use bide_core::record::{RunRowId, Write};
 use bide_core::time::micros;
 use bide_core::{TaskId, Time};
+pub(super) use claims::pass_on;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
 use crate::limits::stands;
-use crate::{Answer, Lease, LimitCall, LimitInfo, LimitUse, Limits, ShareId, StoreError};
+use crate::{Lease, LimitCall, LimitInfo, LimitUse, Limits, LineAnswers, ShareId, StoreError};
 
 pub(super) const SPEC: &str =
     "SELECT name, executing, in_flight, rate_count, rate_span, key FROM limit_spec WHERE name = ?1";
@@ -258,7 +259,7 @@ impl Limits for SqliteStore {
         Ok(before.filter(|before| before != limit))
     }
 
-    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn claim_limits(&self, lease: Lease, now: Time, call: &LimitCall) -> Result<Vec<LineAnswers>, StoreError> {
         self.claim(lease, now, call)
     }
 

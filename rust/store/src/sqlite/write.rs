@@ -92,6 +92,9 @@ impl SqliteStore {
         for alike in commit.batch.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             bytes += 128 * alike.len() as u64 + self.write_alike(connection, alike, &skipped)?;
         }
+        if let Some((_, lines)) = commit.claims {
+            limits::pass_on(connection, lease, lines).map_err(explain)?;
+        }
         let mut freed = self.has_shares.load(Ordering::Relaxed)
             && limits::release(connection, commit.batch, &skipped).map_err(explain)?;
         let mut answers = None;

@@ -2,7 +2,7 @@
 
 use bide_core::limits::Rank;
 use bide_core::{Counted, LimitSpec, Rate};
-use bide_store::{Answer, LimitCall, LimitClaim, LimitUse, LineClaims, Moved, ShareId};
+use bide_store::{Answer, LimitCall, LimitClaim, LimitUse, LineAnswers, LineClaims, Moved, Passed, ShareId, Written};
 
 use super::*;
 
@@ -25,7 +25,20 @@ fn claim(run: RunId, age: Time) -> LimitClaim {
 }
 
 fn line(key: &str, claims: Vec<LimitClaim>, patience: Duration) -> LineClaims {
-    LineClaims { limit: "api".into(), key: key.into(), moved: Vec::new(), patience, claims, behind: None }
+    LineClaims {
+        limit: "api".into(),
+        key: key.into(),
+        moved: Vec::new(),
+        passed: Vec::new(),
+        patience,
+        claims,
+        behind: None,
+    }
+}
+
+/// What became of the claims of a commit.
+fn claims_of(written: &Written) -> Option<Vec<Vec<Answer>>> {
+    Some(written.answers.as_ref()?.iter().map(|line| line.claims.clone()).collect())
 }
 
 impl Desk<'_> {
@@ -40,6 +53,10 @@ impl Desk<'_> {
     }
 
     fn ask_line(&self, line: LineClaims, now: Time) -> Vec<Answer> {
+        self.answers(line, now).claims
+    }
+
+    fn answers(&self, line: LineClaims, now: Time) -> LineAnswers {
         let call = LimitCall { lines: vec![line], ..LimitCall::default() };
         ok(self.store.claim_limits(self.lease, now, &call)).remove(0)
     }
@@ -152,7 +169,7 @@ pub fn a_commit_grants_what_it_releases_or_nothing_if_it_fails(store: &dyn Store
     assert!(commit([ends.clone(), vec![missing]].concat(), &starting(&[c, d, e])).is_err());
     assert_eq!(desk.used(""), (2, 2, 0, 1));
     let written = ok(commit(ends, &starting(&[c, d, e])));
-    assert_eq!(written.answers, Some(vec![vec![GRANTED, GRANTED, full]]));
+    assert_eq!(claims_of(&written), Some(vec![vec![GRANTED, GRANTED, full]]));
     assert_eq!(desk.used(""), (2, 2, 0, 2), "one is held, and one more waits behind");
     // Another runner waits for the next share, for a run that is older.
     let other = Desk { lease: ok(store.enroll(at(START))), ..desk };
@@ -161,7 +178,7 @@ pub fn a_commit_grants_what_it_releases_or_nothing_if_it_fails(store: &dyn Store
     let written =
         ok(store
             .write(desk.lease, &mut Commit::of(&mut vec![done(c, 0, b"n")]).claiming(Some((START, &starting(&[e]))))));
-    assert_eq!(written.answers, Some(vec![vec![full]]));
+    assert_eq!(claims_of(&written), Some(vec![vec![full]]));
     // A commit that writes nothing grants nothing.
     let taken = [desk.new_run(START, Some("key"))];
     let others = [desk.new_run(START, Some("key")).with_inputs(Arc::from(&b"\x01a\x03n?"[..]))];
@@ -171,7 +188,62 @@ pub fn a_commit_grants_what_it_releases_or_nothing_if_it_fails(store: &dyn Store
     let mut batch = Vec::new();
     let mut refused = Commit::new(CommitId::unique(), &requests, &mut batch).claiming(Some((START, &lines)));
     let written = ok(store.write(desk.lease, &mut refused));
-    assert!(written.answers.is_none_or(|answers| answers == [[full]]));
+    assert!(claims_of(&written).is_none_or(|answers| answers == [[full]]));
+}
+
+pub fn what_attempts_pass_on_is_recorded_before_anything_is_released(store: &dyn Store) {
+    let desk = Desk::new(store);
+    ok(store.define_limit(&limit(Some(2), Some(2), None)));
+    let runs = desk.runs(6);
+    let [a, b, c, d, e, f] = runs[..] else { unreachable!("six runs") };
+    let full = held(Counted::InFlight);
+    let answers =
+        desk.answers(line("", vec![claim(a, START), claim(b, START), claim(c, START)], Duration::ZERO), START);
+    assert_eq!(answers.claims, [GRANTED, GRANTED, full]);
+    if !answers.may_pass_on {
+        assert!(!store.grants_in_commits(), "only a store that grants in commits may be told in one");
+        return;
+    }
+    let passes = |pairs: &[(RunId, RunId)], behind| {
+        let passed = pairs.iter().map(|(from, to)| Passed { from: share(*from), to: share(*to) }).collect();
+        [LineClaims { passed, behind, ..line("", Vec::new(), Duration::ZERO) }]
+    };
+    let waits = Some((2, Rank { priority: 0, age: later(4) }));
+    let write = |mut batch: Vec<Write>, lines: &[LineClaims]| {
+        store.write(desk.lease, &mut Commit::of(&mut batch).claiming(Some((START, lines))))
+    };
+    // The first has left its share to the third, and that to the fourth.
+    let ends = vec![done(a, 0, b"n"), update(c, RunStatus::Completed, Some(later(1)))];
+    let missing = update(fresh_id(START), RunStatus::Completed, Some(START));
+    assert!(write([ends.clone(), vec![missing]].concat(), &passes(&[(a, d)], waits)).is_err());
+    desk.told(&LimitCall { idle: vec![share(d)], ..LimitCall::default() });
+    assert_eq!(desk.used(""), (2, 2, 0, 1), "a batch that fails passes nothing on");
+    // Also if it is told twice.
+    for batch in [ends, vec![running(b)]] {
+        let written = ok(write(batch, &passes(&[(a, d)], waits)));
+        assert_eq!(written.answers, Some(vec![LineAnswers { claims: Vec::new(), may_pass_on: true }]));
+        assert_eq!(desk.used(""), (2, 2, 0, 2));
+    }
+    assert_eq!(desk.ask("", &[d, b, e], None, START), [GRANTED, GRANTED, full]);
+    // One whose share was released with its run meanwhile: the next one executes all the same.
+    desk.end(b, later(1));
+    assert_eq!(desk.used(""), (1, 1, 0, 1));
+    let _ = ok(write(vec![running(f)], &passes(&[(b, e)], None)));
+    assert_eq!(desk.used(""), (2, 2, 0, 0));
+    // The next definition allows less.
+    ok(store.define_limit(&limit(Some(2), Some(1), None)));
+    let ask = || desk.answers(line("", vec![claim(f, START)], Duration::ZERO), START);
+    assert!(!ask().may_pass_on);
+    desk.end(e, later(2));
+    assert!(ask().may_pass_on);
+    // Another runner waits.
+    let other = Desk { lease: ok(store.enroll(at(START))), ..desk };
+    assert_eq!(other.ask_line(line("", vec![claim(f, START)], Duration::ZERO), START), [full]);
+    assert!(!ask().may_pass_on);
+    // Starts are counted.
+    let rate = Some(Rate { count: 7, span: Duration::from_secs(1) });
+    ok(store.define_limit(&limit(None, Some(9), rate)));
+    assert!(!ask().may_pass_on);
 }
 
 pub fn a_body_that_waits_does_not_execute_and_takes_that_again(store: &dyn Store) {

@@ -165,6 +165,7 @@ macro_rules! conformance {
             a_share_is_released_by_the_commit_that_ends_its_attempt
             a_batch_that_fails_releases_no_share
             a_commit_grants_what_it_releases_or_nothing_if_it_fails
+            what_attempts_pass_on_is_recorded_before_anything_is_released
             a_body_that_waits_does_not_execute_and_takes_that_again
             each_value_of_a_key_has_shares_of_its_own
             starts_count_for_the_span_of_their_rate

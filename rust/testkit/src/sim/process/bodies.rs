@@ -65,6 +65,12 @@ impl Process {
                 } else {
                     self.returned.push((Arc::clone(&body.run), body.task, body.attempt));
                 }
+                if !body.machine.has_called()
+                    && let Some(next) = self.driver.passes_on(&body.run, body.task, body.attempt, &outcome)
+                {
+                    self.shared.oracle.lock().meets("a share that an attempt leaves to another");
+                    self.sides[slot as usize].deque.push_back(next);
+                }
                 let event = Event::Ended { task: body.task, attempt: body.attempt, outcome };
                 self.holders.insert(slot, Holder::Worker);
                 self.gather(slot, body.run, event, body.marked);
