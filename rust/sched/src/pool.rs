@@ -307,9 +307,9 @@ impl<E: Upcalls> Pool<E> {
         *self.shared.sides[permit.slot as usize].current.lock() = Some(Current { body, since });
     }
 
-    /// The body on a slot has ended, or defers.
-    pub fn body_stops(&self, permit: &Permit<E>) {
-        *self.shared.sides[permit.slot as usize].current.lock() = None;
+    /// The body on a slot has ended, or defers. False if its start was shown.
+    pub fn body_stops(&self, permit: &Permit<E>) -> bool {
+        self.shared.sides[permit.slot as usize].current.lock().take().is_some()
     }
 }
 

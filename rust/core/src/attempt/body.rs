@@ -39,6 +39,8 @@ pub struct Attempt {
     suspended: bool,
     /// The body has returned.
     ended: bool,
+    /// Its start is recorded, or will be.
+    shown: bool,
 }
 
 /// The steps with a key.
@@ -129,7 +131,7 @@ impl Attempt {
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
         let (uses, current, keyed, unread, opened) = (Uses::default(), None, None, None, None);
-        Self { task, name, number, uses, current, keyed, unread, opened, suspended: false, ended: false }
+        Self { task, name, number, uses, current, keyed, unread, opened, suspended: false, ended: false, shown: false }
     }
 
     /// The task's name.
@@ -167,10 +169,17 @@ impl Attempt {
         self.ended = true;
     }
 
-    /// Whether the body has waited or recorded a step, or tried to.
+    /// Whether something of the attempt may be recorded: the body has waited or recorded a step, or tried to, or its
+    /// start is shown.
     #[must_use]
-    pub const fn has_called(&self) -> bool {
-        self.uses.is_used() || self.keyed.is_some() || self.current.is_some()
+    pub const fn may_have_records(&self) -> bool {
+        self.shown || self.uses.is_used() || self.keyed.is_some() || self.current.is_some()
+    }
+
+    /// The start of the body is about to be recorded, so that it is shown. False if the body has returned.
+    pub const fn show(&mut self) -> bool {
+        self.shown |= !self.ended;
+        !self.ended
     }
 
     /// Whether the body only reads what an earlier entry of it has recorded: there are records that it has not come to

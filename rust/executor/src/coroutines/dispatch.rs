@@ -489,7 +489,7 @@ impl<H: Host> Dispatch<H> for Coroutines<H> {
             // One that is deferred has a row already.
             if let Some(body) = body.upgrade()
                 && body.is_slot_held()
-                && !body.has_ended()
+                && body.attempt.lock().show()
             {
                 let event = Event::Started { task: body.task(), attempt: body.attempt() };
                 engine.enqueue(Arc::clone(body.run()), event);

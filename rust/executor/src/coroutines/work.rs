@@ -98,7 +98,11 @@ impl<H: Host> CoroutineBody<H> {
     /// committed, which has to be waited for: the next body may kill the process, and this one's run would be suspected
     /// of it. The same if the host wants to know of the commit.
     pub fn end(self: &Arc<Self>, outcome: Outcome) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        let (attempt, has_called) = (self.attempt(), self.attempt.lock().has_called());
+        let (attempt, has_records) = {
+            let mut attempt = self.attempt.lock();
+            attempt.end();
+            (attempt.number(), attempt.may_have_records())
+        };
         let (own, slot) = self.take();
         let Own { counted, turn, mark, .. } = own?;
         let engine = self.engine();
@@ -111,7 +115,7 @@ impl<H: Host> CoroutineBody<H> {
         if matches!(outcome, Outcome::Suspended) {
             engine.limiter().idle(self.run(), self.task());
         }
-        if !has_called && let Some(next) = engine.passes_on(self.run(), self.task(), attempt, &outcome) {
+        if !has_records && let Some(next) = engine.passes_on(self.run(), self.task(), attempt, &outcome) {
             engine.dispatch_ready(&mut vec![next]);
         }
         let event = Event::Ended { task: self.task(), attempt, outcome };

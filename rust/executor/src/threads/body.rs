@@ -156,8 +156,8 @@ impl<H: Host> BodyCx<H> {
     }
 
     /// Whether the body has waited or recorded a step, or tried to.
-    pub(crate) fn has_called(&self) -> bool {
-        self.attempt.lock().has_called()
+    pub(crate) fn may_have_records(&self) -> bool {
+        self.attempt.lock().may_have_records()
     }
 
     /// The body has returned: returns its slot to the worker, if it has one.

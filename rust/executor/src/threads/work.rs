@@ -218,9 +218,9 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
     fn end(&mut self, ended: Ended<H>, outcome: Outcome) -> Option<Permit<H>> {
         let Ended { run, task, entered, permit: mut kept, body, limit, turn } = ended;
         let workers = &self.engine.dispatch().workers;
-        let mut has_called = false;
+        let mut has_records = false;
         if let Some(body) = body {
-            has_called = body.has_called();
+            has_records = body.may_have_records();
             kept = body.end();
             workers.dismiss(&self.parker);
         }
@@ -234,8 +234,8 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             self.engine.enqueue(run, Event::Ended { task, attempt: entered.attempt, outcome });
             return None;
         };
-        workers.body_stops(&permit);
-        let next = if has_called { None } else { self.engine.passes_on(&run, task, entered.attempt, &outcome) };
+        has_records |= !workers.body_stops(&permit);
+        let next = if has_records { None } else { self.engine.passes_on(&run, task, entered.attempt, &outcome) };
         let event = Event::Ended { task, attempt: entered.attempt, outcome };
         let at = self.engine.clock().now();
         let now = self.engine.clock().machine();

@@ -39,7 +39,7 @@ impl Process {
                 Phase::Acts
             }
             Phase::Acts => {
-                if self.shared.script.is_none() && rng.one_in(12) {
+                if self.shared.script.is_none() && rng.one_in(12) && body.machine.show() {
                     self.driver
                         .enqueue(Arc::clone(&body.run), Event::Started { task: body.task, attempt: body.attempt });
                 }
@@ -65,7 +65,7 @@ impl Process {
                 } else {
                     self.returned.push((Arc::clone(&body.run), body.task, body.attempt));
                 }
-                if !body.machine.has_called()
+                if !body.machine.may_have_records()
                     && let Some(next) = self.driver.passes_on(&body.run, body.task, body.attempt, &outcome)
                 {
                     self.shared.oracle.lock().meets("a share that an attempt leaves to another");
