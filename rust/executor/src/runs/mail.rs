@@ -170,7 +170,7 @@ impl<H: Host> Mail<H> {
             Sending::Done(sent) => sent,
             Sending::Here(id, message, mut outcome) => match outcome.try_recv() {
                 Ok(Ok(())) => Ok(Sent::Stored),
-                Ok(Err(refused)) => refusal(refused).map_or_else(|| self.control.store().send(id, &message), Ok),
+                Ok(Err(refused)) => self.refusal(refused).map_or_else(|| self.control.store().send(id, &message), Ok),
                 Err(_) => self.not_committed().and_then(|()| self.control.store().send(id, &message)),
             },
         }
@@ -186,9 +186,22 @@ impl<H: Host> Mail<H> {
         let event = Event::Message { message: Box::new(message.clone()) };
         match self.path.commit_own(None, run, event) {
             Ok(()) => Ok(Some(Sent::Stored)),
-            Err(Lost::Refused(refused)) => Ok(refusal(refused)),
+            Err(Lost::Refused(refused)) => Ok(self.refusal(refused)),
             Err(Lost::Stopped) => self.not_committed().map(|()| None),
         }
+    }
+
+    /// What a sender learns if a run that is executed here refuses its message. `None`: the store is to say it. The run
+    /// is not executed here any more, or a server may have lost what the run has had: a refusal commits nothing that
+    /// would have shown that.
+    fn refusal(&self, refused: Refused) -> Option<Sent> {
+        let known = match refused {
+            Refused::Duplicate => Sent::Duplicate,
+            Refused::Answered => Sent::Answered,
+            Refused::IdTaken => Sent::IdTaken,
+            Refused::RunOver | Refused::AttemptOver | Refused::Cancelled => return None,
+        };
+        Some(known).filter(|_| !self.control.store().may_repeat())
     }
 
     /// Why a run does not understand a message, if it does not.
@@ -253,15 +266,5 @@ impl<H: Host> Mail<H> {
         read?;
         *seen = mail.last().map_or(*seen, |(seq, _)| *seq);
         self.look_for_answers()
-    }
-}
-
-/// What a sender learns if a run that is executed here refuses its message. `None`: it is not executed here any more.
-fn refusal(refused: Refused) -> Option<Sent> {
-    match refused {
-        Refused::Duplicate => Some(Sent::Duplicate),
-        Refused::Answered => Some(Sent::Answered),
-        Refused::IdTaken => Some(Sent::IdTaken),
-        Refused::RunOver | Refused::AttemptOver | Refused::Cancelled => None,
     }
 }

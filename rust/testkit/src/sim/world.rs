@@ -365,7 +365,8 @@ impl World {
     /// Whether only runs remain that no process has the code for, and each process reports that.
     fn only_foreign_runs_remain(&self) -> bool {
         let rows = self.rows();
-        let mut unfinished = rows.iter().filter(|row| row.status == RunStatus::Running || is_held(row)).peekable();
+        let is_open = |row: &&RunRow| matches!(row.status, RunStatus::Pending | RunStatus::Running) || is_held(row);
+        let mut unfinished = rows.iter().filter(is_open).peekable();
         let says_so = |process: &Process, row: &RunRow| process.why_not(row).is_some_and(|why| why.have.is_some());
         self.nothing_is_to_come()
             && unfinished.peek().is_some()
