@@ -161,6 +161,35 @@ def test_four_runners_share_what_one_client_submits(postgres: str, elsewhere: Ca
         assert max(shares) <= 0.35, shares
 
 
+def test_a_runner_that_is_alone_keeps_what_it_submits_and_shares_it_once_another_comes(
+    postgres: str, elsewhere: Callable[..., Child]
+) -> None:
+    tenant = ContextVar("tenant", default="nobody")
+    seen: set[str] = set()
+    go = threading.Event()
+
+    @bide.task
+    def who() -> int:
+        seen.add(tenant.get())
+        assert go.wait(60)
+        return os.getpid()
+
+    with bide.Runner(postgres, slots=2) as runner:
+        tenant.set("acme")
+        runs = runner.submit_many(bide.Workflow("who", [who]), [None] * 2_000)
+        # All of them are in its memory, and two have begun.
+        with elsewhere(postgres) as child:
+            child.expect("ready")
+            others = runs[1_000:1_100]
+            eventually(
+                lambda: sum(run.status() == bide.RunStatus.Completed for run in others) > 20, "the other one has some"
+            )
+            go.set()
+            done = Counter(run.result(timeout=60)["who"] for run in runs)
+        assert done.keys() == {os.getpid(), child.pid}
+        assert seen == {"acme"}, "runs that came back have the submitter's contextvars"
+
+
 def test_the_results_of_runs_elsewhere_are_the_same_in_whichever_order_they_are_read(
     postgres: str, elsewhere: Callable[..., Child]
 ) -> None:
@@ -186,7 +215,7 @@ def test_a_run_that_was_left_to_others_and_came_back_is_as_one_that_was_kept(pos
             raise KeyError(number)
         return number
 
-    with bide.Runner(postgres) as runner:
+    with bide.Runner(postgres), bide.Runner(postgres) as runner:
         tenant.set("acme")
         runs = runner.submit_many(bide.Workflow("fails", [fails]), [{"number": number} for number in range(200)])
         for number, run in enumerate(runs):

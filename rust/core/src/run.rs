@@ -501,6 +501,16 @@ impl RunState {
         }
     }
 
+    /// Whether nothing has happened to the run but that its first bodies are ready: another runner may begin it instead.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        let begun = |state: &Task| state.has_row || state.detail.is_some() || state.gate_since > Time::default();
+        let is_waiting = |state: &Task| matches!(state.status, TaskStatus::Pending | TaskStatus::Ready);
+        let is_ready = self.tasks.iter().any(|state| state.status == TaskStatus::Ready);
+        let untouched = self.tasks.iter().all(|state| is_waiting(state) && !begun(state));
+        self.status == RunStatus::Running && self.run_detail.is_none() && is_ready && untouched
+    }
+
     /// Enters a body that is ready. `None` if it is not ready any more: it was skipped, or the run is over.
     pub fn enter(&mut self, task: TaskRef, now: Time) -> Option<Entered> {
         if self.status != RunStatus::Running || self.is_held() {

@@ -54,6 +54,10 @@ impl Store for Closed {
         self.refuse()
     }
 
+    fn give_back(&self, _lease: Lease, _runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.refuse()
+    }
+
     fn create_unowned(&self, _runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         self.refuse()
     }

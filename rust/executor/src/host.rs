@@ -57,6 +57,11 @@ pub trait Host: Send + Sync + Sized + 'static {
         false
     }
 
+    /// What is kept with a run that comes back which was given back to the store.
+    fn copy_local(_local: &Self::Local) -> Self::Local {
+        Self::Local::default()
+    }
+
     /// The host's name of the calling thread, for its log.
     fn this_thread() -> u64 {
         0

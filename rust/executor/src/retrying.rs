@@ -105,6 +105,10 @@ impl Store for Retrying {
         self.inner.blocks()
     }
 
+    fn has_others(&self) -> bool {
+        self.inner.has_others()
+    }
+
     fn is_shared(&self) -> bool {
         self.inner.is_shared()
     }
@@ -141,6 +145,10 @@ impl Store for Retrying {
 
     fn write(&self, lease: Lease, commit: &mut Commit<'_>) -> Result<Written, StoreError> {
         self.call(|store| store.write(lease, commit)).map_err(unknown)
+    }
+
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.call(|store| store.give_back(lease, runs)).map_err(unknown)
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

@@ -147,6 +147,11 @@ impl Host for Python3 {
     type Local = Local;
     type Dispatch = Pool<Self>;
 
+    fn copy_local(local: &Local) -> Local {
+        let originals = Mutex::new(local.originals.lock().clone());
+        Local { contextvars: local.contextvars.clone(), originals, lists: OnceLock::new() }
+    }
+
     fn sources(body: &PyBody) -> &[Source] {
         &body.sources
     }

@@ -158,6 +158,11 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         false
     }
 
+    /// Whether other processes have runners on it now, as far as is known: that may be a second behind.
+    fn has_others(&self) -> bool {
+        false
+    }
+
     /// How many bytes a name, key or id may have; `None`: any number. A longer one would fail the commit that has it.
     fn longest_name(&self) -> Option<usize> {
         None
@@ -295,6 +300,13 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
     ) -> Result<Claimed, StoreError> {
         Ok(Claimed { runs: self.claim_once(id, lease, versions, now, limit)?, new: Vec::new() })
     }
+
+    /// These runs of the lease belong to nobody from now on, as if they had just been created: nothing is recorded of
+    /// them. What belongs to others or has ended stays as it is.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; except for `Unknown` nothing was written. The call can be made again.
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError>;
 
     /// Whether a runner is there to execute its runs: its process lives and its lease has not run out.
     ///

@@ -175,6 +175,10 @@ impl Store for DistantStore {
         })
     }
 
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.call(|store| store.give_back(lease, runs))
+    }
+
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         self.call(|store| store.create_unowned(runs))
     }

@@ -59,6 +59,8 @@ pub struct FaultyStore {
     renewed: Mutex<Option<LeaseTime>>,
     /// It says that several hosts share it.
     shared: AtomicBool,
+    /// It says that others have runners on it.
+    others: AtomicBool,
     /// The server that it is.
     server: Option<Arc<SharedServer>>,
 }
@@ -94,6 +96,7 @@ impl FaultyStore {
             after_watch_read: Mutex::default(),
             renewed: Mutex::default(),
             shared: AtomicBool::new(false),
+            others: AtomicBool::new(true),
             server,
         }
     }
@@ -111,6 +114,11 @@ impl FaultyStore {
     /// Has it say that several hosts share it.
     pub fn share(&self) {
         self.shared.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether others have runners on it, as it says from now on.
+    pub fn set_others(&self, others: bool) {
+        self.others.store(others, Ordering::SeqCst);
     }
 
     /// Calls back once, when the next watch was read and before its reader hears of it.
@@ -192,6 +200,10 @@ impl Store for FaultyStore {
         self.inner.blocks()
     }
 
+    fn has_others(&self) -> bool {
+        self.others.load(Ordering::SeqCst) || self.inner.has_others()
+    }
+
     fn is_shared(&self) -> bool {
         self.shared.load(Ordering::SeqCst) || self.inner.is_shared()
     }
@@ -262,6 +274,10 @@ impl Store for FaultyStore {
             hook();
         }
         written
+    }
+
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.call(|store| store.give_back(lease, runs))
     }
 
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {

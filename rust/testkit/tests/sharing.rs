@@ -48,7 +48,9 @@ impl Dispatch<ByHand> for Bodies {
     fn close(&self) {}
 
     fn load(&self, _coroutines: bool) -> Load {
-        Load { slots: SLOTS, bodies: self.0.lock().len() }
+        let mut ready = self.0.lock();
+        ready.retain(|ready| ready.run.state.lock().may_enter(ready.task).is_some());
+        Load { slots: SLOTS, bodies: ready.len() }
     }
 }
 
@@ -57,6 +59,7 @@ struct Runner {
     workflow: Arc<RegisteredWorkflow<ByHand>>,
     gathering: Gathering<ByHand>,
     clock: Arc<VirtualClock>,
+    store: Arc<FaultyStore>,
 }
 
 impl Runner {
@@ -65,11 +68,12 @@ impl Runner {
         store.share();
         let clock = VirtualClock::new();
         let time = Arc::clone(&clock) as Arc<dyn Clock>;
-        let driver: Driver<ByHand> = Driver::open(store, time, Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
+        let shared = Arc::clone(&store) as Arc<dyn Store>;
+        let driver: Driver<ByHand> = Driver::open(shared, time, Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
         let graph = Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap();
         let workflow = driver.engine().register(Arc::new(graph), Arc::new([()])).unwrap();
         let gathering = driver.gathering();
-        Self { driver, workflow, gathering, clock }
+        Self { driver, workflow, gathering, clock, store }
     }
 
     fn submit(&self, count: usize) {
@@ -79,18 +83,24 @@ impl Runner {
 
     /// The runs whose bodies are ready here.
     fn has(&self) -> HashSet<RunRowId> {
+        let _ = self.driver.engine().dispatch().load(false);
         self.driver.engine().dispatch().0.lock().iter().map(|ready| ready.run.id.row()).collect()
     }
 
     /// Executes so many bodies.
     fn execute(&self, count: usize) {
         let bodies: Vec<_> = self.driver.engine().dispatch().0.lock().drain(..count).collect();
-        for Ready { run, task } in bodies {
-            let attempt = run.state.lock().enter(task, self.driver.engine().clock().now()).unwrap().attempt;
-            let outcome = Outcome::Completed { output: Value::tagged(b'n', b""), changes: None };
-            let _ = self.driver.gather(&self.gathering, run, Event::Ended { task, attempt, outcome });
+        for ready in bodies {
+            assert!(ready.run.state.lock().enter(ready.task, self.driver.engine().clock().now()).is_some());
+            self.gather(ready);
         }
         assert!(self.driver.commit(&self.gathering).is_empty());
+    }
+
+    /// A body has ended.
+    fn gather(&self, Ready { run, task }: Ready<ByHand>) {
+        let outcome = Outcome::Completed { output: Value::tagged(b'n', b""), changes: None };
+        let _ = self.driver.gather(&self.gathering, run, Event::Ended { task, attempt: 1, outcome });
     }
 }
 
@@ -116,6 +126,42 @@ fn a_submitter_keeps_what_its_slots_can_take_and_others_claim_the_rest() {
     }
     let runs = base.list(&RunFilter::default()).unwrap();
     assert_eq!(runs.len(), 3 * MOST);
+    assert!(runs.iter().all(|run| run.run.status == RunStatus::Completed), "no run is left in the store");
+}
+
+#[test]
+fn a_runner_that_is_alone_keeps_what_it_submits_and_gives_it_back_once_another_one_comes() {
+    let base = MemoryStore::new();
+    let mut one = Runner::open(&base, 1);
+    one.store.set_others(false);
+    one.submit(1_000);
+    assert_eq!(one.has().len(), 1_000);
+    one.execute(10);
+    one.driver.lease_turn();
+    assert_eq!(one.has().len(), 990);
+    let mut other = Runner::open(&base, 2);
+    one.store.set_others(true);
+    // Its body has been entered: no other runner can begin it.
+    let entered = one.driver.engine().dispatch().0.lock().pop().unwrap();
+    assert!(entered.run.state.lock().enter(entered.task, one.driver.engine().clock().now()).is_some());
+    let mut oldest: Vec<RunRowId> = one.has().into_iter().collect();
+    oldest.sort_unstable();
+    oldest.truncate(MOST);
+    one.driver.lease_turn();
+    assert_eq!(one.has(), oldest.into_iter().collect(), "the oldest ones stay");
+    other.driver.lease_turn();
+    assert_eq!(other.has().len(), MOST);
+    assert!(one.has().is_disjoint(&other.has()));
+    one.gather(entered);
+    for _ in 0..1_000 {
+        for runner in [&mut one, &mut other] {
+            let ready = runner.has().len();
+            runner.execute(ready);
+            runner.driver.lease_turn();
+        }
+    }
+    let runs = base.list(&RunFilter::default()).unwrap();
+    assert_eq!(runs.len(), 1_000);
     assert!(runs.iter().all(|run| run.run.status == RunStatus::Completed), "no run is left in the store");
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct LiveRuns<H: Host> {
     /// Runs that are executed elsewhere or not at all, with where callers here wait for them. By row number, since
     /// changes name runs by it.
     watched: Mutex<WatchedRuns<H>>,
+    /// Runs that were given back and that a caller here still holds: for when they come back.
+    given_back: Mutex<HashMap<RunId, Weak<Run<H>>>>,
     /// Held for reading from before a run is created or read until it is executed here, and for writing while messages
     /// are read for all runs: one that comes in between reaches its run by one of the two.
     pub(crate) adopting: RwLock<()>,
@@ -31,7 +33,12 @@ pub(crate) struct LiveRuns<H: Host> {
 
 impl<H: Host> Default for LiveRuns<H> {
     fn default() -> Self {
-        Self { live: Mutex::default(), watched: Mutex::default(), adopting: RwLock::default() }
+        Self {
+            live: Mutex::default(),
+            watched: Mutex::default(),
+            given_back: Mutex::default(),
+            adopting: RwLock::default(),
+        }
     }
 }
 
@@ -142,10 +149,19 @@ impl<H: Host> LiveRuns<H> {
         new
     }
 
+    /// These runs are given back: their callers are to look for them elsewhere.
+    pub(crate) fn give_back(&self, runs: &[Arc<Run<H>>]) {
+        runs.iter().for_each(|run| self.release(run));
+        let mut known = self.given_back.lock();
+        known.retain(|_, run| run.strong_count() > 0);
+        known.extend(runs.iter().map(|run| (run.id, Arc::downgrade(run))));
+    }
+
     /// What the host keeps with a run that was submitted here and belonged to nobody.
     pub(crate) fn take_local(&self, id: RunId) -> Option<H::Local> {
         let watched = self.watched.lock().get(&(id.row(), id)).and_then(Weak::upgrade);
-        watched.and_then(|watched| watched.take_local())
+        let kept = || self.given_back.lock().remove(&id)?.upgrade().map(|run| H::copy_local(&run.local));
+        watched.and_then(|watched| watched.take_local()).or_else(kept)
     }
 
     /// The watched runs that may have changed and that a caller still waits for.

@@ -6,6 +6,7 @@ pub(crate) mod convert;
 pub(crate) mod explain;
 pub(crate) mod follow;
 pub(crate) mod fork;
+mod give_back;
 pub(crate) mod live;
 pub(crate) mod live_output;
 pub(crate) mod local_watch;

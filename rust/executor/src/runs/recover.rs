@@ -32,7 +32,7 @@ pub(crate) struct Recovery<H: Host> {
     /// The store and the lease under which runs are claimed, and where they are kept from then on.
     pub(super) control: Arc<Control<H>>,
     /// Commits that they begin again.
-    path: Arc<CommitPath<H>>,
+    pub(super) path: Arc<CommitPath<H>>,
     /// Finds the ends of their children.
     children: Arc<Children<H>>,
     /// What may be recovered.

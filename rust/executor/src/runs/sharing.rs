@@ -1,10 +1,12 @@
 //! How much of the work in a store that several hosts share this runner takes: what its slots can soon execute. The rest
-//! stays free for others, and is claimed once there is room.
+//! stays free for others, and is claimed once there is room. A runner that is alone keeps what it submits until others
+//! come (`give_back.rs`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bide_core::record::RunRowId;
 use bide_sync::Mutex;
 
 use crate::host::{Dispatch, Host, Load};
@@ -12,6 +14,9 @@ use crate::runs::run::RegisteredWorkflow;
 
 /// How many bodies are taken for each slot, however long they take.
 const FOR_A_SLOT: usize = 4;
+
+/// How many bodies a runner has at most whose runs it keeps because it is alone.
+const ALONE: usize = 32_768;
 
 /// Of short bodies those are taken that end in this time, judged by those that were claimed last.
 const SOON: Duration = Duration::from_millis(50);
@@ -40,6 +45,10 @@ pub(crate) struct Sharing {
     has_left: AtomicBool,
     /// What was claimed last.
     last: Mutex<Claim>,
+    /// More was kept than is left to others, because there were none.
+    has_kept: AtomicBool,
+    /// What of it does not belong to this runner any more, and the store does not know yet.
+    given_back: Mutex<Vec<RunRowId>>,
 }
 
 /// Runs that are to be claimed, or were.
@@ -60,10 +69,48 @@ impl Sharing {
         Self { is_shared, ..Self::default() }
     }
 
-    /// How many more runs of a workflow a submitter keeps. `None`: any number.
-    pub(crate) fn room<H: Host>(&self, dispatch: &H::Dispatch, workflow: &RegisteredWorkflow<H>) -> Option<usize> {
+    /// How many more runs of a workflow a submitter keeps beside others, and if it is alone. `None`: any number.
+    pub(crate) fn room<H: Host>(
+        &self,
+        dispatch: &H::Dispatch,
+        workflow: &RegisteredWorkflow<H>,
+    ) -> Option<(usize, usize)> {
         let Load { slots, bodies } = self.load(dispatch, workflow)?;
-        Some(slots.saturating_mul(FOR_A_SLOT).saturating_sub(bodies))
+        let few = slots.saturating_mul(FOR_A_SLOT);
+        let alone = if slots == 0 { 0 } else { few.max(ALONE) };
+        Some((few.saturating_sub(bodies), alone.saturating_sub(bodies)))
+    }
+
+    /// How many runs are kept beside others that were not begun, of workflows with coroutines or without.
+    pub(crate) fn few<H: Host>(&self, dispatch: &impl Dispatch<H>, coroutines: bool) -> usize {
+        dispatch.load(coroutines).slots.saturating_mul(FOR_A_SLOT)
+    }
+
+    /// More is kept than is left to others once there are any.
+    pub(crate) fn keeps(&self) {
+        self.has_kept.store(true, Ordering::Release);
+    }
+
+    /// Whether more may have been kept than is left to others, or given back without the knowledge of the store.
+    pub(crate) fn has_kept(&self) -> bool {
+        self.has_kept.load(Ordering::Acquire) || !self.given_back.lock().is_empty()
+    }
+
+    /// What was kept until now is about to be given back.
+    pub(crate) fn begin_to_give_back(&self) {
+        self.has_kept.store(false, Ordering::Release);
+    }
+
+    /// These runs do not belong to this runner any more, which the store is to be told.
+    pub(crate) fn gives_back(&self, runs: Vec<RunRowId>) {
+        self.given_back.lock().extend(runs);
+    }
+
+    /// Takes some of those that the store is to be told.
+    pub(crate) fn given_back(&self, most: usize) -> Vec<RunRowId> {
+        let mut runs = self.given_back.lock();
+        let from = runs.len().saturating_sub(most);
+        runs.split_off(from)
     }
 
     /// What is to be claimed now of a workflow. `None`: any number.
@@ -88,7 +135,7 @@ impl Sharing {
     }
 
     fn load<H: Host>(&self, dispatch: &H::Dispatch, workflow: &RegisteredWorkflow<H>) -> Option<Load> {
-        self.is_shared.then(|| dispatch.load(workflow.bodies.iter().any(H::is_coroutine)))
+        self.is_shared.then(|| dispatch.load(workflow.has_coroutines()))
     }
 
     /// This number of a workflow's runs was claimed, and they have begun.

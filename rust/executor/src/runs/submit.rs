@@ -97,7 +97,7 @@ impl<H: Host> Submitter<H> {
         if self.control.is_client() {
             return self.submit_unowned(workflow, requests);
         }
-        let Some(room) = self.control.sharing.room(&self.control.dispatch, workflow) else {
+        let Some((room, alone)) = self.control.sharing.room(&self.control.dispatch, workflow) else {
             return self.submit_own(workflow, requests);
         };
         let requests: Vec<RunRequest<H>> = requests.into_iter().collect();
@@ -105,6 +105,10 @@ impl<H: Host> Submitter<H> {
         let is_urgent = |request: &RunRequest<H>| request.options.as_ref().is_some_and(|it| it.priority > 0);
         if requests.len() <= room || (requests.len() == 1 && requests.iter().all(is_urgent)) {
             self.submit_own(workflow, requests)
+        } else if requests.len() <= alone && !self.control.store().has_others() {
+            let submitted = self.submit_own(workflow, requests);
+            self.control.sharing.keeps();
+            submitted
         } else {
             self.submit_unowned(workflow, requests)
         }

@@ -186,6 +186,7 @@ impl<H: Host> LeaseService<H> {
         self.begin_anew(state)?;
         let all = Changes { seen: changes.seen, unowned: true, mail: true, limits: true, runs: ChangedRuns::Any };
         let changes = if state.history == history { changes } else { &all };
+        self.recovery.give_back()?;
         if changes.unowned {
             self.recovery.recover()?;
         } else if self.control.sharing.has_left() {

@@ -102,12 +102,15 @@ impl Store for MemoryStore {
     }
 
     fn leave(&self, lease: Lease) -> Result<(), StoreError> {
-        let state = &mut *self.state.lock();
-        if state.fence(lease).is_ok() {
-            state.runners.remove(&lease.runner);
-            state.abandon(lease.runner);
+        if self.state.lock().leave(lease) {
             self.changes.unowned();
         }
+        Ok(())
+    }
+
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.state.lock().give_back(lease, runs)?;
+        self.changes.unowned();
         Ok(())
     }
 

@@ -160,6 +160,29 @@ impl State {
         }
     }
 
+    /// A runner leaves its runs to others. False: it has lost them before.
+    pub(super) fn leave(&mut self, lease: Lease) -> bool {
+        let holds = self.fence(lease).is_ok();
+        if holds {
+            self.runners.remove(&lease.runner);
+            self.abandon(lease.runner);
+        }
+        holds
+    }
+
+    /// These runs of a runner are as they were created.
+    pub(super) fn give_back(&mut self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.fence(lease)?;
+        for row in runs {
+            let Some(run) = self.runs.get_mut(row) else { continue };
+            if run.runner == Some(lease.runner) && matches!(run.status, RunStatus::Pending | RunStatus::Running) {
+                (run.runner, run.status) = (None, RunStatus::Pending);
+                self.unowned.insert(*row);
+            }
+        }
+        Ok(())
+    }
+
     /// Has a run that has ended or stopped executed again: somebody is to claim it.
     pub(super) fn reopen(&mut self, id: RunRowId) {
         if let Some(run) = self.runs.get_mut(&id) {

@@ -1,11 +1,12 @@
 //! Claims of runs that have no owner: what nobody else is about to claim, from where the last claim has ended.
 
-use bide_core::record::{RunRow, StoredRun};
+use bide_core::record::{RunRow, RunRowId, StoredRun};
 use bide_core::{RunId, RunStatus};
 use postgres::Row;
 
 use super::PostgresStore;
 use super::error::Failed;
+use super::notify::Hint;
 use super::parts::{run_columns, run_joins, run_row};
 use super::session::{Session, Uuid};
 use crate::{Claimed, CommitId, Lease, LeaseTime, StoreError};
@@ -36,7 +37,30 @@ const CLAIM: &str = concat!(
     " ORDER BY r.id"
 );
 
+/// Runs are as they were created.
+const GIVE_BACK: &str = "WITH f AS MATERIALIZED (SELECT 1 FROM bide.runner WHERE id = $1::int8 AND epoch = $2::int8 FOR KEY SHARE), \
+     free AS (UPDATE bide.run r SET runner = NULL, status = 0 FROM f \
+     WHERE r.id = ANY ($3::int8[]) AND r.runner = $1::int8 AND r.status < 2) SELECT count(*) FROM f";
+
 impl PostgresStore {
+    /// Runs that nobody has begun belong to nobody from now on.
+    pub(super) fn free_runs(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        let runs = runs.to_vec();
+        self.connections.lease(|session| {
+            self.check_history(lease)?;
+            session.transact(|session| {
+                let held = session.query_opt(GIVE_BACK, &[&lease.runner, &lease.epoch, &runs])?;
+                if held.map_or(Ok(0), |row| row.try_get::<_, i64>(0))? == 0 {
+                    return Err(StoreError::Fenced { runner: lease.runner }.into());
+                }
+                self.announce_unowned(session)
+            })
+        })?;
+        self.changes.unowned();
+        self.notifier.send(Hint::Look);
+        Ok(())
+    }
+
     /// Fences dead runners and claims runs: see [`crate::Store::claim`].
     pub(super) fn claim_runs(
         &self,

@@ -249,6 +249,14 @@ impl Store for PostgresStore {
         Some(LONGEST_NAME)
     }
 
+    fn has_others(&self) -> bool {
+        self.presence.has_others()
+    }
+
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.free_runs(lease, runs)
+    }
+
     fn create_unowned(&self, runs: &[NewRun]) -> Result<Vec<Creation>, StoreError> {
         // The caller may wait for them: before they exist, so that no end is missed.
         self.notifier.watch();

@@ -60,7 +60,8 @@ impl Presence {
         !self.0.lock().others.is_empty()
     }
 
-    /// Looks who is there. True if somebody is gone who was there before.
+    /// Looks who is there. True if somebody has come, or is gone who was there
+    /// before.
     pub(super) fn look(&self, session: &mut Session<'_>, schema: i64, own: i64) -> Result<bool, Failed> {
         let mut others = Vec::new();
         let mut free = Vec::new();
@@ -86,6 +87,7 @@ impl Presence {
             }
         }
         any |= others.iter().any(Process::is_gone);
+        any |= others.iter().any(|other| state.others.iter().all(|known| known.number != other.number));
         state.others = others;
         Ok(any)
     }

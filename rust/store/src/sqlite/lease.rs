@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bide_core::RunId;
+use bide_core::record::RunRowId;
 use bide_sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -46,6 +47,8 @@ const RUNNER: &str = "SELECT id, lock, expires, boot FROM runner WHERE expires I
 const FENCE_OFF: &str = "UPDATE runner SET epoch = epoch + 1, expires = NULL WHERE id = ?1";
 // The planner must not take the order of `id` for a reason to walk the whole table, hence INDEXED BY.
 const ABANDON: &str = "UPDATE run INDEXED BY run_open SET runner = NULL, epoch = NULL WHERE status < 3 AND runner = ?1";
+const GIVE_BACK: &str =
+    "UPDATE run SET runner = NULL, epoch = NULL, status = 0 WHERE id = ?1 AND runner = ?2 AND status < 2";
 const FREE: &str = "SELECT uuid FROM run INDEXED BY run_open \
      WHERE status < 3 AND runner IS NULL AND workflow = (SELECT workflow FROM version WHERE id = ?1) \
      AND version = ?1 AND (status <> 2 OR held) ORDER BY id LIMIT ?2";
@@ -135,6 +138,17 @@ impl SqliteStore {
             Some(lost) => Ok(Err(lost)),
             None => act(connection).map(Ok),
         })?
+    }
+
+    /// Runs that nobody has begun belong to nobody from now on.
+    pub(super) fn free_runs(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.fenced(lease, |connection| {
+            let mut give_back = connection.prepare_cached(GIVE_BACK)?;
+            runs.iter().try_for_each(|run| give_back.execute([run, &lease.runner]).map(drop))
+        })?;
+        self.changes.unowned();
+        self.live()?.wake.poll_others();
+        Ok(())
     }
 
     /// Does something in one write transaction.

@@ -55,7 +55,7 @@ use std::fs;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bide_core::record::{NewRun, NewTask, RunRowId, StoredRun};
@@ -210,17 +210,6 @@ impl SqliteStore {
         })
     }
 
-    /// From now on every commit survives power loss.
-    fn strengthen(&self) -> Result<(), StoreError> {
-        if !self.full.swap(true, Ordering::Relaxed) {
-            let writer = self.writer()?;
-            let writer = writer.fresh();
-            writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.identity.error(&error))?;
-            room::make(writer, self.files.log(), &self.identity)?;
-        }
-        Ok(())
-    }
-
     /// Everything that holds descriptors, if this is still the process that opened them.
     fn live(&self) -> Result<&Live, StoreError> {
         if self.pid == std::process::id() {
@@ -274,6 +263,10 @@ impl Store for SqliteStore {
 
     fn leave(&self, lease: Lease) -> Result<(), StoreError> {
         self.delete_runner(lease)
+    }
+
+    fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {
+        self.free_runs(lease, runs)
     }
 
     fn register(&self, name: &str, version: &str, tasks: &[NewTask]) -> Result<StoredWorkflow, StoreError> {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use bide_sync::{Condvar, Mutex};
 
 use super::error::Identity;
 use super::surroundings::{FileId, identify};
-use super::{Options, SqliteStore};
+use super::{Options, SqliteStore, room};
 use crate::{Durability, StoreError};
 
 #[derive(Default)]
@@ -85,4 +86,17 @@ pub(super) fn close(file: FileId, store: *const SqliteStore, close: impl FnOnce(
         stores.remove(&file);
     }
     REGISTRY.closed.notify_all();
+}
+
+impl SqliteStore {
+    /// From now on every commit survives power loss.
+    fn strengthen(&self) -> Result<(), StoreError> {
+        if !self.full.swap(true, Ordering::Relaxed) {
+            let writer = self.writer()?;
+            let writer = writer.fresh();
+            writer.pragma_update(None, "synchronous", "FULL").map_err(|error| self.identity.error(&error))?;
+            room::make(writer, self.files.log(), &self.identity)?;
+        }
+        Ok(())
+    }
 }

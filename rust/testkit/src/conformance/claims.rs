@@ -72,6 +72,28 @@ pub fn claims_are_oldest_first_and_only_what_was_asked_for(store: &dyn Store) {
     assert_eq!(ok(store.claim(claimer.lease, &both, at(later(4)), 2)), [] as [RunId; 0]);
 }
 
+pub fn what_is_given_back_is_as_it_was_created_and_what_belongs_to_others_stays(store: &dyn Store) {
+    let (one, two) = (Desk::named(store, "one"), Desk::named(store, "two"));
+    let mine: Vec<RunId> = (0..3).map(|at| one.create(later(at), None)).collect();
+    let theirs = two.create(START, None);
+    let begun = vec![update(mine[0], RunStatus::Running, None), update(mine[1], RunStatus::Running, None)];
+    one.commit([begun, vec![update(mine[2], RunStatus::Completed, Some(later(5)))]].concat());
+    let before = [one.load(mine[2]), two.load(theirs)];
+    let rows = [mine[0], mine[2], theirs].map(RunId::row);
+    for _ in 0..2 {
+        ok(store.give_back(one.lease, &rows));
+        let given = one.load(mine[0]).run;
+        assert_eq!((given.status, given.runner), (RunStatus::Pending, None));
+        assert_eq!([one.load(mine[2]), two.load(theirs)], before);
+        assert_eq!(one.load(mine[1]).run.runner, Some(one.lease.runner));
+    }
+    assert_eq!(ok(store.claim(two.lease, &[one.version], at(START), 9)), [mine[0]]);
+    ok(store.give_back(one.lease, &rows));
+    assert_eq!(one.load(mine[0]).run.runner, Some(two.lease.runner));
+    ok(store.leave(one.lease));
+    fenced(store.give_back(one.lease, &rows), one.lease);
+}
+
 pub fn unowned_runs_are_listed_by_version(store: &dyn Store) {
     let (ingest, report) = (Desk::new(store), Desk::named(store, "report"));
     let newer = ok(store.register("ingest", "v2", &names(&["fetch"])));

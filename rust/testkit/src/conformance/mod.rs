@@ -89,6 +89,7 @@ macro_rules! conformance {
             a_claim_sets_marks_aside_and_blames_nobody
             versions_are_listed_and_a_run_moves_to_the_one_it_goes_on_with
             claims_are_oldest_first_and_only_what_was_asked_for
+            what_is_given_back_is_as_it_was_created_and_what_belongs_to_others_stays
             unowned_runs_are_listed_by_version
             a_run_is_claimed_by_one_of_many
             what_a_claim_reads_is_what_a_load_reads
