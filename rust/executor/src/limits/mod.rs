@@ -94,6 +94,10 @@ struct State<H: Host> {
     turns: bool,
     /// How many turns there were.
     count: u64,
+    /// Shares that the call under way gives back.
+    releasing: Vec<ShareId>,
+    /// How often all runs in memory were lost: what was asked or told before concerns others now.
+    term: u64,
     /// Nothing starts or resumes any more.
     closing: bool,
 }
@@ -224,6 +228,8 @@ impl<H: Host> Limiter<H> {
             idle: Vec::new(),
             turns: false,
             count: 0,
+            releasing: Vec::new(),
+            term: 0,
             closing: false,
         };
         Self { active: AtomicBool::new(false), longest, state: Mutex::new(state), woken: Condvar::new() }
@@ -285,6 +291,10 @@ impl<H: Host> Limiter<H> {
         }
         let mut state = self.state.lock();
         for (line, rate, continues, Ready { run, task }) in held {
+            if run.is_lost() {
+                // It would stand in the way of the same attempt once the run is claimed again.
+                continue;
+            }
             if !continues && state.granted.contains_key(&share(&run, task)) {
                 // It was ready before, and was not entered since it was granted its share.
                 ready.push(Ready { run, task });
@@ -451,6 +461,7 @@ impl<H: Host> Limiter<H> {
     pub(crate) fn lost(&self) {
         let mut state = self.state.lock();
         state.passing.clear();
+        state.term += 1;
         drop(Self::forget(state));
     }
 

@@ -51,7 +51,10 @@ impl<H: Host> State<H> {
         // already.
         let (place, _) = own.line.find(|waiter| !waiter.is_asked)?;
         let may_start = |waiter: &Waiter<H>| waiter.run.state.lock().may_enter(waiter.task) == Some(true);
-        if !own.line.get(place).is_some_and(|next| !next.continues && !next.run.is_lost() && may_start(next)) {
+        let gives_back = |to: ShareId| self.released.contains(&to) || self.releasing.contains(&to);
+        if !own.line.get(place).is_some_and(|next| {
+            !next.continues && !next.run.is_lost() && may_start(next) && !gives_back(share(&next.run, next.task))
+        }) {
             return None;
         }
         let Waiter { run, task, .. } = own.line.granted(place)?;

@@ -61,23 +61,24 @@ impl<H: Host> Alarm for Again<H> {
 
 /// One turn of the service. True: there was something to do.
 pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool {
-    let (mut call, mut lines) = {
+    let (mut call, mut lines, term) = {
         let mut state = control.limits.state.lock();
         if state.closing || state.turns || !state.has_work() {
             return false;
         }
         state.turns = true;
-        state.take()
+        let (call, lines) = state.take();
+        (call, lines, state.term)
     };
     let lease = control.lease();
     call.lines = lines.iter_mut().map(|line| line.claims(lease)).collect();
     match control.store().claim_limits(lease, control.clock.now(), &call) {
         Ok(answers) => {
             counts::add_commit();
-            carry_out(control, timers, lines, answers);
+            carry_out(control, timers, (lines, term), answers);
         }
         Err(error) => {
-            control.limits.state.lock().take_back(call, lines);
+            control.limits.state.lock().take_back(call, lines, term);
             match error {
                 StoreError::Fenced { .. } => control.fenced(lease),
                 StoreError::Busy { .. } => control.warn(&format!("{error} yet; what limits hold back waits for it")),
@@ -89,6 +90,7 @@ pub(crate) fn turn<H: Host>(control: &Arc<Control<H>>, timers: &Timers) -> bool 
     let mut state = control.limits.state.lock();
     state.turns = false;
     state.count += 1;
+    state.releasing.clear();
     true
 }
 
@@ -156,10 +158,18 @@ impl<H: Host> OwnLine<H> {
     }
 }
 
-fn carry_out<H: Host>(control: &Arc<Control<H>>, timers: &Timers, lines: Vec<AskedLine<H>>, answers: Vec<LineAnswers>) {
+fn carry_out<H: Host>(
+    control: &Arc<Control<H>>,
+    timers: &Timers,
+    (lines, term): (Vec<AskedLine<H>>, u64),
+    answers: Vec<LineAnswers>,
+) {
     let (mut grants, mut alarms) = (Grants::default(), Vec::new());
     {
         let mut state = control.limits.state.lock();
+        if state.term != term {
+            return;
+        }
         for (line, answers) in lines.iter().zip(answers) {
             let until = grants.answered(&mut state, line, answers);
             alarms.extend(until.map(|until| (until, line.key.clone())));
@@ -184,6 +194,7 @@ impl<H: Host> State<H> {
             idle: std::mem::take(&mut self.idle),
             lines: Vec::new(),
         };
+        self.releasing.clone_from(&call.released);
         let mut lines = Vec::new();
         for _ in 0..self.dirty.len().min(LINES) {
             let Some(key) = self.dirty.pop_front() else { break };
@@ -199,8 +210,8 @@ impl<H: Host> State<H> {
     }
 
     /// The call has failed: all of it is to be made again.
-    fn take_back(&mut self, call: LimitCall, lines: Vec<AskedLine<H>>) {
-        if self.closing {
+    fn take_back(&mut self, call: LimitCall, lines: Vec<AskedLine<H>>, term: u64) {
+        if self.closing || self.term != term {
             return;
         }
         self.released.extend(call.released);

@@ -24,13 +24,15 @@ pub(crate) struct Ending<H: Host> {
     asked: Vec<AskedLine<H>>,
     /// It has a turn: nobody else asks meanwhile.
     turns: bool,
+    /// The term in which it began.
+    term: u64,
     /// The same as the store gets it.
     claims: Vec<LineClaims>,
 }
 
 impl<H: Host> Ending<H> {
     /// That of a commit with which nothing ends that has a limit.
-    const NOTHING: Self = Self { ended: Vec::new(), asked: Vec::new(), turns: false, claims: Vec::new() };
+    const NOTHING: Self = Self { ended: Vec::new(), asked: Vec::new(), turns: false, term: 0, claims: Vec::new() };
 
     /// What the store is asked.
     pub(crate) fn claims(&self) -> Option<&[LineClaims]> {
@@ -120,12 +122,14 @@ impl<H: Host> Limiter<H> {
         ended.sort_unstable();
         ended.dedup();
         let mut asked = if !state.turns && !state.closing && asks() { state.ask_for(&ended) } else { Vec::new() };
-        let turns = !asked.is_empty();
-        state.turns |= turns;
         state.tell_passed(&mut asked);
+        // One that only tells writes how many wait, as one that asks.
+        let turns = !state.turns && !asked.is_empty();
+        state.turns |= turns;
+        let term = state.term;
         drop(state);
         let claims = asked.iter_mut().map(|line| line.claims(lease)).collect();
-        Ending { ended, asked, turns, claims }
+        Ending { ended, asked, turns, term, claims }
     }
 
     /// The batch is committed, with these answers to its claims. Returns those that may execute.
@@ -136,8 +140,12 @@ impl<H: Host> Limiter<H> {
 
     #[cold]
     fn ended_known(&self, ending: Ending<H>, answers: Option<Vec<LineAnswers>>) -> Option<Box<Grants<H>>> {
-        let Ending { ended, asked, turns, claims: _ } = ending;
+        let Ending { ended, asked, turns, term, claims: _ } = ending;
         let mut state = self.state.lock();
+        if state.term != term {
+            state.turns &= !turns;
+            return None;
+        }
         let is_answered = answers.is_some() && turns;
         for share in ended {
             state.ends(share, |line| {
@@ -157,6 +165,9 @@ impl<H: Host> Limiter<H> {
         });
         if turns {
             state.end_turn(&asked, is_answered);
+        } else {
+            // How many wait was written beside a turn of the service, which may know better: it writes that again.
+            asked.iter().for_each(|line| state.look_again(&line.key));
         }
         let wakes = state.has_work();
         drop(state);
@@ -172,6 +183,10 @@ impl<H: Host> Limiter<H> {
             return;
         }
         let mut state = self.state.lock();
+        if state.term != ending.term {
+            state.turns &= !ending.turns;
+            return;
+        }
         ending.asked.iter().for_each(|line| state.not_recorded(&line.key, &line.passed));
         if ending.turns {
             state.end_turn(&ending.asked, false);
@@ -212,6 +227,14 @@ impl<H: Host> State<H> {
                 told.passed = passed;
                 asked.push(told);
             }
+        }
+    }
+
+    /// The store is to be told how many wait in a line, whoever does.
+    fn look_again(&mut self, line: &LineKey) {
+        if !self.closing {
+            self.lines.entry(line.clone()).or_insert_with(|| OwnLine::new(None));
+            self.touch(line);
         }
     }
 

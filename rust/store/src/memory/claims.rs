@@ -100,9 +100,14 @@ impl State {
     /// Records which attempts have left their shares to others.
     pub(super) fn pass_on(&mut self, lease: Lease, lines: &[LineClaims]) {
         for line in lines {
+            let key = (Arc::clone(&line.limit), Arc::clone(&line.key));
             for Passed { from, to } in &line.passed {
-                self.limits.release(*from);
-                self.limits.give(*to, (Arc::clone(&line.limit), Arc::clone(&line.key)), lease.runner);
+                let known = self.limits.shares.get(from);
+                if known.is_some_and(|share| share.line == key && share.runner == Some(lease.runner)) {
+                    self.limits.release(*from);
+                }
+                let (limits, runs, line) = (&mut self.limits, &self.runs, key.clone());
+                let Ok(_) = OfLine { limits, runs, runner: lease.runner, line, released: false }.give(*to, false);
             }
         }
     }

@@ -28,6 +28,9 @@ const GIVE_CURRENT: &str = "INSERT INTO limit_share (run, task, map, line, runne
      SELECT ?1, ?2, ?3, ?4, ?5, 1 FROM run WHERE id = ?1 AND status < 3 AND runner = ?5 \
      AND NOT EXISTS (SELECT 1 FROM task WHERE run = ?1 AND task = ?2 AND map = ?3 AND status >= 3) \
      ON CONFLICT (run, task, map) DO NOTHING";
+/// What an attempt of the runner has.
+const LEAVE: &str = "DELETE FROM limit_share \
+     WHERE run = ?1 AND task = ?2 AND map = ?3 AND line = ?4 AND runner = ?5 RETURNING executing";
 /// What an attempt leaves to another one that has none.
 const PASS_ON: &str = "UPDATE OR IGNORE limit_share SET run = ?1, task = ?2, map = ?3 \
      WHERE run = ?4 AND task = ?5 AND map = ?6 AND line = ?7 AND runner = ?8 AND executing = 1";
@@ -152,8 +155,10 @@ pub(in super::super) fn pass_on(connection: &Connection, lease: Lease, lines: &[
             let passed = params![to.run, to.task, to.map, from.run, from.task, from.map, id, lease.runner];
             if pass_on.execute(passed)? == 0 {
                 // What it left was released meanwhile, with its run. The other one executes all the same.
-                changed.release(*from)?;
-                OfLine { connection, changed: &mut changed, runner: lease.runner, line: id }.give(*to, true)?;
+                let left = params![from.run, from.task, from.map, id, lease.runner];
+                let left = connection.prepare_cached(LEAVE)?.query_row(left, |row| row.get(0)).optional()?;
+                left.inspect(|executing: &i64| changed.count(id, -executing, -1));
+                OfLine { connection, changed: &mut changed, runner: lease.runner, line: id }.give(*to, false)?;
             }
         }
         changed.written()?;
