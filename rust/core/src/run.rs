@@ -157,6 +157,18 @@ pub(crate) struct RunDetail {
     pub(crate) forked: Option<Box<Forked>>,
 }
 
+impl RunDetail {
+    /// Whether it says nothing but when the run must have ended.
+    fn is_only_timed(&self) -> bool {
+        let Self { failure, blocked_by, mail, children, cancel, cancelled_before, interrupted, .. } = self;
+        let Self { reopening, was_held, start_at, version, forked, .. } = self;
+        let nothing_came = failure.is_none() && blocked_by.is_none() && mail.is_none() && children.is_none();
+        let not_cancelled = cancel.is_none() && cancelled_before.is_none() && interrupted.is_empty();
+        let as_created = start_at.is_none() && version.is_none() && forked.is_none();
+        nothing_came && not_cancelled && as_created && !reopening && !was_held
+    }
+}
+
 /// What every task needs. Kept small: a run has one for each of its tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
@@ -508,7 +520,10 @@ impl RunState {
         let is_waiting = |state: &Task| matches!(state.status, TaskStatus::Pending | TaskStatus::Ready);
         let is_ready = self.tasks.iter().any(|state| state.status == TaskStatus::Ready);
         let untouched = self.tasks.iter().all(|state| is_waiting(state) && !begun(state));
-        self.status == RunStatus::Running && self.run_detail.is_none() && is_ready && untouched
+        self.status == RunStatus::Running
+            && self.run_detail.as_deref().is_none_or(RunDetail::is_only_timed)
+            && is_ready
+            && untouched
     }
 
     /// Enters a body that is ready. `None` if it is not ready any more: it was skipped, or the run is over.

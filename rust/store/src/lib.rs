@@ -158,7 +158,7 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         false
     }
 
-    /// Whether other processes have runners on it now, as far as is known: that may be a second behind.
+    /// Whether there are several runners now, as far as is known: that may be a second behind.
     fn has_others(&self) -> bool {
         false
     }

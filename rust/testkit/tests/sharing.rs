@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::record::RunRowId;
-use bide_core::{Event, Graph, Outcome, PollPolicy, RunStatus, TaskSpec, Value};
+use bide_core::{Event, Graph, Outcome, PollPolicy, RunOptions, RunStatus, TaskSpec, Value};
 use bide_executor::drive::{Driver, Gathering};
 use bide_executor::{Clock, Dispatch, Gate, Host, Load, Ready, RegisteredWorkflow, RunRequest, Source};
 use bide_store::{MemoryStore, RunFilter, Store};
@@ -71,6 +71,7 @@ impl Runner {
         let shared = Arc::clone(&store) as Arc<dyn Store>;
         let driver: Driver<ByHand> = Driver::open(shared, time, Bodies::default(), Box::new(|_, _| {}), seed).unwrap();
         let graph = Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap();
+        let graph = graph.with_timeout(Some(Duration::from_secs(86_400)));
         let workflow = driver.engine().register(Arc::new(graph), Arc::new([()])).unwrap();
         let gathering = driver.gathering();
         Self { driver, workflow, gathering, clock, store }
@@ -134,11 +135,11 @@ fn a_runner_that_is_alone_keeps_what_it_submits_and_gives_it_back_once_another_o
     let base = MemoryStore::new();
     let mut one = Runner::open(&base, 1);
     one.store.set_others(false);
-    one.submit(1_000);
-    assert_eq!(one.has().len(), 1_000);
+    one.submit(900);
+    assert_eq!(one.has().len(), 900);
     one.execute(10);
     one.driver.lease_turn();
-    assert_eq!(one.has().len(), 990);
+    assert_eq!(one.has().len(), 890);
     let mut other = Runner::open(&base, 2);
     one.store.set_others(true);
     // Its body has been entered: no other runner can begin it.
@@ -146,9 +147,12 @@ fn a_runner_that_is_alone_keeps_what_it_submits_and_gives_it_back_once_another_o
     assert!(entered.run.state.lock().enter(entered.task, one.driver.engine().clock().now()).is_some());
     let mut oldest: Vec<RunRowId> = one.has().into_iter().collect();
     oldest.sort_unstable();
-    oldest.truncate(MOST);
+    oldest.truncate(MOST - 1);
+    let urgent = RunRequest::new(Box::default()).with_options(RunOptions { priority: 1, ..RunOptions::default() });
+    let handle = one.driver.engine().submit(&one.workflow, [urgent]).unwrap().remove(0);
+    oldest.push(handle.id().row());
     one.driver.lease_turn();
-    assert_eq!(one.has(), oldest.into_iter().collect(), "the oldest ones stay");
+    assert_eq!(one.has(), oldest.into_iter().collect(), "the oldest ones stay, and what is urgent");
     other.driver.lease_turn();
     assert_eq!(other.has().len(), MOST);
     assert!(one.has().is_disjoint(&other.has()));
@@ -161,7 +165,7 @@ fn a_runner_that_is_alone_keeps_what_it_submits_and_gives_it_back_once_another_o
         }
     }
     let runs = base.list(&RunFilter::default()).unwrap();
-    assert_eq!(runs.len(), 1_000);
+    assert_eq!(runs.len(), 901);
     assert!(runs.iter().all(|run| run.run.status == RunStatus::Completed), "no run is left in the store");
 }
 

@@ -136,7 +136,8 @@ impl<H: Host> LiveRuns<H> {
         let mut watched = self.watched.lock();
         let known = watched.get(&(id.row(), id)).and_then(Weak::upgrade);
         known.filter(|known| !known.settled.is_set()).unwrap_or_else(|| {
-            let new = Arc::new(WatchedRun::new(id));
+            let kept = self.given_back.lock().get(&id).and_then(Weak::upgrade);
+            let new = Arc::new(WatchedRun::new(id, kept.map(|run| H::copy_local(&run.local))));
             watched.insert((id.row(), id), Arc::downgrade(&new));
             new
         })
@@ -151,10 +152,13 @@ impl<H: Host> LiveRuns<H> {
 
     /// These runs are given back: their callers are to look for them elsewhere.
     pub(crate) fn give_back(&self, runs: &[Arc<Run<H>>]) {
+        {
+            // Before their callers hear of it, who then wait for what comes back.
+            let mut known = self.given_back.lock();
+            known.retain(|_, run| run.strong_count() > 0);
+            known.extend(runs.iter().map(|run| (run.id, Arc::downgrade(run))));
+        }
         runs.iter().for_each(|run| self.release(run));
-        let mut known = self.given_back.lock();
-        known.retain(|_, run| run.strong_count() > 0);
-        known.extend(runs.iter().map(|run| (run.id, Arc::downgrade(run))));
     }
 
     /// What the host keeps with a run that was submitted here and belonged to nobody.

@@ -51,11 +51,6 @@ pub struct RegisteredWorkflow<H: Host> {
 }
 
 impl<H: Host> RegisteredWorkflow<H> {
-    /// Whether some of its bodies are coroutines.
-    pub(crate) fn has_coroutines(&self) -> bool {
-        self.bodies.iter().any(H::is_coroutine)
-    }
-
     /// The task to which the store has given this number.
     #[must_use]
     pub fn ix(&self, id: TaskId) -> Option<TaskIx> {

@@ -15,7 +15,7 @@ use crate::runs::run::RegisteredWorkflow;
 /// How many bodies are taken for each slot, however long they take.
 const FOR_A_SLOT: usize = 4;
 
-/// How many bodies a runner has at most whose runs it keeps because it is alone.
+/// How many runs a runner has in memory at most that keeps more because it is alone.
 const ALONE: usize = 32_768;
 
 /// Of short bodies those are taken that end in this time, judged by those that were claimed last.
@@ -69,16 +69,19 @@ impl Sharing {
         Self { is_shared, ..Self::default() }
     }
 
-    /// How many more runs of a workflow a submitter keeps beside others, and if it is alone. `None`: any number.
+    /// How many more runs of a workflow a submitter keeps beside others, and if it is alone with so many in memory. `None`:
+    /// any number.
     pub(crate) fn room<H: Host>(
         &self,
         dispatch: &H::Dispatch,
         workflow: &RegisteredWorkflow<H>,
+        in_memory: usize,
     ) -> Option<(usize, usize)> {
         let Load { slots, bodies } = self.load(dispatch, workflow)?;
         let few = slots.saturating_mul(FOR_A_SLOT);
-        let alone = if slots == 0 { 0 } else { few.max(ALONE) };
-        Some((few.saturating_sub(bodies), alone.saturating_sub(bodies)))
+        // What waits for a share of a limit, or has one, is not given back.
+        let alone = if slots == 0 || workflow.has_limits() { 0 } else { few.max(ALONE) };
+        Some((few.saturating_sub(bodies), alone.saturating_sub(in_memory)))
     }
 
     /// How many runs are kept beside others that were not begun, of workflows with coroutines or without.
@@ -106,11 +109,11 @@ impl Sharing {
         self.given_back.lock().extend(runs);
     }
 
-    /// Takes some of those that the store is to be told.
+    /// Takes some of those that the store is to be told, the first ones.
     pub(crate) fn given_back(&self, most: usize) -> Vec<RunRowId> {
         let mut runs = self.given_back.lock();
-        let from = runs.len().saturating_sub(most);
-        runs.split_off(from)
+        let most = most.min(runs.len());
+        runs.drain(..most).collect()
     }
 
     /// What is to be claimed now of a workflow. `None`: any number.
@@ -172,6 +175,18 @@ impl Sharing {
     /// The versions of which runs were left, by the number of the workflow.
     pub(crate) fn left(&self) -> Vec<(i64, Vec<i64>)> {
         self.left.lock().iter().map(|(workflow, versions)| (*workflow, versions.clone())).collect()
+    }
+}
+
+impl<H: Host> RegisteredWorkflow<H> {
+    /// Whether a limit holds back some of its bodies.
+    pub(crate) fn has_limits(&self) -> bool {
+        self.bodies.iter().any(|body| H::limit(body).is_some())
+    }
+
+    /// Whether some of its bodies are coroutines.
+    pub(crate) fn has_coroutines(&self) -> bool {
+        self.bodies.iter().any(H::is_coroutine)
     }
 }
 

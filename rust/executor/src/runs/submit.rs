@@ -97,7 +97,8 @@ impl<H: Host> Submitter<H> {
         if self.control.is_client() {
             return self.submit_unowned(workflow, requests);
         }
-        let Some((room, alone)) = self.control.sharing.room(&self.control.dispatch, workflow) else {
+        let Some((room, alone)) = self.control.sharing.room(&self.control.dispatch, workflow, self.control.runs.len())
+        else {
             return self.submit_own(workflow, requests);
         };
         let requests: Vec<RunRequest<H>> = requests.into_iter().collect();

@@ -36,9 +36,9 @@ pub struct WatchedRun<H: Host> {
 }
 
 impl<H: Host> WatchedRun<H> {
-    /// Of a run that exists.
-    pub(super) fn new(id: RunId) -> Self {
-        Self::with(id, true, None)
+    /// Of a run that exists, with what the host keeps with it, if it was submitted here.
+    pub(super) fn new(id: RunId, local: Option<H::Local>) -> Self {
+        Self::with(id, true, local)
     }
 
     /// Of a run that is about to be created.

@@ -131,6 +131,7 @@ impl PostgresStore {
         })?;
         self.notifier.send(Hint::Look);
         self.connections.history().begins(lease, breaks);
+        self.presence.set_own(lease.runner, true);
         Ok(lease)
     }
 
@@ -148,6 +149,7 @@ impl PostgresStore {
                 self.late.note();
             }
             let others = read(&session.query(RUNNERS, &[])?)?;
+            self.presence.keep_own(|own| others.iter().any(|runner| runner.id == own));
             Ok(!late && others.iter().any(|runner| runner.id != lease.runner && runner.has_run_out(now)))
         })?;
         if lapsed {
@@ -158,6 +160,7 @@ impl PostgresStore {
 
     pub(super) fn delete_runner(&self, lease: Lease) -> Result<(), StoreError> {
         self.connections.history().ends(lease);
+        self.presence.set_own(lease.runner, false);
         let left = self.connections.lease(|session| {
             session.transact(|session| {
                 if session.query_opt(LOCK_OWN, &[&lease.runner, &lease.epoch])?.is_none() {

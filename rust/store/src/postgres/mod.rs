@@ -250,7 +250,7 @@ impl Store for PostgresStore {
     }
 
     fn has_others(&self) -> bool {
-        self.presence.has_others()
+        self.presence.has_several()
     }
 
     fn give_back(&self, lease: Lease, runs: &[RunRowId]) -> Result<(), StoreError> {

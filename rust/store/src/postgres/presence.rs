@@ -34,6 +34,8 @@ pub(super) struct Presence(Mutex<State>);
 struct State {
     /// The others that have runners, as of the last look.
     others: Vec<Process>,
+    /// The runners of this process.
+    own: HashSet<i64>,
     /// Since when a process's lock is free.
     free_since: HashMap<i64, Instant>,
     /// Processes that are gone.
@@ -55,9 +57,26 @@ impl Presence {
         state.connected = again.then(Instant::now);
     }
 
-    /// Whether there are others.
+    /// Whether other processes have runners.
     pub(super) fn has_others(&self) -> bool {
         !self.0.lock().others.is_empty()
+    }
+
+    /// Whether there is more than one runner.
+    pub(super) fn has_several(&self) -> bool {
+        let state = self.0.lock();
+        !state.others.is_empty() || state.own.len() > 1
+    }
+
+    /// This process has a runner more, or less.
+    pub(super) fn set_own(&self, runner: i64, is_there: bool) {
+        let own = &mut self.0.lock().own;
+        let _ = if is_there { own.insert(runner) } else { own.remove(&runner) };
+    }
+
+    /// Which runners there are: those of this process that were fenced are not.
+    pub(super) fn keep_own(&self, is_there: impl Fn(i64) -> bool) {
+        self.0.lock().own.retain(|runner| is_there(*runner));
     }
 
     /// Looks who is there. True if somebody has come, or is gone who was there
