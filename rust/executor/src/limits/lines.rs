@@ -156,7 +156,7 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// A body resumes of which the store was not told yet that it does not execute. True if there is such a one.
+    /// A body resumes. True if the store was not told yet that it had stopped executing, and so need not be asked.
     pub(super) fn executes_again(&mut self, share: ShareId) -> bool {
         if let Some(at) = self.idle.iter().position(|idle| *idle == share) {
             self.idle.swap_remove(at);

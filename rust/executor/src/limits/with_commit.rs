@@ -230,7 +230,7 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// The store is to be told how many wait in a line, whoever does.
+    /// The store is to be told once more how many wait in a line, even if nobody does.
     fn look_again(&mut self, line: &LineKey) {
         if !self.closing {
             self.lines.entry(line.clone()).or_insert_with(|| OwnLine::new(None));

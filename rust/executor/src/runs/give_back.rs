@@ -34,7 +34,7 @@ impl<H: Host> Recovery<H> {
             }
             rows.retain(|row| !control.runs.has(*row));
             match control.store().give_back(lease, &rows) {
-                // Whoever has fenced this lease has them.
+                // The runner that has fenced this lease has them.
                 Ok(()) | Err(StoreError::Fenced { .. }) => {}
                 Err(error) => {
                     control.sharing.gives_back(rows);
@@ -54,7 +54,7 @@ impl<H: Host> Recovery<H> {
         let mut first = [false, true].map(|coroutines| control.sharing.few(&control.dispatch, coroutines));
         runs.retain(|run| {
             let mut state = run.state.lock();
-            // One that was recovered may end its process: whoever claims it again has to know.
+            // One that was recovered may end its process: the next runner that claims it has to know that.
             let stays = run.parent.is_some() || run.recovered || run.lease != lease || run.workflow.has_limits();
             if stays || !state.is_untouched() {
                 return false;

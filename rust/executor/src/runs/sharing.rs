@@ -69,8 +69,8 @@ impl Sharing {
         Self { is_shared, ..Self::default() }
     }
 
-    /// How many more runs of a workflow a submitter keeps beside others, and if it is alone with so many in memory. `None`:
-    /// any number.
+    /// How many more runs of a workflow a submitter keeps: beside other runners, and if it is alone. `None`: any number.
+    /// `in_memory`: how many runs it has.
     pub(crate) fn room<H: Host>(
         &self,
         dispatch: &H::Dispatch,

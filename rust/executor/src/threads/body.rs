@@ -155,7 +155,7 @@ impl<H: Host> BodyCx<H> {
         std::thread::current().id() == self.thread
     }
 
-    /// Whether the body has waited or recorded a step, or tried to.
+    /// See [`Attempt::may_have_records`].
     pub(crate) fn may_have_records(&self) -> bool {
         self.attempt.lock().may_have_records()
     }

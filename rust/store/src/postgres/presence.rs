@@ -79,8 +79,7 @@ impl Presence {
         self.0.lock().own.retain(|runner| is_there(*runner));
     }
 
-    /// Looks who is there. True if somebody has come, or is gone who was there
-    /// before.
+    /// Looks who is there. True if a process has come or gone since the last look.
     pub(super) fn look(&self, session: &mut Session<'_>, schema: i64, own: i64) -> Result<bool, Failed> {
         let mut others = Vec::new();
         let mut free = Vec::new();

@@ -218,7 +218,7 @@ pub fn what_attempts_pass_on_is_recorded_before_anything_is_released(store: &dyn
     assert!(write([ends.clone(), vec![missing]].concat(), &passes(&[(a, d)], waits)).is_err());
     desk.told(&LimitCall { idle: vec![share(d)], ..LimitCall::default() });
     assert_eq!(desk.used(""), (2, 2, 0, 1), "a batch that fails passes nothing on");
-    // Also if it is told twice.
+    // The second commit tells the same once more.
     for batch in [ends, vec![running(b)]] {
         let written = ok(write(batch, &passes(&[(a, d)], waits)));
         assert_eq!(written.answers, Some(vec![LineAnswers { claims: Vec::new(), may_pass_on: true }]));
