@@ -181,6 +181,12 @@ struct Waiter<H: Host> {
     is_asked: bool,
 }
 
+impl<H: Host> Waiter<H> {
+    const fn new(run: Arc<Run<H>>, task: TaskRef, continues: bool, resumes: Option<oneshot::Sender<()>>) -> Self {
+        Self { run, task, continues, resumes, counted: None, is_asked: false }
+    }
+}
+
 /// What comes of a body that is about to be entered.
 enum Entry {
     /// It is entered at this time.
@@ -300,7 +306,7 @@ impl<H: Host> Limiter<H> {
                 ready.push(Ready { run, task });
                 continue;
             }
-            state.add(line, Waiter { run, task, continues, resumes: None, counted: None, is_asked: false }, rate);
+            state.add(line, Waiter::new(run, task, continues, None), rate);
         }
         drop(state);
         self.woken.notify_one();
@@ -321,15 +327,7 @@ impl<H: Host> Limiter<H> {
             Entry::Moved(at) => (Some(at), true),
             Entry::Waits => (None, false),
             Entry::TooLate(line) => {
-                let waiter = Waiter {
-                    run: Arc::clone(run),
-                    task,
-                    continues: false,
-                    resumes: None,
-                    counted: None,
-                    is_asked: false,
-                };
-                state.add(line, waiter, limit.spec.rate);
+                state.add(line, Waiter::new(Arc::clone(run), task, false, None), limit.spec.rate);
                 (None, true)
             }
         };
@@ -379,15 +377,7 @@ impl<H: Host> Limiter<H> {
         }
         let (sender, receiver) = oneshot::channel();
         if !state.closing && !run.is_lost() {
-            let waiter = Waiter {
-                run: Arc::clone(run),
-                task,
-                continues: true,
-                resumes: Some(sender),
-                counted: None,
-                is_asked: false,
-            };
-            state.add(line, waiter, None);
+            state.add(line, Waiter::new(Arc::clone(run), task, true, Some(sender)), None);
         }
         drop(state);
         self.woken.notify_one();
