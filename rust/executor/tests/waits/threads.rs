@@ -21,6 +21,9 @@ use bide_testkit::waits::{Kind, Meanwhile, Operation, Probe, Says, TASK, WaitDri
 /// Nothing here takes this long unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
 
+/// A body that is about to park does so within this time.
+const PARKS: Duration = Duration::from_millis(100);
+
 /// The driver.
 pub(crate) struct Threads;
 
@@ -96,6 +99,7 @@ impl Process {
     fn pump(&self, kind: Kind, settled: impl Fn() -> bool) {
         let begun = Instant::now();
         let limited = self.probe.life.limit.is_some();
+        let mut held_since = None;
         loop {
             assert!(begun.elapsed() < HANG, "the script hangs after: {}", self.probe.seen());
             let (mut driver, inside) = (self.driver(), self.probe.is_inside());
@@ -113,7 +117,19 @@ impl Process {
             if !inside && (closing || (gates_rest && settled())) {
                 return;
             }
+            // A body that is about to park has its slot until then. One that sleeps with it has it for longer than that.
+            let holds = kind == Kind::Body && driver.engine().dispatch().slots_in_use().0 > 0;
+            let since = *held_since.get_or_insert_with(Instant::now);
+            if !holds {
+                held_since = None;
+            } else if due.is_some() && since.elapsed() < PARKS {
+                driver.committer_turn();
+                drop(driver);
+                std::thread::yield_now();
+                continue;
+            }
             if let Some(due) = due {
+                held_since = None;
                 self.probe.clock.advance(due.saturating_sub(self.probe.clock.steady()));
                 driver.timer_turn();
                 driver.gates_turn();
