@@ -8,7 +8,6 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 from bide import _core
 from bide._callables import is_async
@@ -30,10 +29,6 @@ T = TypeVar("T")
 
 _DONE, _EXECUTE, _CREATE, _CANCELLED, _ASKING = -2, -3, -4, -5, -6
 """What `await call` asks for; any other number is that of a condition to ask."""
-
-
-_LEFT: "WeakKeyDictionary[AsyncCalls, dict[tuple[object, ...], list[ChildRun]]]" = WeakKeyDictionary()
-"""The child runs that a body was about to wait for when it cancelled that, by what it has run."""
 
 
 class Begun:
@@ -69,65 +64,78 @@ class Begun:
 Refusal: TypeAlias = tuple[str, int, str]
 """A request that cannot be read: its name, its number, and why it is refused."""
 
-NO_REFUSALS: tuple[Refusal, ...] = ()
+
+class Rare:
+    """What few bodies need."""
+
+    __slots__ = ("left", "refusals")
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.left: dict[tuple[object, ...], list[ChildRun]] = {}
+        """The child runs that the body was about to wait for when it cancelled that, by what it has run."""
+        self.refusals: list[Refusal] = []
+        """Requests that are refused once their wait is over."""
 
 
 class AsyncCalls(AsyncHandle):
     """What a handle calls the executor by."""
 
-    __slots__ = ("__weakref__", "_core", "_loop", "_refusals")
+    __slots__ = ("__weakref__", "_core", "_rare")
 
     _core: "_core.Coroutine"
-    _loop: "BodyLoop"
-    _refusals: tuple[Refusal, ...]
-    """Requests that are refused once their wait is over."""
+    _rare: "Rare | None"
+    """What few bodies need: many wait at once."""
+
+    @property
+    def _loop(self) -> "BodyLoop":
+        bodies = self._core.bodies
+        if bodies is None:
+            from bide._loop import suspension  # noqa: PLC0415 - it imports asyncio
+
+            raise suspension()
+        return bodies
+
+    def _needs(self) -> "Rare":
+        if self._rare is None:
+            self._rare = Rare()
+        return self._rare
 
     def _within(self) -> int:
         place = here.get()
         return place[1] if isinstance(place, tuple) and place[0] is self._core else BODY
 
-    async def _wait_time(self, wait: After | At, what: str, name: str | None) -> None:
+    def _wait_time(self, wait: After | At, what: str, name: str | None) -> Coroutine[Any, Any, None]:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
         made, default = plan(wait, None, what), what.removeprefix("handle.")
         kind, _, limit, of_kind = made.parts[0]
         named = kind, check_name(name, what) or default, limit, of_kind
-        await self._wait_planned(made._replace(parts=[named]))
+        return _core.Wait(self, made._replace(parts=[named]), what)
 
     def _wait(self, wait: object, timeout: Duration | None, what: str) -> Coroutine[Any, Any, Any]:
         from bide._combine import plan  # noqa: PLC0415 - as in __init__.py
 
-        return self._wait_planned(plan(wait, timeout, what))
+        return _core.Wait(self, plan(wait, timeout, what), what)
 
-    # A hundred thousand coroutines may wait in here, each with this frame: it has no variable that it can do without.
-    async def _wait_planned(self, plan: Any) -> Any:  # noqa: ANN401 - a `Plan`, of which `finish` is kept; a value
-        call = self._begin_wait(plan)
-        plan = plan.finish
-        while True:
-            try:
-                while (todo := await call) != _DONE and todo != _CANCELLED:
-                    await self._attend(call, todo, None)
-                break
-            except BaseException as error:
-                if not await self._leave(call, error):
-                    raise
-        return await self._finish_wait(call, plan, todo)
+    # The course of a wait is `_core.Wait`, which calls these methods.
 
     def _begin_wait(self, plan: "Plan") -> "Call":
         self._refuse_elsewhere()
         return _core.Call.wait(self._core, plan, self._within())
 
-    async def _finish_wait(self, call: "Call", finish: Callable[..., Any], todo: int) -> Any:  # noqa: ANN401 - its value
+    async def _finish_wait(self, call: "Call", todo: int, finish: Callable[..., Any]) -> Any:  # noqa: ANN401 - its value
         if todo == _CANCELLED:
             self._loop.cancels(self._core)
         # The results of children may have to be read from the store.
         outcomes = await self._loop.in_thread(call.outcomes) if call.has_children() else call.outcomes()
-        self._refusals = NO_REFUSALS
         try:
             return finish(outcomes, self)
         finally:
-            for name, number, reason in self._refusals:
-                await self._send_reply(name, number, None, reason)
+            if self._rare is not None:
+                refusals, self._rare.refusals = self._rare.refusals, []
+                for name, number, reason in refusals:
+                    await self._send_reply(name, number, None, reason)
 
     async def _start(self, described: tuple[Any, ...], workflow: "Workflow") -> "list[ChildRun]":
         from bide._children import ChildRun  # noqa: PLC0415 - as in __init__.py
@@ -146,12 +154,12 @@ class AsyncCalls(AsyncHandle):
         from asyncio import CancelledError  # noqa: PLC0415 - as in __init__.py
 
         # As with every wait, the next use continues the one that was left: it does not start another child.
-        what, left = (workflow.name, *described[1][0][1:]), _LEFT.get(self, {})
+        what, left = (workflow.name, *described[1][0][1:]), self._needs().left
         child = waiting.pop(0) if (waiting := left.get(what)) else (await self._start(described, workflow))[0]
         try:
             result: RunResult = await self._wait(child, limit, "handle.run")
         except CancelledError:
-            _LEFT.setdefault(self, left).setdefault(what, []).append(child)
+            left.setdefault(what, []).append(child)
             raise
         return result
 
@@ -161,7 +169,7 @@ class AsyncCalls(AsyncHandle):
 
     def _reply(self, name: str, number: int, _answer: bytes | None, reason: str) -> None:
         """Refuse a request that cannot be read, once its wait is over."""
-        self._refusals = (*self._refusals, (name, number, reason))
+        self._needs().refusals.append((name, number, reason))
 
     async def _send_reply(self, name: str, number: int, answer: bytes | None, reason: str) -> None:
         await self._record(_core.Call.reply(self._core, name, number, answer, reason, self._within()))
@@ -182,7 +190,9 @@ class AsyncCalls(AsyncHandle):
 
     def _refuse_elsewhere(self) -> None:
         """Refuse to wait on a loop that nothing of the runner wakes."""
-        if running_loop() is not self._loop.loop:
+        bodies = self._core.bodies
+        # Once that has ended, the executor says what is wrong.
+        if bodies is not None and running_loop() is not bodies.loop:
             msg = (
                 f"the handle of task {self._core.task_name!r} was awaited on another event loop than the one that "
                 "executes its body: await it there, or have it awaited there by asyncio.run_coroutine_threadsafe"
@@ -209,6 +219,8 @@ class AsyncCalls(AsyncHandle):
         """
         from asyncio import CancelledError  # noqa: PLC0415 - it is imported by now
 
+        from bide._loop import check_interrupted  # noqa: PLC0415 - it imports asyncio
+
         stays = False
         try:
             while (future := call.commits()) is not None:
@@ -224,7 +236,7 @@ class AsyncCalls(AsyncHandle):
         finally:
             if not stays:
                 call.abandon()
-                self._loop.check_interrupted(self._core, error)
+                check_interrupted(self._core, error)
         return stays
 
     async def _to_end(self, future: "Future[T]") -> T:

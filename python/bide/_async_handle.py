@@ -6,23 +6,23 @@ How its calls are carried out is in `_async_calls.py`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Coroutine  # noqa: TC003 - methods return them: who looks at their annotations finds it
 from datetime import datetime  # noqa: TC003 - a method returns one: who looks at its annotation finds it
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeAlias, TypeVar, overload
 
 from bide import _core
-from bide._async_calls import NO_REFUSALS, AsyncCalls
+from bide._async_calls import AsyncCalls
 from bide._errors import DefinitionError, not_picklable
 from bide._here import STEP
 from bide._waits import DEFAULT_ON_ERROR, Duration, OnError, WaitBase, after, at, from_poll
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from bide._callbacks import Callback
     from bide._children import ChildRun
     from bide._combine import Fired, First
     from bide._core import Channel
-    from bide._loop import BodyLoop
     from bide._result import RunResult
     from bide._retry import Retry
     from bide._signals import AsyncReceived, Request
@@ -56,9 +56,9 @@ class AsyncTaskHandle(AsyncCalls):
         raise DefinitionError(msg)
 
     @classmethod
-    def _of(cls, core: _core.Coroutine, loop: BodyLoop) -> AsyncTaskHandle:
+    def _of(cls, core: _core.Coroutine) -> AsyncTaskHandle:
         self = cls.__new__(cls)
-        self._core, self._loop, self._refusals = core, loop, NO_REFUSALS
+        self._core, self._rare = core, None
         return self
 
     # --- waits -----------------------------------------------------------------------------------------------------
@@ -89,7 +89,6 @@ class AsyncTaskHandle(AsyncCalls):
         on_error: OnError = ...,
         name: str | None = None,
     ) -> T: ...
-    # Plain, so that the frame of what it returns is the only one of the many that wait at once.
     def defer_until(
         self,
         condition: Callable[[], Any],
@@ -130,11 +129,11 @@ class AsyncTaskHandle(AsyncCalls):
     async def wait_for(self, name: str, *, timeout: _Limit = None) -> Any: ...
     @overload
     async def wait_for(self, name: str, type: type[T], timeout: _Limit = None) -> T: ...
-    async def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Any:
+    def wait_for(self, name: str, type: Any = Any, timeout: Duration | None = None) -> Coroutine[Any, Any, Any]:
         """Wait for a signal of this name, and return its value. See `TaskHandle.wait_for`."""
         from bide._signals import signal  # noqa: PLC0415 - as in __init__.py
 
-        return await self._wait(signal(name, type), timeout, "handle.wait_for")
+        return self._wait(signal(name, type), timeout, "handle.wait_for")
 
     @overload
     async def wait_any(
@@ -166,17 +165,17 @@ class AsyncTaskHandle(AsyncCalls):
     async def wait_any(
         self, *waits: WaitBase[Any], timeout: _Limit = None, name: str | None = None
     ) -> tuple[Fired[Any] | None, ...]: ...
-    async def wait_any(
+    def wait_any(
         self,
         *waits: WaitBase[Any],
         timeout: Duration | None = None,
         name: str | None = None,
         **named: WaitBase[Any],
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Wait for the first of several waits. See `TaskHandle.wait_any`."""
         from bide._combine import any_of  # noqa: PLC0415 - as in __init__.py
 
-        return await self._wait(any_of(*waits, name=name, **named), timeout, "handle.wait_any")
+        return self._wait(any_of(*waits, name=name, **named), timeout, "handle.wait_any")
 
     @overload
     async def wait_all(self, a: WaitBase[_A], /, *, timeout: _Limit = None, name: str | None = None) -> tuple[_A]: ...
@@ -208,25 +207,25 @@ class AsyncTaskHandle(AsyncCalls):
     async def wait_all(
         self, *waits: WaitBase[Any], timeout: _Limit = None, name: str | None = None
     ) -> tuple[Any, ...]: ...
-    async def wait_all(
+    def wait_all(
         self,
         *waits: WaitBase[Any],
         timeout: Duration | None = None,
         name: str | None = None,
         **named: WaitBase[Any],
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Wait for all of several waits. See `TaskHandle.wait_all`."""
         from bide._combine import all_of  # noqa: PLC0415 - as in __init__.py
 
-        return await self._wait(all_of(*waits, name=name, **named), timeout, "handle.wait_all")
+        return self._wait(all_of(*waits, name=name, **named), timeout, "handle.wait_all")
 
-    async def sleep(self, duration: Duration, *, name: str | None = None) -> None:
+    def sleep(self, duration: Duration, *, name: str | None = None) -> Coroutine[Any, Any, None]:
         """Sleep for a duration, without holding a slot. The time is recorded: a restart does not extend it."""
-        await self._wait_time(after(duration), "handle.sleep", name)
+        return self._wait_time(after(duration), "handle.sleep", name)
 
-    async def sleep_until(self, moment: datetime, *, name: str | None = None) -> None:
+    def sleep_until(self, moment: datetime, *, name: str | None = None) -> Coroutine[Any, Any, None]:
         """Sleep until a moment (a datetime with a time zone), without holding a slot."""
-        await self._wait_time(at(moment), "handle.sleep_until", name)
+        return self._wait_time(at(moment), "handle.sleep_until", name)
 
     # --- child runs ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Coroutine as AbstractCoroutine
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, overload
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypedDict, TypeVar, final, overload
 
 from bide._async_calls import Begun
 from bide._async_handle import AsyncTaskHandle
@@ -109,6 +109,7 @@ __all__ = [
     "Snapshot",
     "TaskHandle",
     "TestClock",
+    "Wait",
     "Workflow",
     "__version__",
     "_callback_token",
@@ -921,6 +922,18 @@ class LoopQueue:
     def suspend(self, closing: bool, all: bool) -> list[Task[None]]:  # noqa: A002 - the name in Rust
         """Suspend the bodies of lost runs and, if the runner closes, the deferred ones or all; return their tasks."""
 
+    def attach(self, body: Coroutine) -> None:
+        """Give a body that waits without a task one, in which it continues."""
+
+    def needs_spare(self) -> None:
+        """Make the task in which the conditions of bodies without one are asked, unless it is there."""
+
+    def abandon(self) -> None:
+        """Suspend the bodies that wait, whose loop was closed: none of them continues here."""
+
+    def take_spare(self) -> Task[None] | None:
+        """Take the task in which the conditions of bodies without a task are asked."""
+
     def take_lost(self) -> bool:
         """Return whether the runner has lost its runs since this was last asked."""
 
@@ -963,11 +976,39 @@ class Driver(AbstractCoroutine[Any, Any, None]):
     def send(self, _value: Any) -> Any:
         """Make a step."""
 
+    def takes(self, body: Coroutine, task: Task[None], vars: ContextVars) -> Future[None] | None:  # noqa: A002 - as above
+        """Have its task, which is the spare one, continue a body; return what the task awaits."""
+
     def throw(self, exception: Any, value: Any = None, _traceback: Any = None) -> Any:
         """Throw an exception into the body."""
 
     def close(self) -> None:
         """End it."""
+
+@final
+class Wait(AbstractCoroutine[Any, Any, Any]):
+    """A wait of a coroutine's handle, to be awaited once. See `_async_calls.py`."""
+
+    __name__: str
+    __qualname__: str
+
+    def __new__(cls, handle: object, plan: Plan, what: str) -> Self:
+        """Make the wait of a plan; `what` is the method that it is for."""
+
+    def __next__(self) -> Any:
+        """Make a step."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Return itself, once."""
+
+    def send(self, _value: Any) -> Any:
+        """Make a step."""
+
+    def throw(self, exception: Any, value: Any = None, _traceback: Any = None) -> Any:
+        """Throw an exception into the wait."""
+
+    def close(self) -> None:
+        """Leave it."""
 
 @final
 class Pending:
@@ -986,6 +1027,10 @@ class Coroutine:
     @property
     def task(self) -> Task[None] | None:
         """The task that executes it; None before it has suspended for the first time, and after its end."""
+
+    @property
+    def bodies(self) -> BodyLoop | None:
+        """The loop that executes it, until that has ended."""
 
     @property
     def handle(self) -> AsyncTaskHandle:

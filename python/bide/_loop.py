@@ -1,8 +1,9 @@
 """`BodyLoop`: drives the coroutines of a runner on an event loop, the caller's or one of the runner's own.
 
 The extension wakes the loop through a socket, once for many. Bodies are executed one after the other within an
-`asyncio.Task`, whose coroutine is a `_core.Driver`. The first body that suspends keeps that task as its own until it
-ends; another driver takes over. So a body that never suspends costs no task, and one that does has its own.
+`asyncio.Task`, whose coroutine is a `_core.Driver`. A body that suspends keeps that task as its own, and another driver
+takes over. One that waits for bide, and whose task nobody refers to, waits without a task: it gets another one when it
+continues.
 """
 
 import asyncio
@@ -37,6 +38,12 @@ class Cancellation(Cancelled, asyncio.CancelledError):
 def cancellation(message: str) -> Cancellation:
     """Return what a coroutine gets when its run is cancelled. Called by the extension."""
     return Cancellation(message)
+
+
+def check_interrupted(body: "_core.Coroutine", error: BaseException) -> None:
+    """Raise what a call of the handle raises, if it was left because the run was cancelled."""
+    if isinstance(error, asyncio.CancelledError) and error.args == (_INTERRUPTED,) and body.cancellation:
+        raise cancellation(body.cancellation) from None
 
 
 DRIVER = "bide"
@@ -155,11 +162,6 @@ class BodyLoop:
         """Cancel a body whose run was cancelled, or that was cut off."""
         task.cancel(_INTERRUPTED)
 
-    def check_interrupted(self, body: "_core.Coroutine", error: BaseException) -> None:
-        """Raise what a call of the handle raises, if it was left because the run was cancelled."""
-        if isinstance(error, asyncio.CancelledError) and error.args == (_INTERRUPTED,) and body.cancellation:
-            raise cancellation(body.cancellation) from None
-
     def cancels(self, body: "_core.Coroutine") -> None:
         """Cancel a body whose call has just ended because its run was cancelled: another task may have made that."""
         task = body.task
@@ -170,6 +172,8 @@ class BodyLoop:
         if self._has_ended:
             return
         self._has_ended = True
+        if (spare := self._core.take_spare()) is not None:
+            spare.cancel()
         self._core.set_bodies(None)
         if self._timer is not None:
             self._timer[1].cancel()
@@ -192,11 +196,23 @@ class BodyLoop:
         """Have drivers execute what is ready, unless some are about to."""
         for _ in range(self._core.needs_drivers()):
             vars = Context()  # noqa: A001 - the name that it has in Rust
-            self._spawn(self._core.driver(vars), vars, DRIVER)
+            self.drive(self._core.driver(vars), vars)
+
+    def attach(self, body: "_core.Coroutine") -> None:
+        """Give a body that waits without a task one, in which it continues."""
+        self._core.attach(body)
+
+    def needs_spare(self) -> None:
+        """Have a task in which the conditions of bodies without one are asked."""
+        self._core.needs_spare()
+
+    def drive(self, driver: "_core.Driver", vars: Context) -> "asyncio.Task[None]":  # noqa: A002 - as above
+        """Return a task of a driver."""
+        return self._spawn(driver, vars, DRIVER)
 
     def aside(self, coroutine: Coroutine[Any, Any, None], vars: Context) -> None:  # noqa: A002 - as above
         """Execute something in a task of its own."""
-        task = self._spawn(coroutine, vars)
+        task = self._spawn(coroutine, vars, DRIVER)
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
@@ -213,12 +229,12 @@ class BodyLoop:
                 continue
             return
 
-    def limit(self, body: "_core.Coroutine", task: "asyncio.Task[None]") -> None:
+    def limit(self, body: "_core.Coroutine") -> None:
         """Have the body cancelled when its `timeout` is over."""
         reached = self.loop.create_future()
 
         def cancel(_reached: object) -> None:
-            if not body.ended:
+            if not body.ended and (task := body.task) is not None:
                 task.cancel("the timeout of the task is over")
 
         reached.add_done_callback(cancel)

@@ -100,6 +100,11 @@ class LoopChoice:
             )
             raise DefinitionError(msg)
 
+    def abandon(self) -> None:
+        """Suspend the bodies of a loop that was closed before the runner: they cannot end."""
+        if self._bodies is not None and self._bodies.loop.is_closed():
+            self._queue.abandon()
+
     def cancel_all(self) -> None:
         """Cancel the bodies whose grace is over. Called by the extension."""
         if self._bodies is not None:

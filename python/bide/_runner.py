@@ -206,6 +206,7 @@ class Runner(RunnerTwins, Watching, StoreAccess):
         seconds = optional_seconds(grace, "grace", zero=True) or 0.0
         self._submitter.stop()
         self._stop_sources()
+        self._loop.abandon()
         closes = True
         try:
             closes = self._core.close(seconds, self._loop.cancel_all)

@@ -457,7 +457,9 @@ class AsyncTransaction(_Base):
                 await self._do(self._leave())
                 return _outcome(left)
             except BaseException as error:
-                handle._loop.check_interrupted(handle._core, error)
+                from bide._loop import check_interrupted  # noqa: PLC0415 - it imports asyncio
+
+                check_interrupted(handle._core, error)
                 raise
             await self._do(self._writes(step.encode(value)))
         else:

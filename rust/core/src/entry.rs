@@ -331,7 +331,7 @@ pub struct Entry {
     /// The result. Of a step that has none: how it is executed, see [`Entry::mode`].
     pub value: Option<Value>,
     /// The failure; of a step that is tried again, that of its last try.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// When the wait was opened; updated if it was over and had to be asked again. Of a step that is tried again, when
     /// its last try failed.
     pub opened_at: Time,
@@ -425,7 +425,7 @@ pub enum Lookup {
     /// A message to the run, for this address.
     Message(Address),
     /// A call whose result is kept.
-    Step(StepArguments),
+    Step(Box<StepArguments>),
     /// The same, of which the caller's key says that it is the same. Its name has the key in it.
     KeyedStep,
     /// The first of several waits.
@@ -433,7 +433,7 @@ pub enum Lookup {
     /// All of several waits.
     All,
     /// The start of a child run, with its inputs as arguments.
-    Start(StepArguments),
+    Start(Box<StepArguments>),
     /// The same, of which the caller's key says that it is the same. Its name has the key in it.
     KeyedStart,
     /// The end of this child run.

@@ -8,6 +8,8 @@ use crate::value::Value;
 /// A run's id: a UUIDv7. Its first 63 significant bits double as the run's row number, so that a look-up by id
 /// needs no index of its own and rows of later runs come later in the file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+// What waits for a run would have to be aligned to 16 bytes, and many wait at once.
+#[repr(C, packed(8))]
 pub struct RunId(pub u128);
 
 /// Bits of the row number below the millisecond: 12 of `rand_a` and the first 9 of `rand_b`.

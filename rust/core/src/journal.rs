@@ -178,7 +178,7 @@ impl Entry {
             // It was a member of a combination: it is opened again, with new times.
             (EntryState::Lost, ..) => Recall::Ask { deadline: None },
             (EntryState::Satisfied, value, _) => Recall::Satisfied(value.clone().unwrap_or(Value::NONE)),
-            (EntryState::Failed, _, Some(failure)) => Recall::Failed(failure.clone()),
+            (EntryState::Failed, _, Some(failure)) => Recall::Failed((**failure).clone()),
             _ if self.kind() == EntryKind::Step => Recall::Begun { mode: self.mode(), due: self.due() },
             _ => Recall::Open { due: self.due(), deadline: self.deadline },
         }
@@ -196,7 +196,7 @@ impl Entry {
     /// The failure, if it is where the body has got that its run was cancelled.
     pub(crate) fn cancellation(&self) -> Option<&Failure> {
         self.failure
-            .as_ref()
+            .as_deref()
             .filter(|failure| failure.kind == FailureKind::Cancelled && self.state == EntryState::Failed)
     }
 
@@ -347,7 +347,7 @@ impl Journal {
                     entry.value = StepMode::Retried { tries: tries.saturating_add(1) }.to_value();
                 }
                 entry.state = EntryState::Failed;
-                entry.failure = Some(failure);
+                entry.failure = Some(Box::new(failure));
             }
         }
         Some(entry)
@@ -364,7 +364,7 @@ impl Journal {
         if failure.is_some() {
             entry.opened_at = now;
         }
-        entry.failure = failure.or(last);
+        entry.failure = failure.map(Box::new).or(last);
         entry
     }
 
@@ -406,7 +406,7 @@ impl Journal {
             .map(|entry| entry.key.clone())
             .collect();
         // The body has got that its run was cancelled, and does not get it again.
-        let failure = self.cancellation().cloned();
+        let failure = self.cancellation().cloned().map(Box::new);
         for key in &dropped {
             self.entries.remove(key);
         }
@@ -419,7 +419,7 @@ impl Journal {
     /// What the body has got when its run was cancelled, if it has.
     pub(crate) fn cancellation(&self) -> Option<&Failure> {
         let is = |failure: &&Failure| failure.kind == FailureKind::Cancelled;
-        self.entries.values().find_map(|entry| entry.failure.as_ref().filter(is))
+        self.entries.values().find_map(|entry| entry.failure.as_deref().filter(is))
     }
 
     /// Forgets that the run was cancelled at a time, if it was, with all that the body has recorded since: it did that to
@@ -540,7 +540,7 @@ impl Journal {
     /// Sets what the condition of an open entry has raised last.
     pub(crate) fn set_error(&mut self, key: &EntryKey, error: Option<Failure>) -> Option<&Entry> {
         let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        entry.failure = error;
+        entry.failure = error.map(Box::new);
         Some(entry)
     }
 

@@ -172,7 +172,7 @@ fn of_write(write: &Write, now: Time, attempt: impl Fn(TaskId, i32) -> Option<u3
         Write::Task(row) => of_task(row, now),
         Write::Entry { task, map, entry, .. } => {
             let what = of_entry(entry, now)?;
-            let failure = entry.failure.clone().filter(|_| entry.state == EntryState::Failed);
+            let failure = entry.failure.as_deref().cloned().filter(|_| entry.state == EntryState::Failed);
             let since = (entry.state != EntryState::Open).then_some(entry.opened_at);
             // A gate belongs to no attempt: it comes before the first.
             let attempt = attempt(*task, *map).filter(|_| entry.key.n > 0);

@@ -74,10 +74,12 @@ impl PollPolicy {
 }
 
 /// One wait's polls.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Poll {
-    /// When to poll, and which exceptions to tolerate.
-    policy: PollPolicy,
+    /// From the first check to the second.
+    every: Duration,
+    /// When to poll, and which exceptions to tolerate; `None` if that is as in [`PollPolicy::every`]: many wait at once.
+    policy: Option<Box<PollPolicy>>,
     /// The polls so far.
     progress: Progress,
 }
@@ -104,14 +106,20 @@ impl Progress {
 impl Poll {
     /// Before the first check.
     #[must_use]
-    pub const fn new(policy: PollPolicy) -> Self {
+    pub fn new(policy: PollPolicy) -> Self {
         Self::with_progress(policy, Progress { asked: 0, errors: 0, failing_since: 0 })
     }
 
     /// Continues the polls of a wait.
     #[must_use]
-    pub const fn with_progress(policy: PollPolicy, progress: Progress) -> Self {
-        Self { policy, progress }
+    pub fn with_progress(policy: PollPolicy, progress: Progress) -> Self {
+        let every = policy.every;
+        let policy = (policy != PollPolicy::every(every)).then(|| Box::new(policy));
+        Self { every, policy, progress }
+    }
+
+    fn policy(&self) -> PollPolicy {
+        self.policy.as_deref().copied().unwrap_or(PollPolicy::every(self.every))
     }
 
     /// To be passed to [`Poll::with_progress`].
@@ -122,8 +130,8 @@ impl Poll {
 
     /// Whether [`Poll::next`] uses its random number.
     #[must_use]
-    pub const fn is_random(&self) -> bool {
-        self.policy.jitter > 0.0
+    pub fn is_random(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.jitter > 0.0)
     }
 
     /// When to poll again, after a poll that has just ended without satisfying the wait.
@@ -131,7 +139,7 @@ impl Poll {
     /// Never later than the deadline, so that the condition is polled one last time when it is reached. A poll that
     /// ends at the deadline or later was the last one: the wait has timed out. `random` lies in `0.0..1.0`.
     pub fn next(&mut self, now: Time, deadline: Option<Time>, random: f64) -> Time {
-        let PollPolicy { every, backoff, max_every, jitter, .. } = self.policy;
+        let PollPolicy { every, backoff, max_every, jitter, .. } = self.policy();
         let interval = grown(every, backoff, self.progress.asked, max_every, jitter, random);
         self.progress.asked = self.progress.asked.saturating_add(1);
         let due = now.after(interval.max(Duration::from_micros(1)));
@@ -146,7 +154,7 @@ impl Poll {
             self.progress.failing_since = now;
         }
         self.progress.errors = self.progress.errors.saturating_add(1);
-        match self.policy.tolerate {
+        match self.policy().tolerate {
             Tolerance::Raise => true,
             Tolerance::Ignore => false,
             Tolerance::Tolerate(most, span) => {
@@ -158,8 +166,8 @@ impl Poll {
 
     /// Whether it has raised at the last poll, and will end the wait if it goes on raising.
     #[must_use]
-    pub const fn is_failing(&self) -> bool {
-        self.progress.errors > 0 && matches!(self.policy.tolerate, Tolerance::Tolerate(..))
+    pub fn is_failing(&self) -> bool {
+        self.progress.errors > 0 && matches!(self.policy().tolerate, Tolerance::Tolerate(..))
     }
 
     /// The condition returned something: the count of errors in a row starts again from zero.

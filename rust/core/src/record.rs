@@ -34,6 +34,9 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// That of a body that is no suspect.
+    pub const NONE: Self = Self { times: 0, executes: false };
+
     /// As it is stored: the count, negative unless the body executes.
     #[must_use]
     pub const fn code(self) -> i64 {

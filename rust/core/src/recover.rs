@@ -13,8 +13,8 @@ use crate::decode::{Damage, DecodeError, Field};
 use crate::event::Timer;
 use crate::graph::Graph;
 use crate::id::{NO_MAP, TaskId, TaskIx, TaskRef};
-use crate::record::{StoredRun, Write};
-use crate::run::{MAX_ELEMENTS, Out, RunDetail, RunState, SkipCause};
+use crate::record::{Mark, StoredRun, Write};
+use crate::run::{MAX_ELEMENTS, Out, Rare, RunDetail, RunState, SkipCause};
 use crate::status::{RunStatus, TaskStatus};
 use crate::time::Time;
 use crate::value::Value;
@@ -97,14 +97,15 @@ impl RunState {
             };
             let detail = state.detail(task);
             detail.sub_status = row.sub_status;
-            detail.changes = row.changes;
-            detail.failure = row.failure;
             detail.first_started_at = row.first_started_at;
             detail.waited = row.waited;
-            detail.retry_at = row.retry_at;
-            // Only of a skipped or cancelled task: what another waits for is made from its journal.
-            detail.skipped = skipped;
-            detail.mark = row.mark.set_aside();
+            let mark = row.mark.set_aside();
+            let is_rare = row.changes.is_some() || row.failure.is_some() || row.retry_at.is_some();
+            if is_rare || skipped.is_some() || mark != Mark::NONE {
+                let (changes, failure, retry_at) = (row.changes, row.failure, row.retry_at);
+                // `skipped` is only that of a skipped or cancelled task: what another waits for is made from its journal.
+                *detail.rare_mut() = Rare { changes, failure, retry_at, skipped, mark, combinations: None };
+            }
         }
         for (id, map, entry) in stored.entries {
             let task = position(&state, id, map)?;
@@ -191,7 +192,7 @@ impl RunState {
         }
         if crashes >= MAX_CRASHES {
             // Each of these deaths raised the mark of the only suspect.
-            let times = |task: &TaskRef| self.known_detail(*task).map_or(0, |detail| detail.mark.times);
+            let times = |task: &TaskRef| self.known_detail(*task).map_or(0, |detail| detail.rare().mark.times);
             let most = marked.iter().map(times).max().unwrap_or_default();
             let blamed = marked.iter().filter(|task| times(task) == most);
             let names: Vec<String> = blamed.map(|task| format!("'{}'", self.graph.name_of(*task))).collect();
@@ -312,7 +313,7 @@ impl RunState {
             TaskStatus::Pending | TaskStatus::Ready => {
                 state.status = TaskStatus::Pending;
                 state.suspect = true;
-                match detail.and_then(|detail| detail.retry_at) {
+                match detail.and_then(|detail| detail.rare().retry_at) {
                     None => self.start_or_skip(task, out),
                     Some(at) => self.set_timer(task, at, Timer::Retry, out),
                 }

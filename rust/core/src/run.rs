@@ -212,16 +212,23 @@ pub(crate) struct TaskDetail {
     pub(crate) journal: Journal,
     /// While running: whether it holds a slot.
     pub(crate) sub_status: Option<SubStatus>,
-    /// Its changes of the context, packed.
-    pub(crate) changes: Option<Arc<[u8]>>,
-    /// That of the last failed attempt.
-    pub(crate) failure: Option<Failure>,
     /// When the first attempt started, once that has ended.
     pub(crate) first_started_at: Option<Time>,
     /// Microseconds spent in closed waits.
     pub(crate) waited: i64,
     /// Up to when `waited` counts: time in which several waits were open counts once.
     pub(crate) waited_until: Time,
+    /// What is [`TaskDetail::rare`], once there is any.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few tasks need that wait, of which there are many at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Rare {
+    /// Its changes of the context, packed.
+    pub(crate) changes: Option<Arc<[u8]>>,
+    /// That of the last failed attempt.
+    pub(crate) failure: Option<Failure>,
     /// When the next attempt may start.
     pub(crate) retry_at: Option<Time>,
     /// Why it was skipped.
@@ -230,6 +237,26 @@ pub(crate) struct TaskDetail {
     pub(crate) mark: Mark,
     /// Its open combinations of waits, once they matter.
     pub(crate) combinations: Option<Box<Combinations>>,
+}
+
+static NOTHING_RARE: Rare =
+    Rare { changes: None, failure: None, retry_at: None, skipped: None, mark: Mark::NONE, combinations: None };
+
+impl TaskDetail {
+    /// What few tasks have.
+    pub(crate) fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(&NOTHING_RARE)
+    }
+
+    /// The same to be changed, if there is any.
+    pub(crate) fn known_rare(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| Box::new(NOTHING_RARE.clone()))
+    }
 }
 
 /// That a body has been entered.
@@ -345,7 +372,7 @@ impl RunState {
     /// A task's committed changes of the context, packed.
     #[must_use]
     pub fn changes(&self, task: TaskRef) -> Option<&Arc<[u8]>> {
-        self.known_detail(task).and_then(|detail| detail.changes.as_ref())
+        self.known_detail(task).and_then(|detail| detail.rare().changes.as_ref())
     }
 
     /// The bodies that have been entered and have not ended, with their attempts.
@@ -399,7 +426,7 @@ impl RunState {
     /// What the condition of an open wait has raised last, as far as that is written.
     #[must_use]
     pub fn wait_error(&self, task: TaskRef, key: &EntryKey) -> Option<&Failure> {
-        self.known_detail(task)?.journal.get(key)?.failure.as_ref()
+        self.known_detail(task)?.journal.get(key)?.failure.as_deref()
     }
 
     /// Applies an event: appends what has to be committed to `batch` and what has to happen then to `effects`.

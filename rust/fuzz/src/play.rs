@@ -118,7 +118,7 @@ fn react(graph: &Graph, state: &mut RunState, effect: Effect, events: &mut Vec<E
             let mut uses = Uses::default();
             for n in 5..9 {
                 let proof: Option<Arc<[u8]>> = Some([n; 16].into());
-                let step = Lookup::Step(StepArguments { proof: proof.clone(), ..StepArguments::default() });
+                let step = Lookup::Step(Box::new(StepArguments { proof: proof.clone(), ..StepArguments::default() }));
                 let pushed =
                     [Lookup::Message(seed::answer()), Lookup::Child { run: seed::child() }, Lookup::KeyedStart];
                 for lookup in [step, Lookup::Time, Lookup::Condition { proof }].into_iter().chain(pushed) {

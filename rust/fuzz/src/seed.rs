@@ -103,7 +103,7 @@ fn entry(n: u32, kind: EntryKind, state: EntryState) -> Entry {
         state,
         deadline: (kind == EntryKind::Condition).then_some(EARLY),
         value: (state == EntryState::Satisfied).then_some(Value::NONE),
-        failure: (state == EntryState::Failed).then(failure),
+        failure: (state == EntryState::Failed).then(|| Box::new(failure())),
         closed_at: (state != EntryState::Open).then_some(EARLY),
         ..Entry::new(EntryKey { name: "it".into(), n }, n + 1, operation, EARLY)
     }

@@ -5,6 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 mod aio;
+mod alike;
 mod body;
 mod call;
 mod callback;
@@ -145,6 +146,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<aio::PyCoroutine>()?;
     m.add_class::<aio::PyDriver>()?;
     m.add_class::<aio::PyCall>()?;
+    m.add_class::<aio::PyWait>()?;
     m.add_class::<aio::PyPending>()?;
     m.add_class::<aio::PyGateWatch>()?;
     m.add_class::<channel::PyChannel>()?;

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList};
 
+use crate::alike::Alike;
 use crate::body::Purpose;
 use crate::messages::run_id;
 use crate::wait::{Until, Wait, proof_of, time_of};
@@ -102,10 +103,11 @@ impl<'py> Plan<'py> {
                 "child" => Part::Child(child(what)?),
                 kind => Part::Message(address(kind, what)?),
             };
+            static NAMES: Alike<str> = Alike::new();
             // Thousands of children may have the name of the one before.
             let name = match requests.last() {
                 Some(before) if *before.name == **name => Arc::clone(&before.name),
-                _ => (&**name).into(),
+                _ => NAMES.shared(name),
             };
             requests.push(PartRequest { name, part, timeout: timeout.map(Duration::from_secs_f64) });
         }

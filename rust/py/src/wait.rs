@@ -7,6 +7,7 @@ use bide_core::poll::Tolerance;
 use bide_core::{PollPolicy, Time};
 use pyo3::prelude::*;
 
+use crate::alike::Alike;
 use crate::errors::names;
 use crate::gil;
 
@@ -87,8 +88,10 @@ pub(crate) fn name_of(condition: &Bound<'_, PyAny>) -> PyResult<String> {
 /// What proves a condition to be the same; `None` if nothing can.
 pub(crate) fn proof_of(condition: &Bound<'_, PyAny>) -> PyResult<Option<Arc<[u8]>>> {
     let py = condition.py();
-    let proof: Option<Vec<u8>> = gil::call1(names(py)?.proof_of.bind(py), condition)?.extract()?;
-    Ok(proof.map(Into::into))
+    static PROOFS: Alike<[u8]> = Alike::new();
+    let proof = gil::call1(names(py)?.proof_of.bind(py), condition)?;
+    let proof: Option<&[u8]> = proof.extract()?;
+    Ok(proof.map(|proof| PROOFS.shared(proof)))
 }
 
 /// Seconds since the Unix epoch as a stored time, rounded up: never early.

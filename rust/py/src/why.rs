@@ -249,7 +249,7 @@ fn shown<'py>(py: Python<'py>, entry: &Entry, polls: Option<&Polls>) -> PyResult
         _ => None,
     };
     // Where the run is executed, its row may be older.
-    let error = polls.map_or(entry.failure.as_ref(), |polls| polls.error.as_ref());
+    let error = polls.map_or(entry.failure.as_deref(), |polls| polls.error.as_ref());
     Ok((
         word(entry.kind()),
         entry.key.name.to_string(),

@@ -97,7 +97,7 @@ pub fn entries() -> impl Strategy<Value = Entry> {
         state,
         deadline: when.0,
         value: content.0,
-        failure: content.1,
+        failure: content.1.map(Box::new),
         opened_at: when.1,
         closed_at: when.2,
     })

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::combined::gone;
-use super::{Action, Call, CallError, Clocks, Fed, RecalledPart, Request, used_up};
+use super::{Action, Call, CallError, Clocks, Fed, Named, RecalledPart, Request, used_up};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::Refused;
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ use crate::value::Value;
 pub struct Attempt {
     /// Whose body.
     task: TaskRef,
-    /// The task's name, for messages.
+    /// The task's name, for messages; of an element that of its mapped task.
     name: Arc<str>,
     /// Which try.
     number: u32,
@@ -29,12 +29,10 @@ pub struct Attempt {
     uses: Uses,
     /// The call without a key that is under way: no other one may begin meanwhile.
     current: Option<Current>,
-    /// The steps with a key that are under way. `None` until there is one.
-    keyed: Option<Box<Keyed>>,
+    /// What few bodies have. `None` until there is any.
+    seldom: Option<Box<Seldom>>,
     /// How many records it has not read yet; `None` until that is asked.
-    unread: Option<usize>,
-    /// The wait for a child that the commit of its start has opened: for the next call.
-    opened: Option<Box<EntryKey>>,
+    unread: Option<u32>,
     /// The body has to return: every further call ends with `Suspended`.
     suspended: bool,
     /// The body has returned.
@@ -43,15 +41,17 @@ pub struct Attempt {
     shown: bool,
 }
 
-/// The steps with a key.
+/// What few bodies have: steps with a key, and children.
 #[derive(Clone, Debug, Default)]
-struct Keyed {
+struct Seldom {
     /// The names of those under way.
     under_way: HashSet<Arc<str>>,
     /// The names of those that the body's own thread executes, each within the one before.
     own: Vec<Arc<str>>,
     /// Those whose records were read.
     read: HashSet<Arc<str>>,
+    /// The wait for a child that the commit of its start has opened: for the next call.
+    opened: Option<EntryKey>,
 }
 
 /// What a driver knows when a call begins.
@@ -127,17 +127,15 @@ impl fmt::Display for Current {
 }
 
 impl Attempt {
-    /// A body that has just been entered.
+    /// A body that has just been entered; `name` is that of its task, without the number of an element.
     #[must_use]
     pub fn new(task: TaskRef, name: Arc<str>, number: u32) -> Self {
-        let (uses, current, keyed, unread, opened) = (Uses::default(), None, None, None, None);
-        Self { task, name, number, uses, current, keyed, unread, opened, suspended: false, ended: false, shown: false }
+        let (uses, current, seldom, unread) = (Uses::default(), None, None, None);
+        Self { task, name, number, uses, current, seldom, unread, suspended: false, ended: false, shown: false }
     }
 
-    /// The task's name.
-    #[must_use]
-    pub const fn name(&self) -> &Arc<str> {
-        &self.name
+    fn named(&self) -> Named<'_> {
+        Named { name: &self.name, map: self.task.map }
     }
 
     /// Which try it is, from 1.
@@ -173,7 +171,7 @@ impl Attempt {
     /// start is shown.
     #[must_use]
     pub const fn may_have_records(&self) -> bool {
-        self.shown || self.uses.is_used() || self.keyed.is_some() || self.current.is_some()
+        self.shown || self.uses.is_used() || self.seldom.is_some() || self.current.is_some()
     }
 
     /// The start of the body is about to be recorded, so that it is shown. False if the body has returned.
@@ -195,7 +193,8 @@ impl Attempt {
     }
 
     fn unread(&mut self, run: &RunState) -> usize {
-        *self.unread.get_or_insert_with(|| run.recorded_calls(self.task))
+        let count = || u32::try_from(run.recorded_calls(self.task)).unwrap_or(u32::MAX);
+        *self.unread.get_or_insert_with(count) as usize
     }
 
     /// Begins a call.
@@ -210,17 +209,17 @@ impl Attempt {
         let ((what, advice), keyed) = (request.described(), request.is_keyed());
         let begins = Current { what, name: Arc::clone(name) };
         if let Some(why) = self.refusal(&begins, keyed, advice, standing.caller) {
-            return Err(CallError::Misuse(format!("task '{}': {begins} {why}", self.name)));
+            return Err(CallError::Misuse(format!("task '{}': {begins} {why}", self.named())));
         }
         let too_long = |name: &str| too_long("name, or name and key,", name, standing.longest);
         if let Some(why) = request.names().find_map(too_long).or_else(|| too_long(name)) {
-            return Err(CallError::Misuse(format!("task '{}': {why}", self.name)));
+            return Err(CallError::Misuse(format!("task '{}': {why}", self.named())));
         }
         if standing.closing {
             return Err(self.suspend());
         }
         if keyed {
-            let steps = self.keyed.get_or_insert_default();
+            let steps = self.seldom.get_or_insert_default();
             steps.under_way.insert(Arc::clone(name));
             if standing.caller == Caller::Body {
                 steps.own.push(Arc::clone(name));
@@ -233,7 +232,7 @@ impl Attempt {
 
     /// Why a call may not begin now.
     fn refusal(&self, begins: &Current, keyed: bool, advice: &str, caller: Caller) -> Option<String> {
-        let own = self.keyed.as_ref().is_some_and(|steps| !steps.own.is_empty());
+        let own = self.seldom.as_ref().is_some_and(|steps| !steps.own.is_empty());
         let within = match (caller, &self.current) {
             (Caller::Future(within), _) => within,
             (Caller::Body, Some(Current { what: What::Wait, .. })) => Within::Condition,
@@ -252,7 +251,7 @@ impl Attempt {
                  condition"
             ));
         }
-        let under_way = self.keyed.as_ref().filter(|steps| !steps.under_way.is_empty());
+        let under_way = self.seldom.as_ref().filter(|steps| !steps.under_way.is_empty());
         if keyed {
             let same = under_way.is_some_and(|steps| steps.under_way.contains(&begins.name));
             return same.then(|| "is under way already: steps that run side by side need keys that differ".to_owned());
@@ -284,7 +283,7 @@ impl Attempt {
         if self.suspended || standing.lost {
             return Err(self.suspend());
         }
-        if standing.used_up { Err(used_up(&self.name)) } else { Ok(()) }
+        if standing.used_up { Err(used_up(self.named())) } else { Ok(()) }
     }
 
     /// Whether the body may show something now, which it may within a step or a condition too, and on any thread.
@@ -301,14 +300,14 @@ impl Attempt {
     fn within(&self, caller: Caller) -> Option<&Arc<str>> {
         let named = |of: fn(What) -> bool| self.current.as_ref().filter(|it| of(it.what)).map(|it| &it.name);
         let step = || named(|what| what != What::Wait);
-        let keyed = self.keyed.as_deref().filter(|steps| !steps.under_way.is_empty());
+        let keyed = self.seldom.as_deref().filter(|steps| !steps.under_way.is_empty());
         match (caller, keyed) {
-            (Caller::Body, Some(Keyed { own, .. })) if !own.is_empty() => own.last(),
+            (Caller::Body, Some(Seldom { own, .. })) if !own.is_empty() => own.last(),
             (Caller::Body, _) => named(|_| true),
             (Caller::Future(Within::Body), _) => None,
             (Caller::Future(Within::Condition), _) => named(|what| what == What::Wait),
             (Caller::Future(Within::Step), Some(_)) if step().is_some() => None,
-            (Caller::Elsewhere | Caller::Future(Within::Step), Some(Keyed { under_way, .. })) => {
+            (Caller::Elsewhere | Caller::Future(Within::Step), Some(Seldom { under_way, .. })) => {
                 under_way.iter().next().filter(|_| under_way.len() == 1)
             }
             (Caller::Elsewhere | Caller::Future(Within::Step), None) => step(),
@@ -349,19 +348,19 @@ impl Attempt {
     fn look_up(&mut self, call: &Call, run: &RunState) -> Fed {
         let mut unread = self.unread(run);
         let is_replaying = unread > 0;
-        let opened = self.opened.take();
+        let opened = self.seldom.as_mut().and_then(|seldom| seldom.opened.take());
         let (task, number) = (self.task, self.number);
         let mut look = |name: &Arc<str>, lookup: &Lookup| {
             let (key, recall) = run.recall(task, number, &mut self.uses, name, lookup)?;
             if unread > 0 && !run.outlived_checkpoint(task, &key) {
-                unread = unread_after(&mut self.keyed, unread, &key, &recall, run.is_closed(task, &key));
-                self.unread = Some(unread);
+                unread = unread_after(&mut self.seldom, unread, &key, &recall, run.is_closed(task, &key));
+                self.unread = Some(u32::try_from(unread).unwrap_or(u32::MAX));
             }
             Ok((key, recall))
         };
         let Some(lookups) = call.lookups() else {
             return match look(call.name(), call.lookup()) {
-                Ok((key, Recall::Open { .. })) if opened.is_some_and(|opened| *opened == key) => {
+                Ok((key, Recall::Open { .. })) if opened.is_some_and(|opened| opened == key) => {
                     Fed::Recalled(key, Recall::Waits)
                 }
                 Ok((key, recall)) => Fed::Recalled(key, recall),
@@ -414,7 +413,7 @@ impl Attempt {
 
     /// A call is not under way any more.
     fn ends(&mut self, call: &Call) {
-        match &mut self.keyed {
+        match &mut self.seldom {
             Some(steps) if call.is_keyed() => {
                 steps.under_way.remove(call.name());
                 steps.own.retain(|name| name != call.name());
@@ -426,14 +425,16 @@ impl Attempt {
     /// Feeds a call and returns its next action. After [`Action::Done`] the next call may begin.
     pub fn advance(&mut self, call: &mut Call, fed: Fed, clocks: &dyn Clocks) -> Action {
         if matches!(fed, Fed::Raised(..) | Fed::Recalled(..)) {
-            let keyed = self.keyed.as_ref().map_or(0, |steps| steps.under_way.len());
+            let keyed = self.seldom.as_ref().map_or(0, |steps| steps.under_way.len());
             call.may_be_delayed(keyed + usize::from(self.current.is_some()) > 1);
         }
-        let action = call.advance(fed, &self.name, clocks);
+        let action = call.advance(fed, self.named(), clocks);
         if let Action::Done(result) = &action {
             self.ends(call);
             self.suspended |= matches!(result, Err(CallError::Suspended));
-            self.opened = call.take_opened().map(Box::new);
+            if let Some(opened) = call.take_opened() {
+                self.seldom.get_or_insert_default().opened = Some(opened);
+            }
             if call.is_checkpoint() && result.is_ok() {
                 self.uses = Uses::default();
                 self.unread = Some(0);
@@ -445,7 +446,7 @@ impl Attempt {
 
 /// How many records remain to be read after this one was looked up.
 fn unread_after(
-    keyed: &mut Option<Box<Keyed>>,
+    keyed: &mut Option<Box<Seldom>>,
     unread: usize,
     key: &EntryKey,
     recall: &Recall,

@@ -7,7 +7,7 @@ use super::combined::Combined;
 use super::polling::{PollReport, Polling, timed_out};
 use super::starts::Starts;
 use super::step::{self, Step};
-use super::{Action, CallError, Caller, Clocks, Fed, Request, Sleep, no_callback, pause, used_up};
+use super::{Action, CallError, Caller, Clocks, Fed, Named, Request, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation, RecordKind};
 use crate::event::{Event, Refused, Wait};
 use crate::failure::{Failure, FailureKind};
@@ -87,20 +87,23 @@ pub(super) enum State {
     /// A step has states of its own.
     Step(step::State),
     /// Whether the wait has been opened, and so has no slot.
-    Proving(Result<Value, Failure>, bool),
-    Recording(Result<Value, Failure>),
+    Proving(Ended, bool),
+    Recording(Ended),
     Opening,
     Releasing,
     Sleeping,
     LeaseAgain,
     Asking,
-    Closing(Result<Value, Failure>),
+    Closing(Ended),
     Reading,
     Parked,
     Acquiring,
-    Pausing(String),
+    Pausing(Box<str>),
     End,
 }
+
+/// What a wait or step has ended with. In a box, because the many that wait have none.
+pub(super) type Ended = Box<Result<Value, Failure>>;
 
 impl Call {
     pub(super) fn new(task: TaskRef, attempt: u32, name: Arc<str>, request: Request, caller: Caller) -> Self {
@@ -119,7 +122,7 @@ impl Call {
                 (Lookup::Any, None, Kind::Combined(combined))
             }
             Request::Step { arguments, options } => {
-                let lookup = if options.keyed { Lookup::KeyedStep } else { Lookup::Step(arguments) };
+                let lookup = if options.keyed { Lookup::KeyedStep } else { Lookup::Step(Box::new(arguments)) };
                 (lookup, None, Kind::Step(Step::new(&options, caller)))
             }
             Request::Checkpoint(state) => (Lookup::Record(RecordKind::Checkpoint), None, Kind::Checkpoint(state)),
@@ -148,6 +151,18 @@ impl Call {
             Kind::Combined(combined) => combined.keys().next().unwrap_or(&self.key),
             _ => &self.key,
         }
+    }
+
+    /// What proves its condition to be the same, if it waits for one alone.
+    #[must_use]
+    pub fn condition_proof(&self) -> Option<&Arc<[u8]>> {
+        if let Kind::Condition(_) = &self.kind { self.lookup.proof() } else { None }
+    }
+
+    /// The name of a part of a combination.
+    #[must_use]
+    pub fn part_name(&self, part: usize) -> Option<&Arc<str>> {
+        if let Kind::Combined(combined) = &self.kind { combined.keys().nth(part).map(|key| &key.name) } else { None }
     }
 
     /// What its record as a step consists of, but for its result.
@@ -258,7 +273,7 @@ impl Call {
         }
     }
 
-    pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
+    pub(super) fn advance(&mut self, fed: Fed, task: Named<'_>, clocks: &dyn Clocks) -> Action {
         if let Fed::Interrupted(key, failure) = fed {
             return self.interrupted(key, failure, clocks);
         }
@@ -282,7 +297,7 @@ impl Call {
                 Kind::Checkpoint(state) => {
                     let state = std::mem::replace(state, Value::NONE);
                     let event = Event::Checkpoint { task: self.task, attempt: self.attempt, state };
-                    self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)))
+                    self.go(State::Recording(Box::new(Ok(Value::NONE))), Action::Commit(Box::new(event)))
                 }
                 _ => self.go(State::Look, Action::Recall),
             },
@@ -294,9 +309,9 @@ impl Call {
                 Some(result) => self.prove(result, false),
                 None => self.open(Operation::Condition { proof: self.proof() }),
             },
-            (State::Proving(result, opened), Fed::Proved(proved)) => self.asked_last(result, opened, proved),
+            (State::Proving(result, opened), Fed::Proved(proved)) => self.asked_last(*result, opened, proved),
             (State::Step(state), fed) => self.advance_step(state, fed, task, clocks),
-            (State::Recording(result), Fed::Committed { .. }) => self.end(result.map_err(CallError::Failed)),
+            (State::Recording(result), Fed::Committed { .. }) => self.end((*result).map_err(CallError::Failed)),
             (State::Opening, Fed::Committed { deadline }) => {
                 match &mut self.kind {
                     Kind::Pushed(_) => return self.go(State::Reading, Action::Read),
@@ -332,9 +347,9 @@ impl Call {
                 self.go(State::Reading, Action::Read)
             }
             (State::Closing(result), Fed::Acquired { commit, slot: true }) => {
-                self.end(commit.and(result.map_err(CallError::Failed)))
+                self.end(commit.and((*result).map_err(CallError::Failed)))
             }
-            (State::Pausing(why), Fed::Committed { .. }) => self.end(Err(CallError::Mismatch(why))),
+            (State::Pausing(why), Fed::Committed { .. }) => self.end(Err(CallError::Mismatch(why.into()))),
             (state, fed) => unreachable!("a driver answered {fed:?} in {state:?}"),
         }
     }
@@ -396,7 +411,7 @@ impl Call {
     }
 
     #[inline(never)]
-    fn recalled(&mut self, recall: Recall, task: &str, clocks: &dyn Clocks) -> Action {
+    fn recalled(&mut self, recall: Recall, task: Named<'_>, clocks: &dyn Clocks) -> Action {
         if matches!(self.kind, Kind::Reply(..)) && self.key.n > 1 {
             let why = format!("task '{task}': the request was answered before, and has one answer: {}", self.key.name);
             return self.end(Err(CallError::Misuse(why)));
@@ -407,7 +422,7 @@ impl Call {
             Recall::Mismatch(why) => {
                 let why = format!("task '{task}': {why}");
                 let pause = pause(&why);
-                return self.go(State::Pausing(why), pause);
+                return self.go(State::Pausing(why.into()), pause);
             }
             Recall::NoCallback => {
                 let misuse = no_callback(task, &self.key.name);
@@ -438,7 +453,7 @@ impl Call {
                 let (task, attempt) = (self.task, self.attempt);
                 let wait = self.wait(Operation::Record(RecordKind::Reply));
                 let event = Event::Replied { task, attempt, wait, request, answer };
-                return self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)));
+                return self.go(State::Recording(Box::new(Ok(Value::NONE))), Action::Commit(Box::new(event)));
             }
             Kind::Time(until) => due.unwrap_or_else(|| until.time(clocks)),
         };
@@ -450,13 +465,13 @@ impl Call {
             return self.record(Operation::Time { due: time }, Ok(Value::NONE));
         }
         let event = self.closed(Ok(Value::NONE), true);
-        self.go(State::Recording(Ok(Value::NONE)), Action::Commit(Box::new(event)))
+        self.go(State::Recording(Box::new(Ok(Value::NONE))), Action::Commit(Box::new(event)))
     }
 
-    fn judge(&mut self, polled: super::Polled, task: &str, clocks: &dyn Clocks) -> Option<Result<Value, Failure>> {
+    fn judge(&mut self, polled: super::Polled, task: Named<'_>, clocks: &dyn Clocks) -> Option<Result<Value, Failure>> {
         let Kind::Condition(polling) = &mut self.kind else { return Some(Ok(Value::NONE)) };
         let name = &self.key.name;
-        polling.judge(polled, clocks, || timed_out(task, name))
+        polling.judge(polled, clocks, || timed_out(&task.to_string(), name))
     }
 
     fn sleep(&mut self, clocks: &dyn Clocks) -> Action {
@@ -476,7 +491,7 @@ impl Call {
         if self.lookup.proof().is_none() {
             return self.asked_last(result, opened, true);
         }
-        self.go(State::Proving(result, opened), Action::Prove)
+        self.go(State::Proving(Box::new(result), opened), Action::Prove)
     }
 
     fn asked_last(&mut self, result: Result<Value, Failure>, opened: bool, proved: bool) -> Action {
@@ -498,7 +513,7 @@ impl Call {
     pub(super) fn record(&mut self, operation: Operation, result: Result<Value, Failure>) -> Action {
         let (task, attempt, wait) = (self.task, self.attempt, self.wait(operation));
         let event = Event::Recorded { task, attempt, wait, since: self.step_began(), result: result.clone() };
-        self.go(State::Recording(result), Action::Commit(Box::new(event)))
+        self.go(State::Recording(Box::new(result)), Action::Commit(Box::new(event)))
     }
 
     #[inline(never)]
@@ -510,7 +525,7 @@ impl Call {
     #[inline(never)]
     fn close(&mut self, result: Result<Value, Failure>, proved: bool) -> Action {
         let event = self.closed(result.clone(), proved);
-        self.go(State::Closing(result), Action::CommitAndAcquire(Box::new(event)))
+        self.go(State::Closing(Box::new(result)), Action::CommitAndAcquire(Box::new(event)))
     }
 
     fn closed(&self, result: Result<Value, Failure>, proved: bool) -> Event {

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::polling::{PollReport, Polling, timed_out};
-use super::{Action, CallError, Clocks, Fed, Part, PartRequest, Sleep, no_callback, pause, used_up};
+use super::{Action, CallError, Clocks, Fed, Named, Part, PartRequest, Sleep, no_callback, pause, used_up};
 use crate::entry::{EntryKey, Lookup, Operation};
 use crate::event::{Event, Wait};
 use crate::failure::Failure;
@@ -191,7 +191,7 @@ impl Combined {
         open.filter_map(|entry| entry.polls.as_ref().map(|(polling, due)| polling.report(&entry.key, Some(*due))))
     }
 
-    pub(super) fn advance(&mut self, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
+    pub(super) fn advance(&mut self, fed: Fed, task: Named<'_>, clocks: &dyn Clocks) -> Action {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
@@ -215,7 +215,7 @@ impl Combined {
                 let entry = &mut self.parts[at];
                 let name = &entry.key.name;
                 let judged = entry.polls.as_mut().and_then(|(polling, due)| {
-                    let judged = polling.judge(polled, clocks, || timed_out(task, name));
+                    let judged = polling.judge(polled, clocks, || timed_out(&task.to_string(), name));
                     *due = clocks.steady() + if judged.is_none() { polling.next(clocks) } else { Duration::ZERO };
                     judged
                 });
@@ -261,7 +261,7 @@ impl Combined {
         self.go(State::End, Action::Done(result))
     }
 
-    fn recalled(&mut self, recalled: Vec<RecalledPart>, task: &str, clocks: &dyn Clocks) -> Action {
+    fn recalled(&mut self, recalled: Vec<RecalledPart>, task: Named<'_>, clocks: &dyn Clocks) -> Action {
         let mut over: Vec<Option<Result<Value, Failure>>> = Vec::with_capacity(recalled.len());
         for (entry, part) in self.parts.iter_mut().zip(&recalled) {
             entry.key = part.key.clone();

@@ -101,6 +101,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +109,7 @@ use crate::block::BlockReason;
 use crate::entry::{EntryKey, RecordKind, StepArguments};
 use crate::event::{Event, Refused, Retry};
 use crate::failure::{Failure, FailureKind};
-use crate::id::RunId;
+use crate::id::{NO_MAP, RunId};
 use crate::journal::Recall;
 use crate::message::Address;
 use crate::poll::PollPolicy;
@@ -438,6 +439,20 @@ impl Request {
     }
 }
 
+/// How messages call a task. The name of an element is made only then: many may wait at once.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    name: &'a str,
+    map: i32,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        if self.map == NO_MAP { Ok(()) } else { write!(f, "[{}]", self.map) }
+    }
+}
+
 /// The name in the journal of the answer to a request.
 #[must_use]
 pub fn reply_name(name: &str, request: i64) -> Arc<str> {
@@ -463,7 +478,7 @@ pub fn read_now(task: &str, value: &Value) -> Result<Time, CallError> {
 }
 
 /// The error of a wait that no answer can end.
-fn no_callback(task: &str, name: &str) -> CallError {
+fn no_callback(task: Named<'_>, name: &str) -> CallError {
     CallError::Misuse(format!(
         "task '{task}': the callback '{name}' was dropped by a checkpoint (or is of another run), and its token is \
          refused: make it again after the checkpoint, or wait for it before"
@@ -478,6 +493,6 @@ fn pause(why: &str) -> Action {
 
 /// The text of a call that comes after the attempt's execution time.
 #[must_use]
-pub fn used_up(task: &str) -> CallError {
+fn used_up(task: Named<'_>) -> CallError {
     CallError::TimedOut(format!("task '{task}' has used up its time"))
 }

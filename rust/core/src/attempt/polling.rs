@@ -27,12 +27,12 @@ pub enum Polled {
 pub struct Polling {
     /// The policy, and the polls so far.
     poll: Poll,
-    /// When the wait times out. Absolute.
-    deadline: Option<Time>,
-    /// When the last answer came, by the steady clock: the next interval starts there.
-    answered: Duration,
+    /// When the wait times out. Absolute; [`Time::NEVER`] for one that does not: many wait at once.
+    deadline: Time,
+    /// When the last answer came, in nanoseconds by the steady clock: the next interval starts there.
+    answered: u64,
     /// What the condition raised at the last poll, if the wait continues.
-    error: Option<Failure>,
+    error: Option<Box<Failure>>,
 }
 
 /// The polls of an open wait, for those who look.
@@ -52,20 +52,20 @@ impl Polling {
     /// How the polls stand, for those who look.
     #[must_use]
     pub fn report(&self, key: &EntryKey, due: Option<Duration>) -> PollReport {
-        let (key, polls, error) = (key.clone(), self.progress().polls(), self.error.clone());
+        let (key, polls, error) = (key.clone(), self.progress().polls(), self.error().cloned());
         PollReport { key, polls, due, error }
     }
 
     /// Before the first poll.
     #[must_use]
-    pub const fn new(policy: PollPolicy, deadline: Option<Time>) -> Self {
-        Self { poll: Poll::new(policy), deadline, answered: Duration::ZERO, error: None }
+    pub fn new(policy: PollPolicy, deadline: Option<Time>) -> Self {
+        Self { poll: Poll::new(policy), deadline: or_never(deadline), answered: 0, error: None }
     }
 
     /// Continues a wait whose progress the caller has kept.
     #[must_use]
-    pub const fn with_progress(policy: PollPolicy, deadline: Option<Time>, progress: Progress) -> Self {
-        Self { poll: Poll::with_progress(policy, progress), deadline, answered: Duration::ZERO, error: None }
+    pub fn with_progress(policy: PollPolicy, deadline: Option<Time>, progress: Progress) -> Self {
+        Self { poll: Poll::with_progress(policy, progress), deadline: or_never(deadline), answered: 0, error: None }
     }
 
     /// To be passed to [`Polling::with_progress`].
@@ -82,19 +82,19 @@ impl Polling {
 
     /// Whether it is polled for ever if its condition goes on answering as it has at the last poll.
     #[must_use]
-    pub const fn is_endless(&self) -> bool {
-        self.deadline.is_none() && !self.poll.is_failing()
+    pub fn is_endless(&self) -> bool {
+        self.deadline == Time::NEVER && !self.poll.is_failing()
     }
 
     /// Sets the deadline that was committed with the wait.
-    pub const fn set_deadline(&mut self, deadline: Option<Time>) {
-        self.deadline = deadline;
+    pub fn set_deadline(&mut self, deadline: Option<Time>) {
+        self.deadline = or_never(deadline);
     }
 
     /// What the condition raised at the last poll, if the wait continues.
     #[must_use]
-    pub const fn error(&self) -> Option<&Failure> {
-        self.error.as_ref()
+    pub fn error(&self) -> Option<&Failure> {
+        self.error.as_deref()
     }
 
     /// Judges a poll: the result of the wait, or `None` if it continues. A wait times out only if a poll that ended
@@ -106,27 +106,28 @@ impl Polling {
         timed_out: impl FnOnce() -> Failure,
     ) -> Option<Result<Value, Failure>> {
         clocks.polled();
-        self.answered = clocks.steady();
+        let answered = clocks.steady();
+        self.answered = nanos(answered);
         self.error = None;
         match polled {
             Polled::True(value) => return Some(Ok(value)),
             Polled::Broken(failure) => return Some(Err(failure)),
             Polled::False => self.poll.ok(),
-            Polled::Raised(failure) if self.poll.failed(self.answered) => return Some(Err(failure)),
-            Polled::Raised(failure) => self.error = Some(failure),
+            Polled::Raised(failure) if self.poll.failed(answered) => return Some(Err(failure)),
+            Polled::Raised(failure) => self.error = Some(Box::new(failure)),
         }
-        let late = self.deadline.is_some_and(|deadline| clocks.wall() >= deadline);
+        let late = self.deadline < Time::NEVER && clocks.wall() >= self.deadline;
         late.then(|| Err(timed_out()))
     }
 
     /// As [`Polling::judge`] and [`Polling::next`] for a poll that has answered no, if that changes nothing else: else
     /// `None`, and nothing was done.
     pub fn not_yet(&mut self, clocks: &dyn Clocks) -> Option<Duration> {
-        if self.error.is_some() || self.deadline.is_some_and(|deadline| clocks.wall() >= deadline) {
+        if self.error.is_some() || (self.deadline < Time::NEVER && clocks.wall() >= self.deadline) {
             return None;
         }
         clocks.polled();
-        self.answered = clocks.steady();
+        self.answered = nanos(clocks.steady());
         self.poll.ok();
         Some(self.next(clocks))
     }
@@ -134,11 +135,20 @@ impl Polling {
     /// How long to sleep until the next poll: the interval counts from the last answer.
     pub fn next(&mut self, clocks: &dyn Clocks) -> Duration {
         // Only the span matters, unless there is a deadline.
-        let wall = if self.deadline.is_some() { clocks.wall() } else { Time::default() };
-        let answered = wall.before(clocks.steady().saturating_sub(self.answered));
+        let deadline = Some(self.deadline).filter(|deadline| *deadline < Time::NEVER);
+        let wall = if deadline.is_some() { clocks.wall() } else { Time::default() };
+        let answered = wall.before(clocks.steady().saturating_sub(Duration::from_nanos(self.answered)));
         let random = if self.poll.is_random() { clocks.random() } else { 0.0 };
-        self.poll.next(answered, self.deadline, random).since(wall)
+        self.poll.next(answered, deadline, random).since(wall)
     }
+}
+
+fn or_never(deadline: Option<Time>) -> Time {
+    deadline.unwrap_or(Time::NEVER)
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The failure of a wait whose deadline has passed.

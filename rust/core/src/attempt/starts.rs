@@ -15,7 +15,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Action, CallError, Fed, RecalledPart, StartRequest, pause};
+use super::{Action, CallError, Fed, Named, RecalledPart, StartRequest, pause};
 use crate::entry::{EntryKey, Lookup};
 use crate::event::{ChildStart, Event};
 use crate::id::TaskRef;
@@ -71,7 +71,7 @@ enum State {
 impl Starts {
     pub(super) fn new(task: TaskRef, attempt: u32, starts: Vec<StartRequest>) -> Self {
         let start = |StartRequest { name, arguments, keyed, awaited }: StartRequest| {
-            let lookup = if keyed { Lookup::KeyedStart } else { Lookup::Start(arguments) };
+            let lookup = if keyed { Lookup::KeyedStart } else { Lookup::Start(Box::new(arguments)) };
             Start { key: EntryKey { name, n: 0 }, lookup, awaited }
         };
         Self { task, attempt, starts: starts.into_iter().map(start).collect(), state: State::Start, opened: None }
@@ -96,7 +96,7 @@ impl Starts {
         matches!(self.state, State::End)
     }
 
-    pub(super) fn advance(&mut self, fed: Fed, task: &str) -> Action {
+    pub(super) fn advance(&mut self, fed: Fed, task: Named<'_>) -> Action {
         let state = std::mem::replace(&mut self.state, State::End);
         match (state, fed) {
             (_, Fed::LeaseLost | Fed::Stopped) => self.end(Err(CallError::Suspended)),
@@ -122,7 +122,7 @@ impl Starts {
         self.go(State::End, Action::Done(result))
     }
 
-    fn recalled(&mut self, recalled: Vec<RecalledPart>, task: &str) -> Action {
+    fn recalled(&mut self, recalled: Vec<RecalledPart>, task: Named<'_>) -> Action {
         let (mut new, mut keyed) = (Vec::new(), HashSet::new());
         for (at, part) in recalled.into_iter().enumerate() {
             let start = &mut self.starts[at];

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::{Call, Kind, State as CallState};
-use super::{Action, CallError, Caller, Clocks, Fed, Sleep, StepOptions, used_up};
+use super::{Action, CallError, Caller, Clocks, Fed, Named, Sleep, StepOptions, used_up};
 use crate::entry::{Operation, StepMode};
 use crate::event::{Event, Retry};
 use crate::failure::{Failure, FailureKind};
@@ -128,7 +128,13 @@ impl Call {
 
     /// The step was begun, by an earlier entry of the body, and has no result.
     #[inline(never)]
-    pub(super) fn step_begun(&mut self, mode: StepMode, due: Option<Time>, task: &str, clocks: &dyn Clocks) -> Action {
+    pub(super) fn step_begun(
+        &mut self,
+        mode: StepMode,
+        due: Option<Time>,
+        task: Named<'_>,
+        clocks: &dyn Clocks,
+    ) -> Action {
         let name = Arc::clone(&self.key.name);
         let step = self.step();
         step.begun = true;
@@ -152,7 +158,7 @@ impl Call {
     }
 
     #[inline(never)]
-    pub(super) fn advance_step(&mut self, state: State, fed: Fed, task: &str, clocks: &dyn Clocks) -> Action {
+    pub(super) fn advance_step(&mut self, state: State, fed: Fed, task: Named<'_>, clocks: &dyn Clocks) -> Action {
         match (state, fed) {
             (State::Beginning, Fed::Committed { .. }) | (State::Lease, Fed::LeaseHeld) => self.execute(clocks),
             (State::Executing, Fed::Executed(result)) => self.record(Operation::step(self.proof()), result),
@@ -225,7 +231,7 @@ impl Call {
 }
 
 /// The failure of a step that was begun and may not be executed again.
-fn interrupted(task: &str, step: &str) -> Failure {
+fn interrupted(task: Named<'_>, step: &str) -> Failure {
     let message = format!(
         "task '{task}': the step '{step}' was begun and has no result, because the process or the attempt ended in the \
          middle of it. It may be executed only once and is not called again: find out whether it took effect, and go on \

@@ -191,8 +191,11 @@ impl RunState {
             state.started_at = Time::default();
         }
         if let Some(detail) = &mut state.detail {
-            (detail.sub_status, detail.changes, detail.failure) = (None, None, None);
-            (detail.retry_at, detail.skipped, detail.combinations) = (None, None, None);
+            detail.sub_status = None;
+            if let Some(rare) = detail.known_rare() {
+                (rare.changes, rare.failure, rare.retry_at) = (None, None, None);
+                (rare.skipped, rare.combinations) = (None, None);
+            }
         }
         if self.task(task).has_row {
             self.write_row(task, out);

@@ -58,16 +58,16 @@ impl TaskDetail {
     /// The combinations of a task that has some; made from the journal after a recovery, before the next entry is
     /// closed.
     pub(super) fn combinations(&mut self) -> &mut Combinations {
-        if self.combinations.is_none() {
+        if self.rare().combinations.is_none() {
             let mut found = Combinations::default();
             let open = self.journal.open_entries();
             for entry in open.filter(|entry| !entry.operation.members().is_empty()) {
                 let members = entry.operation.members();
                 found.note(&entry.key, members, self.open_members(members));
             }
-            self.combinations = Some(Box::new(found));
+            self.rare_mut().combinations = Some(Box::new(found));
         }
-        self.combinations.get_or_insert_default()
+        self.rare_mut().combinations.get_or_insert_default()
     }
 }
 
@@ -198,14 +198,14 @@ impl RunState {
 
     /// Whether an entry is to be opened: not if the combination that it belongs to is decided already.
     pub(super) fn is_wanted(&self, task: TaskRef, key: &EntryKey) -> bool {
-        let combinations = self.known_detail(task).and_then(|detail| detail.combinations.as_deref());
+        let combinations = self.known_detail(task).and_then(|detail| detail.rare().combinations.as_deref());
         let parent = combinations.and_then(|combinations| combinations.parents.get(key));
         parent.is_none_or(|parent| self.is_open(task, parent))
     }
 
     /// Whether an entry is a member of a combination.
     pub(super) fn is_member(&self, task: TaskRef, key: &EntryKey) -> bool {
-        let combinations = self.known_detail(task).and_then(|detail| detail.combinations.as_deref());
+        let combinations = self.known_detail(task).and_then(|detail| detail.rare().combinations.as_deref());
         combinations.is_some_and(|combinations| combinations.parents.contains_key(key))
     }
 
@@ -266,7 +266,7 @@ impl RunState {
     /// What the end of a member decides about an open combination, if anything.
     fn decision(&mut self, task: TaskRef, key: &EntryKey, member: &EntryKey) -> Option<Result<Value, Failure>> {
         let detail = self.detail(task);
-        let failure = detail.journal.get(member)?.failure.clone();
+        let failure = detail.journal.get(member)?.failure.as_deref().cloned();
         let entry = detail.journal.get(key).filter(|entry| entry.state == EntryState::Open)?;
         let is_any = matches!(entry.operation, Operation::Any { .. });
         let members = entry.operation.members();

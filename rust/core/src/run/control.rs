@@ -339,9 +339,8 @@ impl RunState {
         state.ended_at = out.now;
         state.reenter = false;
         self.has_unsuccessful = true;
-        let detail = self.detail(task);
-        detail.failure = None;
-        detail.skipped = cause;
+        let rare = self.detail(task).rare_mut();
+        (rare.failure, rare.skipped) = (None, cause);
         self.finish_attempt(task);
         self.write_row(task, out);
     }

@@ -75,8 +75,12 @@ impl RunState {
             return;
         }
         let detail = self.detail(task);
-        detail.changes = changes;
-        detail.failure = None; // that of an earlier attempt
+        if changes.is_some() {
+            detail.rare_mut().changes = changes;
+        }
+        if let Some(rare) = detail.known_rare() {
+            rare.failure = None; // that of an earlier attempt
+        }
         self.finish_attempt(task);
         self.write_row(task, out);
     }
@@ -97,8 +101,8 @@ impl RunState {
                 );
             }
             let detail = self.detail(task);
-            detail.failure = Some(failure);
-            detail.retry_at = Some(at);
+            let rare = detail.rare_mut();
+            (rare.failure, rare.retry_at) = (Some(failure), Some(at));
             let keys = detail.journal.rewind(policy.fresh);
             if !keys.is_empty() {
                 self.drop_entries(task, keys, out);
@@ -113,7 +117,7 @@ impl RunState {
         state.failed = true;
         state.ended_at = out.now;
         self.has_unsuccessful = true;
-        self.detail(task).failure = Some(failure.clone());
+        self.detail(task).rare_mut().failure = Some(failure.clone());
         self.write_row(task, out);
         if self.is_tolerated(task) {
             self.task_ended(task, out);
@@ -138,7 +142,9 @@ impl RunState {
             detail.first_started_at.get_or_insert(started_at);
         }
         detail.sub_status = None;
-        detail.retry_at = None;
+        if let Some(rare) = detail.known_rare() {
+            rare.retry_at = None;
+        }
         self.task_mut(task).interrupt = false;
     }
 
@@ -167,9 +173,8 @@ impl RunState {
         state.failed = failed;
         state.ended_at = out.now;
         self.has_unsuccessful = true;
-        let detail = self.detail(task);
-        detail.failure = None;
-        detail.skipped = Some(cause);
+        let rare = self.detail(task).rare_mut();
+        (rare.failure, rare.skipped) = (None, Some(cause));
         self.finish_attempt(task);
         self.write_row(task, out);
     }

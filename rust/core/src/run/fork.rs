@@ -154,8 +154,8 @@ impl RunState {
         for time in [&mut state.started_at, &mut state.ended_at] {
             *time = if *time > Time::default() { *time } else { now };
         }
-        if let Some(detail) = &mut state.detail {
-            (detail.failure, detail.skipped) = (None, None);
+        if let Some(rare) = state.detail.as_mut().and_then(|detail| detail.known_rare()) {
+            (rare.failure, rare.skipped) = (None, None);
         }
         if task.map != NO_MAP {
             self.elements_changed(task.ix);
@@ -167,8 +167,8 @@ impl RunState {
     fn elements_changed(&mut self, ix: TaskIx) {
         let state = self.task_mut(TaskRef::plain(ix));
         *state = Task { status: TaskStatus::Running, ended_at: Time::default(), failed: false, ..state.clone() };
-        if let Some(detail) = &mut state.detail {
-            (detail.failure, detail.skipped) = (None, None);
+        if let Some(rare) = state.detail.as_mut().and_then(|detail| detail.known_rare()) {
+            (rare.failure, rare.skipped) = (None, None);
         }
     }
 
@@ -211,7 +211,7 @@ impl RunState {
                  (fail_fast): have it done again too, or give it an output by edit"
             ));
         }
-        self.run_detail().failure = self.known_detail(task).and_then(|detail| detail.failure.clone());
+        self.run_detail().failure = self.known_detail(task).and_then(|detail| detail.rare().failure.clone());
         Ok(())
     }
 

@@ -140,7 +140,7 @@ impl RunState {
             match state.status {
                 TaskStatus::Completed => outcomes.completed.push((index, state.output.clone())),
                 TaskStatus::Failed => {
-                    let failure = state.detail.as_ref().and_then(|detail| detail.failure.clone());
+                    let failure = state.detail.as_ref().and_then(|detail| detail.rare().failure.clone());
                     outcomes.failed.extend(failure.map(|failure| (index, failure)));
                 }
                 _ => {}
@@ -310,16 +310,16 @@ impl RunState {
         if self.is_over_tolerance(ix) {
             let failed = elements.states.iter().filter(|state| state.status == TaskStatus::Failed);
             let first = failed.min_by_key(|state| state.ended_at).and_then(|state| state.detail.as_ref());
-            let failure = first.and_then(|detail| detail.failure.clone());
-            self.detail(task).failure = failure;
+            let failure = first.and_then(|detail| detail.rare().failure.clone());
+            self.detail(task).rare_mut().failure = failure;
             let state = self.task_mut(task);
             state.status = TaskStatus::Failed;
             state.failed = true;
         } else if elements.states.iter().any(|state| state.status == TaskStatus::Cancelled) {
-            self.detail(task).skipped = self.cancel_cause();
+            self.detail(task).rare_mut().skipped = self.cancel_cause();
             self.task_mut(task).status = TaskStatus::Cancelled;
         } else if let Some(cause) = self.lost_by(ix) {
-            self.detail(task).skipped = Some(cause);
+            self.detail(task).rare_mut().skipped = Some(cause);
             let state = self.task_mut(task);
             state.status = TaskStatus::Skipped;
             state.failed = true;
@@ -343,7 +343,7 @@ impl RunState {
             return None;
         }
         let lost = self.elements(ix).iter().find(|state| state.status == TaskStatus::Skipped && state.failed)?;
-        lost.detail.as_ref()?.skipped.clone()
+        lost.detail.as_ref()?.rare().skipped.clone()
     }
 
     /// Whether more elements of a mapped task have failed than may.

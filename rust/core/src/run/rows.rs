@@ -26,8 +26,8 @@ impl RunState {
     /// Writes the start of a body, and its mark if it is a suspect.
     pub(super) fn started(&mut self, task: TaskRef, out: &mut Out<'_>) {
         if self.task(task).suspect && self.no_progress {
-            let detail = self.detail(task);
-            detail.mark = detail.mark.entered();
+            let rare = self.detail(task).rare_mut();
+            rare.mark = rare.mark.entered();
         }
         self.write_row(task, out);
     }
@@ -39,7 +39,8 @@ impl RunState {
         if std::mem::take(&mut state.suspect) {
             out.effects.push(Effect::Cleared { task });
         }
-        self.task_mut(task).detail.as_mut().is_some_and(|detail| std::mem::take(&mut detail.mark).times > 0)
+        let rare = self.task_mut(task).detail.as_mut().and_then(|detail| detail.known_rare());
+        rare.is_some_and(|rare| std::mem::take(&mut rare.mark).times > 0)
     }
 
     /// If an earlier process may have died of a body that is ready: how often in a row it was entered as a suspect.
@@ -47,7 +48,7 @@ impl RunState {
     pub fn suspicion(&self, task: TaskRef) -> Option<u32> {
         let state = self.get(task)?;
         let suspect = state.suspect && state.status == TaskStatus::Ready;
-        suspect.then(|| state.detail.as_ref().map_or(0, |detail| detail.mark.times))
+        suspect.then(|| state.detail.as_ref().map_or(0, |detail| detail.rare().mark.times))
     }
 
     /// Something new is recorded: the run makes progress.
@@ -67,13 +68,13 @@ impl RunState {
 
     /// The tasks with a mark, in declaration order.
     pub(crate) fn marked(&self) -> Vec<TaskRef> {
-        let marked = |state: &Task| state.detail.as_ref().is_some_and(|detail| detail.mark.times > 0);
+        let marked = |state: &Task| state.detail.as_ref().is_some_and(|detail| detail.rare().mark.times > 0);
         self.all().filter(|(_, state)| marked(state)).map(|(task, _)| task).collect()
     }
 
     pub(super) fn clear_marks(&mut self, out: &mut Out<'_>) {
         for task in self.marked() {
-            self.detail(task).mark = Mark::default();
+            self.detail(task).rare_mut().mark = Mark::NONE;
             self.write_row(task, out);
         }
     }
@@ -167,7 +168,7 @@ impl RunState {
         // A body that is about to be entered again is shown as running: its attempt has begun.
         let status =
             if state.reenter && state.status == TaskStatus::Ready { TaskStatus::Running } else { state.status };
-        let running = status == TaskStatus::Running;
+        let (running, rare) = (status == TaskStatus::Running, detail.rare());
         TaskRow {
             run: self.row(),
             task: self.ids[task.ix as usize],
@@ -176,16 +177,16 @@ impl RunState {
             status,
             sub_status: running.then(|| detail.sub_status.unwrap_or(SubStatus::Active)),
             attempts: state.attempts,
-            mark: detail.mark,
+            mark: rare.mark,
             output: (state.status == TaskStatus::Completed && !self.is_expanded(task)).then(|| state.output.clone()),
-            changes: detail.changes.clone(),
-            failure: detail.failure.clone(),
+            changes: rare.changes.clone(),
+            failure: rare.failure.clone(),
             first_started_at: detail.first_started_at.or(some(state.started_at)),
             started_at: some(state.started_at),
             ended_at: some(state.ended_at),
             waited: detail.waited,
-            retry_at: detail.retry_at,
-            blocked_by: match &detail.skipped {
+            retry_at: rare.retry_at,
+            blocked_by: match &rare.skipped {
                 Some(cause) => Some(cause.text(&self.graph)),
                 None => detail.journal.waits_for(),
             },

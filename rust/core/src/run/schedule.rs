@@ -138,7 +138,7 @@ impl RunState {
         state.reenter = false;
         state.ended_at = out.now;
         self.has_unsuccessful = true;
-        self.detail(task).failure = Some(failure.clone());
+        self.detail(task).rare_mut().failure = Some(failure.clone());
         self.write_row(task, out);
     }
 }

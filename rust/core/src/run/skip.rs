@@ -86,19 +86,19 @@ impl RunState {
             return None;
         }
         let root = self.skip_root(task).unwrap_or(task);
-        let failure = self.known_detail(root)?.failure.clone()?;
+        let failure = self.known_detail(root)?.rare().failure.clone()?;
         Some((self.graph.name_of(root), failure))
     }
 
     /// Whether a task was skipped because it had not begun at the deadline of its run.
     pub(crate) fn is_expired(&self, task: TaskRef) -> bool {
-        self.known_detail(task).is_some_and(|detail| matches!(detail.skipped, Some(SkipCause::Expired(_))))
+        self.known_detail(task).is_some_and(|detail| matches!(detail.rare().skipped, Some(SkipCause::Expired(_))))
     }
 
     /// The task for which a task was skipped. `None` for one that was not skipped, skipped itself, or was skipped
     /// because nothing had failed: then it is itself the root of what is skipped for it.
     pub(crate) fn skip_root(&self, task: TaskRef) -> Option<TaskRef> {
-        match self.known_detail(task)?.skipped {
+        match self.known_detail(task)?.rare().skipped {
             Some(SkipCause::Task(root)) => Some(root),
             _ => None,
         }

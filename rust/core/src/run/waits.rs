@@ -300,7 +300,7 @@ impl RunState {
     fn gate_decided(&mut self, task: TaskRef, top: &EntryKey, retry: Option<Retry>, out: &mut Out<'_>) {
         let entry = self.known_detail(task).and_then(|detail| detail.journal.get(top));
         let Some(entry) = entry.filter(|entry| entry.state != EntryState::Open) else { return };
-        if let Some(failure) = entry.failure.clone() {
+        if let Some(failure) = entry.failure.as_deref().cloned() {
             self.task_mut(task).attempts += 1;
             self.attempt_failed(task, failure, retry, out);
         } else {
@@ -443,7 +443,7 @@ impl RunState {
             Timer::Retry => {
                 self.current(task, attempt, TaskStatus::Pending)?;
                 let detail = self.task_mut(task).detail.as_mut().ok_or(Refused::AttemptOver)?;
-                detail.retry_at.take().ok_or(Refused::AttemptOver)?;
+                detail.known_rare().and_then(|rare| rare.retry_at.take()).ok_or(Refused::AttemptOver)?;
                 self.start(task, out);
             }
             Timer::Reenter => {

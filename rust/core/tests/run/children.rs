@@ -176,7 +176,8 @@ fn a_start_with_other_inputs_is_a_mismatch_unless_a_key_says_what_is_the_same() 
     }
     // It has not used up the name.
     let arguments = StepArguments { proof: Some(b"n=1".as_slice().into()), ..StepArguments::default() };
-    let found = script.state.recall(task, attempt, &mut uses, &"inner".into(), &Lookup::Start(arguments)).unwrap();
+    let found =
+        script.state.recall(task, attempt, &mut uses, &"inner".into(), &Lookup::Start(Box::new(arguments))).unwrap();
     assert_eq!(found.1, Recall::Satisfied(child(1).to_value()));
 }
 

@@ -47,10 +47,10 @@ pub(crate) fn lookup(operation: &Operation) -> Lookup {
         Operation::Condition { proof } => Lookup::Condition { proof },
         Operation::Time { .. } => Lookup::Time,
         Operation::Message(address) => Lookup::Message(address),
-        Operation::Step { proof, .. } => Lookup::Step(StepArguments { proof, ..StepArguments::default() }),
+        Operation::Step { proof, .. } => Lookup::Step(Box::new(StepArguments { proof, ..StepArguments::default() })),
         Operation::Any { .. } => Lookup::Any,
         Operation::All { .. } => Lookup::All,
-        Operation::Start { proof } => Lookup::Start(StepArguments { proof, ..StepArguments::default() }),
+        Operation::Start { proof } => Lookup::Start(Box::new(StepArguments { proof, ..StepArguments::default() })),
         Operation::Child { run } => Lookup::Child { run },
         Operation::Record(kind) => Lookup::Record(kind),
     }

@@ -190,7 +190,7 @@ fn a_step_that_is_tried_again_keeps_its_last_failure_when_its_delay_is_slept_out
     let again = Event::Delayed { task: A, attempt: 1, wait, tries: 1, failure: None, deferred: true };
     script.apply(again).unwrap();
     let entry = script.store.entry(0, &key("flaky")).unwrap();
-    assert_eq!((entry.failure.clone(), entry.state), (Some(failure("flaky")), EntryState::Open));
+    assert_eq!((entry.failure.as_deref().cloned(), entry.state), (Some(failure("flaky")), EntryState::Open));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn asked(argument: u8) -> StepArguments {
 }
 
 fn recall_next(journal: &Journal, uses: &mut Uses, arguments: StepArguments) -> (EntryKey, Recall) {
-    journal.recall_next(uses, &"step".into(), &Lookup::Step(arguments))
+    journal.recall_next(uses, &"step".into(), &Lookup::Step(Box::new(arguments)))
 }
 
 fn record(journal: &mut Journal, key: EntryKey, proof: Option<Arc<[u8]>>, value: u8) {

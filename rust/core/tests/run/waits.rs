@@ -3,7 +3,7 @@
 use bide_core::event::{Timer, Wait};
 use bide_core::{
     Address, Effect, EntryKind, Event, GateSpec, GateTime, GateUntil, Lookup, Operation, Outcome, Pending, Recall,
-    Refused, RetryPolicy, RunStatus, StepArguments, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
+    Refused, RetryPolicy, RunStatus, SubStatus, TaskRef, TaskSpec, TaskStatus, Time, Uses, Value, Write,
 };
 
 use crate::harness::failure;
@@ -266,7 +266,7 @@ fn events_of_an_attempt_that_is_over_are_refused() {
     for event in events {
         assert_eq!(script.apply(event.clone()), Err(Refused::AttemptOver), "{event:?}");
     }
-    let step = Lookup::Step(StepArguments::default());
+    let step = Lookup::Step(Box::default());
     assert!(script.state.recall(task, 1, &mut Uses::default(), &"w".into(), &step).is_err());
     script.end("a", late.clone()).unwrap();
     assert_eq!(script.end("a", late), Err(Refused::RunOver));
@@ -368,7 +368,7 @@ fn what_a_condition_raises_is_written_while_its_wait_is_open() {
     let raised = |error| Event::PollRaised { task: TaskRef::plain(0), attempt: 1, key: key("file"), error };
     script.apply(raised(Some(failure("gone")))).unwrap();
     let [Write::Entry { entry, .. }] = &script.batch[..] else { panic!("{:?}", script.batch) };
-    assert_eq!(entry.failure, Some(failure("gone")));
+    assert_eq!(entry.failure.as_deref(), Some(&failure("gone")));
     script.close("a", key("file"), Ok(Value::NONE)).unwrap();
     let closed = script.batch.iter().find_map(|write| match write {
         Write::Entry { entry, .. } => Some(entry.failure.clone()),

@@ -3,6 +3,7 @@
 //! A future never blocks. It waits for commits, for alarms and for a slot, all of which complete on other threads.
 
 mod call;
+mod drive;
 mod recorded;
 mod sleep;
 
@@ -10,9 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bide_core::attempt::{
-    Action, Attempt, CallError, Caller, Fed, Request, Sleep, Standing, Within, now_value, read_now,
-};
+use bide_core::attempt::{Attempt, CallError, Caller, Fed, Request, Standing, Within, now_value, read_now};
 use bide_core::record::StepRecord;
 use bide_core::{EntryKey, Event, Failure, RunId, TaskRef, Time, Value};
 use bide_store::Lease;
@@ -47,27 +46,43 @@ pub struct CoroutineBody<H: Host> {
     slot: Mutex<Held<H>>,
     /// The remaining execution time, if its task has a limit.
     pub(super) limit: Option<Arc<Limit<H>>>,
-    /// It executes and its limit does not count it yet: it has left a wait.
-    due: Mutex<Option<oneshot::Receiver<()>>>,
     /// What ends with it.
     own: Mutex<Option<Own<H>>>,
-    /// The child runs that it has started, so that their results are read from memory.
-    pub(super) children: Mutex<Started<H>>,
+    /// What few bodies have.
+    seldom: Mutex<Option<Box<Seldom<H>>>>,
     /// Whether the host wants to know when the end of the body is committed, and whether it is.
     pub(super) recorded: Recorded,
 }
 
-/// Children by their ids.
-pub(super) type Started<H> = Option<Box<HashMap<RunId, Arc<Run<H>>>>>;
+/// What few bodies have.
+struct Seldom<H: Host> {
+    /// It executes and its limit does not count it yet: it has left a wait.
+    due: Option<oneshot::Receiver<()>>,
+    /// The child runs that it has started, so that their results are read from memory.
+    children: HashMap<RunId, Arc<Run<H>>>,
+}
+
+impl<H: Host> Default for Seldom<H> {
+    fn default() -> Self {
+        Self { due: None, children: HashMap::new() }
+    }
+}
 
 /// What a body has until it ends.
 pub(super) struct Own<H: Host> {
     /// Counts it as one that executes.
     pub(super) counted: Counted<H>,
-    /// The turn of a body that may have ended an earlier process.
-    pub(super) turn: Option<Turn>,
+    /// What few bodies have.
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What few bodies have until they end.
+pub(super) struct Rare {
     /// Its end has to be committed before its slot is released.
     pub(super) mark: bool,
+    /// The turn of a body that may have ended an earlier process.
+    #[expect(dead_code, reason = "dropped to end it")]
+    pub(super) turn: Option<Turn>,
     /// With a clock that is moved by hand: counts its calls.
     pub(super) begun: Option<BegunBody>,
 }
@@ -85,9 +100,16 @@ pub(super) enum Held<H: Host> {
 }
 
 impl<H: Host> CoroutineBody<H> {
-    pub(super) fn new(run: &Arc<Run<H>>, task: TaskRef, attempt: u32, slot: Slot<H>, own: Own<H>) -> Arc<Self> {
-        let (engine, coroutines) = (&own.counted.engine, &own.counted.coroutines);
-        let name = run.workflow.graph.name_of(task);
+    pub(super) fn new(
+        engine: &Arc<Engine<H>>,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        attempt: u32,
+        slot: Slot<H>,
+        own: Own<H>,
+    ) -> Arc<Self> {
+        let coroutines = &own.counted.coroutines;
+        let name = Arc::clone(run.workflow.graph.name(task.ix));
         Arc::new(Self {
             engine: Arc::clone(engine),
             coroutines: Arc::clone(coroutines),
@@ -96,9 +118,8 @@ impl<H: Host> CoroutineBody<H> {
             task,
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
             slot: Mutex::new(Held::Slot(slot)),
-            due: Mutex::new(None),
             own: Mutex::new(Some(own)),
-            children: Mutex::default(),
+            seldom: Mutex::default(),
             recorded: Recorded::default(),
         })
     }
@@ -269,7 +290,7 @@ impl<H: Host> CoroutineBody<H> {
         let standing = Standing { closing: self.engine.is_closing(), ..self.standing(Caller::Future(within)) };
         let call = self.attempt.lock().begin(name, request, standing)?;
         let under_way = self.in_book(|body| body.book().call(body.whose()));
-        Ok(Arc::new(OpenCall::new(call, under_way)))
+        Ok(Arc::new(OpenCall::new(*call, under_way)))
     }
 
     pub(super) fn standing(&self, caller: Caller) -> Standing {
@@ -302,6 +323,11 @@ impl<H: Host> CoroutineBody<H> {
         Ok((lease, self.run.state.lock().step_record(&call, value, self.engine.now())))
     }
 
+    /// The child runs that it has started and that are kept in memory.
+    pub(super) fn with_children<R>(&self, f: impl FnOnce(&mut HashMap<RunId, Arc<Run<H>>>) -> R) -> R {
+        f(&mut self.seldom.lock().get_or_insert_default().children)
+    }
+
     fn regain(&self) {
         let mut slot = self.slot.lock();
         if !matches!(*slot, Held::None) || self.has_ended() {
@@ -312,7 +338,10 @@ impl<H: Host> CoroutineBody<H> {
             Err(due) => Held::Due(due),
         };
         drop(slot);
-        *self.due.lock() = self.engine.limiter().resume(&self.run, self.task);
+        let due = self.engine.limiter().resume(&self.run, self.task);
+        if due.is_some() {
+            self.seldom.lock().get_or_insert_default().due = due;
+        }
         if let Some(limit) = &self.limit {
             limit.resume();
         }
@@ -321,92 +350,12 @@ impl<H: Host> CoroutineBody<H> {
     /// The body has returned: what it held until now.
     pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
-        let children = self.children.lock().take();
-        drop(children);
+        let seldom = self.seldom.lock().take();
+        drop(seldom);
         let mut own = self.own.lock().take();
-        let begun = own.as_mut().and_then(|own| own.begun.take());
+        let begun = own.as_mut().and_then(|own| own.rare.as_mut()?.begun.take());
         drop(begun);
         (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
-    }
-
-    /// Feeds a call, and carries out its actions up to one that needs the user's code.
-    pub fn drive(self: Arc<Self>, call: Arc<OpenCall>, fed: Fed) -> impl Future<Output = Action> + Send + use<H> {
-        let action = self.advance(&call, fed);
-        async move { self.carry_out(&call, action).await }
-    }
-
-    /// Carries out a sleep that the host has got, and what follows.
-    pub async fn sleeps(self: Arc<Self>, call: Arc<OpenCall>, sleep: Sleep) -> Action {
-        let fed = self.sleep(&call, sleep).await;
-        let action = self.advance(&call, fed);
-        self.carry_out(&call, action).await
-    }
-
-    pub(super) fn advance(&self, call: &OpenCall, fed: Fed) -> Action {
-        let asked = matches!(fed, Fed::Asked(_));
-        let mut call = call.call.lock();
-        let action = self.attempt.lock().advance(&mut call, fed, &*self.engine);
-        if asked {
-            self.run.note_error(self.task, call.last_error());
-        }
-        action
-    }
-
-    async fn carry_out(&self, call: &OpenCall, mut action: Action) -> Action {
-        loop {
-            let fed = match action {
-                Action::CheckLease => {
-                    let holds =
-                        self.engine.is_sure_of_lease_async().await && !self.run.is_lost() && !self.run.is_over();
-                    if holds { Fed::LeaseHeld } else { Fed::LeaseLost }
-                }
-                Action::Recall => {
-                    let (recalled, is_pushed) = {
-                        let call = call.call.lock();
-                        (self.attempt.lock().recall(&call, &mut self.run.state.lock()), call.is_pushed())
-                    };
-                    if is_pushed && !self.is_committed().await { Fed::Stopped } else { recalled }
-                }
-                Action::Read => {
-                    let closed = {
-                        let call = call.call.lock();
-                        self.attempt.lock().read(&call, &self.run.state.lock())
-                    };
-                    if closed.is_some() && !self.is_committed().await { Fed::Stopped } else { Fed::EntryRead(closed) }
-                }
-                Action::Commit(event) => {
-                    let opens = matches!(*event, Event::Opened { .. });
-                    let committed = self.commit_for(call, *event).await;
-                    match committed {
-                        Fed::Committed { .. } if opens => {
-                            let deadline = self.run.state.lock().deadline(self.task, &call.key());
-                            Fed::Committed { deadline }
-                        }
-                        other => other,
-                    }
-                }
-                Action::Release => self.release(),
-                Action::Sleep(Sleep::Poll(_)) if call.hosted.load(Ordering::Relaxed) => return action,
-                Action::Sleep(sleep) => self.sleep(call, sleep).await,
-                Action::CommitAndAcquire(event) => {
-                    let commit = match self.commit_for(call, *event).await {
-                        Fed::Refused(refused) => Err(CallError::Over(refused)),
-                        Fed::Stopped => Err(CallError::Suspended),
-                        _ => Ok(()),
-                    };
-                    let slot = !self.is_held() && self.acquire().await;
-                    Fed::Acquired { commit, slot }
-                }
-                Action::Acquire => Fed::Acquired { commit: Ok(()), slot: !self.is_held() && self.acquire().await },
-                action => {
-                    if matches!(action, Action::Done(_)) {
-                        call.under_way.lock().take();
-                    }
-                    return action;
-                }
-            };
-            action = self.advance(call, fed);
-        }
     }
 
     /// Commits an event of a call. It is queued at once, not when the future is polled: many calls wait at the same
@@ -463,7 +412,8 @@ impl<H: Host> CoroutineBody<H> {
         }
         let held = std::mem::replace(&mut *self.slot.lock(), Held::None);
         drop(held);
-        *self.due.lock() = None;
+        let due = self.seldom.lock().as_mut().and_then(|seldom| seldom.due.take());
+        drop(due);
         self.engine.limiter().idle(&self.run, self.task);
         Fed::Released
     }

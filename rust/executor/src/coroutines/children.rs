@@ -42,10 +42,10 @@ impl<H: Host> CoroutineBody<H> {
     ) -> (Vec<RunId>, Fed) {
         match self.engine().start_children(self.run(), event, workflow, requests) {
             Ok(runs) => {
-                let mut children = self.children.lock();
-                let children = children.get_or_insert_default();
-                let room = KEPT.saturating_sub(children.len());
-                children.extend(runs.iter().take(room).map(|run| (run.id, Arc::clone(run))));
+                self.with_children(|children| {
+                    let room = KEPT.saturating_sub(children.len());
+                    children.extend(runs.iter().take(room).map(|run| (run.id, Arc::clone(run))));
+                });
                 (runs.iter().map(|run| run.id).collect(), Fed::Committed { deadline: None })
             }
             Err(Lost::Refused(refused)) if !self.is_lost() => (Vec::new(), Fed::Refused(refused)),
@@ -55,7 +55,7 @@ impl<H: Host> CoroutineBody<H> {
 
     /// A child of this body whose end it has waited for, if it is still in memory.
     pub fn take_child(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.children.lock().as_mut()?.remove(&id)
+        self.with_children(|children| children.remove(&id))
     }
 
     /// Whether a body of this run has started that one.

@@ -126,6 +126,7 @@ pub struct Start<H: Host> {
     pub(super) slot: Slot<H>,
     /// Counts it as one that executes.
     pub(super) counted: Counted<H>,
+    pub(super) engine: Arc<Engine<H>>,
 }
 
 impl<H: Host> Start<H> {
@@ -140,8 +141,6 @@ impl<H: Host> Start<H> {
 pub(super) struct Counted<H: Host> {
     /// Where it is counted.
     pub(super) coroutines: Arc<Coroutines<H>>,
-    /// The engine that executes it.
-    pub(super) engine: Arc<Engine<H>>,
 }
 
 impl<H: Host> Drop for Counted<H> {
@@ -226,7 +225,8 @@ impl<H: Host> Coroutines<H> {
         let start = |(no, ready)| Start {
             ready,
             slot: self.slot(no),
-            counted: Counted { coroutines: Arc::clone(self), engine: Arc::clone(&engine) },
+            counted: Counted { coroutines: Arc::clone(self) },
+            engine: Arc::clone(&engine),
         };
         taken.into_iter().map(start).collect()
     }
@@ -414,13 +414,14 @@ impl<H: Host> State<H> {
             return Some(next);
         }
         if self.ready.is_empty() {
-            if self.ready.capacity() > KEPT {
-                self.ready = VecDeque::new();
-            }
             return None;
         }
         let no = self.slots.acquire()?;
-        self.ready.pop_front().map(|ready| (no, ready))
+        let ready = self.ready.pop_front()?;
+        if self.ready.capacity() > KEPT && self.ready.len() < self.ready.capacity() / 2 {
+            self.ready.shrink_to(self.ready.len() * 5 / 4);
+        }
+        Some((no, ready))
     }
 }
 

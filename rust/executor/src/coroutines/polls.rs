@@ -103,11 +103,12 @@ impl<H: Host> Coroutines<H> {
     pub(crate) fn resting_of(&self, is_wanted: &dyn Fn(&Run<H>) -> bool) -> Vec<RestingPolls> {
         let state = self.resting.state.lock();
         let waits = state.places.iter().filter_map(|place| place.wait.as_ref());
-        let shown = waits.filter(|wait| is_wanted(wait.kept.0.run())).filter_map(|Wait { kept: (body, call), due }| {
+        let shown = waits.filter(|wait| is_wanted(wait.kept.0.run())).filter_map(|wait| {
+            let (body, call) = &wait.kept;
             let mut report = None;
             call.polls(&mut |polls| report = Some(polls));
             let (key, count) = report.map(|report| (report.key, report.polls))?;
-            Some(RestingPolls { run: body.run().id.row(), task: body.task(), key, count, due: *due })
+            Some(RestingPolls { run: body.run().id.row(), task: body.task(), key, count, due: wait.due() })
         });
         shown.collect()
     }

@@ -3,6 +3,7 @@
 //! They are due at common times, a few milliseconds apart, so that many are asked in one turn of the loop.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +53,15 @@ pub(super) struct Place<T> {
 /// A wait between two polls.
 pub(super) struct Wait<T> {
     pub(super) kept: T,
+    /// When it is due, in nanoseconds. `None`: it is asked now.
+    due: Option<NonZeroU64>,
+}
+
+impl<T> Wait<T> {
     /// When it is due. `None`: it is asked now.
-    pub(super) due: Option<Duration>,
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due.map(|nanos| Duration::from_nanos(nanos.get()))
+    }
 }
 
 /// The place of a wait, from its ticket.
@@ -84,7 +92,11 @@ impl<T> State<T> {
     /// Adds a wait that is not due yet. Returns its ticket.
     pub(super) fn add(&mut self, kept: T) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, wait: None });
+            // Many rest at once: room for all of them at once would be twice as much.
+            if self.places.len() == self.places.capacity() {
+                self.places.reserve_exact(self.places.len() / 8 + 64);
+            }
+            self.places.push(Place { generation: 1, wait: None });
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
@@ -95,10 +107,11 @@ impl<T> State<T> {
     pub(super) fn remove(&mut self, ticket: u64) -> Option<Wait<T>> {
         self.get(ticket)?;
         let place = &mut self.places[place_of(ticket)];
-        place.generation = place.generation.wrapping_add(1);
+        // No ticket is 0.
+        place.generation = place.generation.wrapping_add(1).max(1);
         let removed = place.wait.take();
         self.free.push(place_of(ticket) as u32);
-        if let Some(due) = removed.as_ref().and_then(|wait| wait.due) {
+        if let Some(due) = removed.as_ref().and_then(Wait::due) {
             self.leave(due);
         }
         removed
@@ -141,7 +154,7 @@ impl<T> State<T> {
     /// Sets when a wait is due. True: before all others.
     pub(super) fn set_due(&mut self, ticket: u64, due: Duration) -> bool {
         let Some(wait) = self.get(ticket) else { return false };
-        wait.due = Some(due);
+        wait.due = NonZeroU64::new(u64::try_from(due.as_nanos()).unwrap_or(u64::MAX).max(1));
         let first = self.next_due().is_none_or(|first| due < first);
         let bucket = self.due.entry(due).or_default();
         bucket.tickets.push(ticket);
@@ -181,7 +194,7 @@ mod tests {
         assert!(!state.set_due(last, later));
         // Their places are taken again, by waits that are due later.
         for ticket in &tickets[..990] {
-            assert_eq!(state.remove(*ticket).map(|wait| wait.due), Some(Some(due)));
+            assert_eq!(state.remove(*ticket).map(|wait| wait.due()), Some(Some(due)));
             let next = state.add(0);
             state.set_due(next, later);
         }
@@ -190,7 +203,7 @@ mod tests {
         assert_eq!((state.next_due(), state.take_due(due)), (Some(due), tickets[990..].to_vec()));
         // Those that were taken are due at no time.
         assert!(state.get(tickets[990]).is_some_and(|wait| wait.due.is_none()));
-        assert_eq!(state.remove(tickets[990]).map(|wait| wait.due), Some(None));
+        assert_eq!(state.remove(tickets[990]).map(|wait| wait.due()), Some(None));
         state.set_due(tickets[991], due);
         assert!(state.remove(tickets[991]).is_some());
         assert_eq!((state.next_due(), state.take_due(later).len()), (Some(later), 991));

@@ -8,7 +8,7 @@ use bide_core::attempt::Fed;
 use bide_core::{Event, Outcome};
 use tokio::sync::oneshot;
 
-use super::body::{CoroutineBody, Own};
+use super::body::{CoroutineBody, Own, Rare};
 use super::dispatch::Start;
 use crate::engine::Engine;
 use crate::host::{Args, Host, Ready};
@@ -34,9 +34,9 @@ pub enum Beginning<H: Host> {
 impl<H: Host> Start<H> {
     /// Enters the body in its run.
     pub fn begin(self) -> Beginning<H> {
-        let now = self.counted.engine.clock().lease_micros();
-        if !self.counted.engine.lease_holds_at(now) {
-            let engine = Arc::clone(&self.counted.engine);
+        let now = self.engine.clock().lease_micros();
+        if !self.engine.lease_holds_at(now) {
+            let engine = Arc::clone(&self.engine);
             return Beginning::Waits(Box::pin(async move {
                 if !engine.is_sure_of_lease_async().await {
                     return None;
@@ -53,8 +53,8 @@ impl<H: Host> Start<H> {
 
     /// `now` is the time of the lease's clock.
     fn enter(self, now: i64) -> Beginning<H> {
-        let Self { ready, slot, counted } = self;
-        let engine = &counted.engine;
+        let Self { ready, slot, counted, engine } = self;
+        let engine = &engine;
         let admitted = Arc::clone(&ready.run).wait_for_overdue(ready).and_then(|ready| engine.admit_suspect(ready));
         let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
         let now = counted.coroutines.wall(&**engine.clock(), now);
@@ -66,8 +66,10 @@ impl<H: Host> Start<H> {
             (entered, run.args(task, sources, &state))
         };
         let begun = counted.coroutines.book.get().map(|book| book.body());
-        let own = Own { counted, turn, mark: entered.mark, begun };
-        let body = CoroutineBody::new(&run, task, entered.attempt, slot, own);
+        let mark = entered.mark;
+        let rare = (mark || turn.is_some() || begun.is_some()).then(|| Box::new(Rare { mark, turn, begun }));
+        let own = Own { counted, rare };
+        let body = CoroutineBody::new(engine, &run, task, entered.attempt, slot, own);
         body.coroutines.begins(&body);
         if !entered.mark {
             return Beginning::Done(Some(Begun { body, args }));
@@ -104,7 +106,8 @@ impl<H: Host> CoroutineBody<H> {
             (attempt.number(), attempt.may_have_records())
         };
         let (own, slot) = self.take();
-        let Own { counted, turn, mark, .. } = own?;
+        let Own { counted, rare } = own?;
+        let mark = rare.as_ref().is_some_and(|rare| rare.mark);
         let engine = self.engine();
         // What a body comes to that was cancelled because its time is used up.
         let reached = self.limit.as_ref().filter(|limit| limit.is_reached()).map(|limit| limit.outcome());
@@ -125,13 +128,13 @@ impl<H: Host> CoroutineBody<H> {
                 let is_end = !matches!(event, Event::Ended { outcome: Outcome::Suspended, .. });
                 let committed = body.commit(event).await;
                 body.recorded.done.store(is_end && matches!(committed, Fed::Committed { .. }), Ordering::Release);
-                drop((turn, slot, counted));
+                drop((rare, slot, counted));
             }));
         }
         let (at, now) = counted.coroutines.ends_at(&**engine.clock());
         let run = Arc::clone(self.run());
         counted.coroutines.queue(engine, QueuedEvent { run, event, at, completion: None }, now);
-        drop((turn, slot, counted));
+        drop((rare, slot, counted));
         None
     }
 }

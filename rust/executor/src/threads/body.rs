@@ -75,7 +75,7 @@ impl<H: Host> BodyCx<H> {
         permit: Option<Permit<H>>,
         limit: Option<Arc<Limit<H>>>,
     ) -> Arc<Self> {
-        let name = run.workflow.graph.name_of(task);
+        let name = Arc::clone(run.workflow.graph.name(task.ix));
         Arc::new(Self {
             engine: Arc::clone(engine),
             run: Arc::clone(run),

@@ -23,17 +23,19 @@ use crate::{callback, children, panics, test_hooks, wait};
 mod ask;
 mod course;
 mod state;
+mod what;
 
 pub(super) use ask::Asks;
 pub(crate) use state::PyCall;
-use state::{Asked, Asking, Starts, StepParts, What, within};
+use state::{Asking, Starts, StepParts, within};
+use what::{Asked, What};
 
 /// What awaiting it returns, but for the number of a condition to ask.
-const PENDING: i32 = -1;
-const DONE: i32 = -2;
+pub(super) const PENDING: i32 = -1;
+pub(super) const DONE: i32 = -2;
 const EXECUTE: i32 = -3;
 const CREATE: i32 = -4;
-const CANCELLED: i32 = -5;
+pub(super) const CANCELLED: i32 = -5;
 const ASKING: i32 = -6;
 
 /// The beginnings of calls.
@@ -51,23 +53,21 @@ impl PyCall {
                 let body = own.body()?;
                 children::check_by(py, |id| body.has_child(id), &own.task_name(), body.run(), &children)?;
             }
-            // Many wait at once: no room that is not used.
-            let mut asked = Vec::with_capacity(conditions.len());
+            let (parts, mut asked) = (requests.len(), Vec::with_capacity(conditions.len()));
             for planned in conditions {
                 let PlannedCondition { part, until: Until { condition, name, is_async, .. }, proof } = planned;
-                let name = match &requests[part].name {
-                    shared if name.as_ref().is_some_and(|name| **name == **shared) => Arc::clone(shared),
-                    shared => {
-                        let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
-                        if **shared == *name { Arc::clone(shared) } else { name.into() }
-                    }
-                };
+                let shared = &requests[part].name;
+                let name = name.map_or_else(|| wait::name_of(&condition), Ok)?;
+                let name = (**shared != *name).then(|| Box::new(name.into()));
                 let condition = Kept::new(condition.unbind());
-                asked.push(Asked { part, condition, is_async, name, proof, last: None });
+                // A wait that is alone has its proof in the engine.
+                let proof = proof.filter(|_| parts > 1).map(Box::new);
+                asked.push(Asked { part: part as u32, condition, is_async, name, proof, last: None });
             }
-            let rests = requests.len() == 1 && asked.first().is_some_and(|asked| asked.is_async);
+            let rests = parts == 1 && asked.first().is_some_and(|asked| asked.is_async);
             let name = requests.first().map_or_else(|| "".into(), |part| Arc::clone(&part.name));
-            let what = What::Wait(asked.into(), children.into());
+            coroutine.get().begins_wait();
+            let what = What::of_wait(asked, children, parts);
             let call = Self::begin(coroutine, &name, Request::of_parts(requests), within, what)?;
             // With a clock that is moved by hand each wait has a timer of its own.
             if rests && !call.body()?.engine().clock().is_manual() {
@@ -177,19 +177,9 @@ impl PyCall {
     }
 
     fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        panics::method(|| {
-            let py = slf.py();
-            slf.get().is_back(py)?;
-            match slf.get().advance(py)? {
-                PENDING => {
-                    let future = slf.get().waits(slf)?;
-                    // As its own iterator does before a task gets it.
-                    let blocking = pyo3::intern!(py, "_asyncio_future_blocking");
-                    gil::setattr(&future, blocking, pyo3::types::PyBool::new(py, true).as_any())?;
-                    Ok(future)
-                }
-                todo => Err(PyStopIteration::new_err((todo,))),
-            }
+        panics::method(|| match Self::continues(slf)? {
+            PENDING => Self::future(slf),
+            todo => Err(PyStopIteration::new_err((todo,))),
         })
     }
 
@@ -206,18 +196,18 @@ impl PyCall {
         panics::method(|| {
             let own = slf.get();
             let waits = own.call.is_committing() && own.advance(slf.py())? == PENDING && own.call.is_committing();
-            if waits { own.waits(slf).map(Some) } else { Ok(None) }
+            if waits { Self::waits(slf).map(Some) } else { Ok(None) }
         })
     }
 
     /// The condition that is this part.
-    fn condition<'py>(&self, py: Python<'py>, part: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let (condition, name) = {
+    pub(in crate::aio) fn condition<'py>(&self, py: Python<'py>, part: usize) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let condition = {
             let state = self.state.lock();
-            let What::Wait(asked, _) = &state.what else { return Ok(None) };
-            let Some(asked) = asked.iter().find(|asked| asked.part == part) else { return Ok(None) };
-            (asked.condition.bind(py).clone(), asked.name.clone())
+            let Some(asked) = state.what.condition(part) else { return Ok(None) };
+            asked.condition.bind(py).clone()
         };
+        let name = self.name_of(part);
         let body = self.body()?;
         let stub = test_hooks::condition(body.engine(), body.run().id, &name, &condition)?;
         Ok(Some(stub.unwrap_or(condition)))
@@ -320,7 +310,7 @@ impl PyCall {
     }
 
     /// Leaves it as it is.
-    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+    pub(in crate::aio) fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         panics::method(|| {
             self.is_back(py)?;
             self.leaves(py)?;
@@ -330,7 +320,7 @@ impl PyCall {
             };
             drop((future, next));
             if let Some(ticket) = rests {
-                self.leave_rest(ticket)?;
+                self.leave_rest(ticket.get())?;
             }
             self.body()?.abandon(&self.call);
             Ok(())
@@ -341,7 +331,7 @@ impl PyCall {
 
     /// Whether it waits for a child run.
     fn has_children(&self) -> bool {
-        matches!(&self.state.lock().what, What::Wait(_, children) if !children.is_empty())
+        !self.state.lock().what.children().is_empty()
     }
 
     /// The outcomes of the parts of a wait, for what makes its value. Reads the store if there are children.
@@ -358,13 +348,13 @@ impl PyCall {
             let parts = body.outcomes(&self.call);
             let (parts, known) = {
                 let state = self.state.lock();
-                let What::Wait(_, known) = &state.what else { return Ok(PyList::empty(py)) };
-                (if parts.is_empty() { vec![whole] } else { parts }, known.clone())
+                let known = state.what.children().to_vec();
+                (if parts.is_empty() { vec![whole] } else { parts }, known)
             };
             let mut raised = {
                 let mut state = self.state.lock();
-                let What::Wait(asked, _) = &mut state.what else { return Ok(PyList::empty(py)) };
-                asked.iter_mut().filter_map(|asked| Some((asked.part, *asked.last.take()?))).collect::<Vec<_>>()
+                let asked = state.what.conditions_mut().iter_mut();
+                asked.filter_map(|asked| Some((asked.part as usize, *asked.last.take()?))).collect::<Vec<_>>()
             };
             // An exception that did not end its part is not raised: the condition was asked again, or the deadline came
             // first.

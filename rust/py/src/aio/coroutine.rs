@@ -1,7 +1,7 @@
 //! One entry of a coroutine, as `bide/_loop.py` drives it: begun, called, ended.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::task::Wake;
 
 use bide_core::record::RunRowId;
@@ -12,6 +12,7 @@ use pyo3::exceptions::asyncio::CancelledError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::driven::Driven;
 use super::pending::{PyPending, Then};
 use super::queue::{LoopQueue, Parked, Sleeper};
 use crate::call::Arguments;
@@ -20,7 +21,6 @@ use crate::errors::{self, Names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::host::{PyRun, Python3, Vars};
 use crate::moment::datetime;
-use crate::process::Home;
 use crate::worker::{self, Whose};
 use crate::{channel, panics};
 
@@ -31,18 +31,26 @@ pub(crate) struct PyCoroutine {
     pub(super) queue: Arc<LoopQueue>,
     /// The body.
     body: Arc<CoroutineBody<Python3>>,
-    /// The `bide.Context` of the body, if it takes one.
-    context: OnceLock<Kept>,
-    /// Its handle, once it was asked for and until it ends: each has the other.
-    handle: Mutex<Option<Kept>>,
-    /// The `asyncio.Task` that executes it, and the contextvars, once it has suspended and until it ends.
-    task: Mutex<Option<(Kept, Kept)>>,
+    /// What it has of Python's. Never locked while Python code runs.
+    objects: Mutex<Objects>,
     /// How many steps and conditions execute, within which the context cannot be changed.
     read_only: AtomicU32,
+    /// How many conditions of its waits are asked.
+    asking: AtomicU16,
+    /// A condition of its wait awaits something itself: the wait keeps its task.
+    has_slow_conditions: AtomicBool,
+}
+
+#[derive(Default)]
+struct Objects {
+    /// The `bide.Context` of the body, if it takes one.
+    context: Option<Kept>,
+    /// Its handle, once it was asked for and until it ends: each has the other.
+    handle: Option<Kept>,
     /// Called once the end of the body is committed.
-    when_recorded: Mutex<Option<Kept>>,
-    /// The process in which it was made.
-    home: Home,
+    when_recorded: Option<Kept>,
+    /// What executes it.
+    driven: Driven,
 }
 
 impl PyCoroutine {
@@ -50,13 +58,11 @@ impl PyCoroutine {
         Self {
             queue: Arc::clone(queue),
             body: Arc::clone(body),
-            context: OnceLock::new(),
-            handle: Mutex::default(),
-            task: Mutex::default(),
+            objects: Mutex::default(),
             // The context of an element is read-only all the time.
             read_only: AtomicU32::new(u32::from(body.task().map != NO_MAP)),
-            when_recorded: Mutex::default(),
-            home: Home::here(),
+            asking: AtomicU16::new(0),
+            has_slow_conditions: AtomicBool::new(false),
         }
     }
 
@@ -66,13 +72,13 @@ impl PyCoroutine {
 
     /// The body, for a call of its handle.
     pub(crate) fn body(&self) -> PyResult<&Arc<CoroutineBody<Python3>>> {
-        self.home.check("AsyncTaskHandle")?;
+        self.queue.home.check("AsyncTaskHandle")?;
         Ok(&self.body)
     }
 
     /// How it is found by what interrupts it.
-    pub(super) fn place(&self) -> (RunRowId, TaskRef, u32) {
-        (self.run().id.row(), self.body.task(), self.body.attempt())
+    pub(super) fn place(&self) -> (RunRowId, TaskRef) {
+        (self.run().id.row(), self.body.task())
     }
 
     /// It has suspended for the first time.
@@ -80,31 +86,82 @@ impl PyCoroutine {
         self.body.suspends();
     }
 
-    /// This task executes it from here on, within these contextvars.
-    pub(super) fn set_task(&self, task: &Bound<'_, PyAny>, vars: &Kept) {
-        let vars = Kept::new(vars.clone_ref(task.py()));
-        let before = self.task.lock().replace((Kept::new(task.clone().unbind()), vars));
-        drop(before);
+    /// What executes it, from here on. Returns what did until now.
+    pub(super) fn set_driven(&self, driven: Driven) -> Driven {
+        std::mem::replace(&mut self.objects.lock().driven, driven)
+    }
+
+    /// Looks at what executes it. Executes no Python code.
+    pub(super) fn with_driven<R>(&self, look: impl FnOnce(&Driven) -> R) -> R {
+        look(&self.objects.lock().driven)
+    }
+
+    /// Whether it waits without a task.
+    pub(super) fn is_detached(&self) -> bool {
+        self.with_driven(|driven| matches!(driven, Driven::Detached { .. }))
+    }
+
+    fn context<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.objects.lock().context.as_ref().map(|context| context.bind(py).clone())
     }
 
     pub(super) fn task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.task.lock().as_ref().map(|(task, _)| task.bind(py).clone())
+        self.with_driven(
+            |driven| if let Driven::ByTask { task, .. } = driven { Some(task.bind(py).clone()) } else { None },
+        )
     }
 
-    /// Its task, and the contextvars in which it executes.
-    pub(super) fn task_and_vars<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        self.task.lock().as_ref().map(|(task, vars)| (task.bind(py).clone(), vars.bind(py).clone()))
+    /// If it waits without a task, it gets one, in which it continues.
+    pub(super) fn attach(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().is_detached()
+            && let Some(bodies) = slf.get().queue.body_loop(slf.py())
+        {
+            gil::call_method1(&bodies, pyo3::intern!(slf.py(), "attach"), slf.as_any())?;
+        }
+        Ok(())
+    }
+
+    /// The task of a body that has suspended: one that has none gets one.
+    pub(super) fn task_of<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Self::attach(slf)?;
+        Ok(slf.get().task(slf.py()))
+    }
+
+    /// A wait begins: nothing is known of its conditions.
+    pub(super) fn begins_wait(&self) {
+        self.has_slow_conditions.store(false, Ordering::Relaxed);
+    }
+
+    /// A condition begins, or ends.
+    pub(super) fn asks(&self, begins: bool) {
+        if begins {
+            self.asking.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.asking.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// It awaits something else than bide.
+    pub(super) fn awaits_other(&self) {
+        if self.asking.load(Ordering::Relaxed) > 0 {
+            self.has_slow_conditions.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether each condition of its wait has answered at once until now.
+    pub(super) fn answers_at_once(&self) -> bool {
+        !self.has_slow_conditions.load(Ordering::Relaxed)
     }
 
     /// Within a step or a condition the context cannot be changed. Several steps may execute at once.
     pub(super) fn make_read_only(&self, py: Python<'_>, yes: bool) -> Result<(), Raised> {
-        let Some(context) = self.context.get() else { return Ok(()) };
+        let Some(context) = self.context(py) else { return Ok(()) };
         let change = if yes {
             self.read_only.fetch_add(1, Ordering::SeqCst) == 0
         } else {
             self.read_only.fetch_sub(1, Ordering::SeqCst) == 1
         };
-        if change { read_only(py, context.bind(py), yes) } else { Ok(()) }
+        if change { read_only(py, &context, yes) } else { Ok(()) }
     }
 
     pub(crate) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {
@@ -116,9 +173,11 @@ impl PyCoroutine {
     }
 
     fn end(&self, outcome: Outcome) -> Option<PyPending> {
-        let (handle, task) = (self.handle.lock().take(), self.task.lock().take());
-        drop((handle, task));
-        let callback = self.when_recorded.lock().take();
+        let (handle, callback, driven) = {
+            let mut objects = self.objects.lock();
+            (objects.handle.take(), objects.when_recorded.take(), std::mem::take(&mut objects.driven))
+        };
+        drop((handle, driven));
         let then = callback.map(|callback| {
             let body = Arc::clone(&self.body);
             let then: Then = Box::new(move |py| {
@@ -141,17 +200,15 @@ impl PyCoroutine {
     }
 
     /// Its `AsyncTaskHandle`.
-    fn handle_of<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    pub(super) fn handle_of<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (py, own) = (slf.py(), slf.get());
-        if let Some(handle) = &*own.handle.lock() {
+        if let Some(handle) = &own.objects.lock().handle {
             return Ok(handle.bind(py).clone());
         }
-        let bodies = own.queue.bodies.lock().as_ref().map(|bodies| bodies.bind(py).clone());
-        let bodies = bodies.unwrap_or_else(|| py.None().into_bound(py));
         let make = py.import("bide._async_handle")?.getattr("AsyncTaskHandle")?.getattr("_of")?;
-        let handle = gil::call_args(&make, &[slf.as_any(), &bodies])?.into_bound();
+        let handle = gil::call1(&make, slf.as_any())?.into_bound();
         if !own.ended() {
-            *own.handle.lock() = Some(Kept::new(handle.clone().unbind()));
+            own.objects.lock().handle = Some(Kept::new(handle.clone().unbind()));
         }
         Ok(handle)
     }
@@ -172,7 +229,7 @@ impl PyCoroutine {
                 // Elements run side by side: what they change would depend on their order.
                 read_only(py, &seen, true)?;
             }
-            let _ = own.context.set(Kept::new(Bound::clone(&seen).unbind()));
+            own.objects.lock().context = Some(Kept::new(Bound::clone(&seen).unbind()));
             Some(seen)
         } else {
             None
@@ -186,11 +243,17 @@ impl PyCoroutine {
         }
     }
 
+    /// It does not continue: its loop was closed.
+    pub(super) fn abandon(&self) {
+        self.body.suspend();
+        let _ = self.end(Outcome::Suspended);
+    }
+
     /// It has returned. What to wait for, if anything.
     pub(super) fn ends_with(&self, value: &Bound<'_, PyAny>) -> Option<PyPending> {
         let py = value.py();
         let stored = self.body.target().returns.encode(value).and_then(|output| {
-            let changes = self.context.get().map(|context| changes_of(py, context.bind(py)));
+            let changes = self.context(py).map(|context| changes_of(py, &context));
             Ok((output, changes.transpose()?.flatten()))
         });
         let outcome = match stored {
@@ -235,6 +298,12 @@ fn cancelled(py: Python<'_>, failure: &Failure) -> PyErr {
 
 #[pymethods]
 impl PyCoroutine {
+    /// The `BodyLoop`, while it executes bodies.
+    #[getter]
+    fn bodies<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        self.queue.body_loop(py)
+    }
+
     /// Its handle.
     #[getter]
     fn handle<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -243,8 +312,8 @@ impl PyCoroutine {
 
     /// The `asyncio.Task` that executes it; `None` before it has suspended for the first time, and after its end.
     #[getter(task)]
-    fn py_task<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.task(py)
+    fn py_task<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| Self::task_of(slf))
     }
 
     /// It has to return: what it does from here on does not count, and it continues later from its journal.
@@ -255,7 +324,7 @@ impl PyCoroutine {
     /// Completes this `asyncio` future when the `timeout` of the task is over.
     fn when_timed_out(&self, future: Py<PyAny>) -> PyResult<()> {
         let sleeper = Sleeper::new(&self.queue);
-        sleeper.park(Parked { future: Kept::new(future), call: None });
+        sleeper.park(Parked { future: Some(Kept::new(future)), call: None });
         self.body()?.when_timed_out(move || Arc::clone(&sleeper).wake());
         Ok(())
     }
@@ -269,7 +338,7 @@ impl PyCoroutine {
     /// Calls this once the end of the body is committed, if it is. To be called before the end.
     fn when_recorded(&self, callback: Py<PyAny>) -> PyResult<()> {
         self.body()?.wants_record();
-        let before = self.when_recorded.lock().replace(Kept::new(callback));
+        let before = self.objects.lock().when_recorded.replace(Kept::new(callback));
         drop(before);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! `_core.Driver`: the coroutine of an `asyncio.Task` that executes bodies, one after the other, each up to its end.
 //!
-//! The first body that suspends keeps the task as its own; another driver takes over. So a body that never suspends
-//! costs no task, and one that does costs no frame beside its own. Bodies execute in the contextvars of the task. If one
-//! has changed them, the driver ends with it; one whose submitter has contextvars executes in a copy of those.
+//! A body that suspends keeps the task as its own, and another driver takes over; unless it waits for bide, which it does
+//! without a task (`driven.rs`). So a body that never suspends costs no task. Bodies execute in the contextvars of the
+//! task. If one has changed them, the driver ends with it; one whose submitter has contextvars executes in a copy of
+//! those.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,9 +14,12 @@ use bide_sync::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopIteration};
 use pyo3::prelude::*;
 
+use super::call::PyCall;
 use super::coroutine::PyCoroutine;
-use super::imports::{coroutine_type, current_task, set_here};
+use super::driven::{Driven, Uses, is_marked};
+use super::imports::{current_task, set_here};
 use super::pending::PyPending;
+use super::step::{blocks, coroutine_of, ended, resume};
 use super::turn::PyLoopQueue;
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised, Sent};
@@ -31,6 +35,12 @@ const MOST: usize = 32;
 /// How many bodies are taken at once.
 const BATCH: usize = 16;
 
+/// The name of the tasks of drivers: `bide._loop.DRIVER`.
+const NAME: &str = "bide";
+
+/// How often a driver that makes a step refers to its task: as what it has just found to be the current one.
+const BY_ITSELF: isize = 1;
+
 /// Executes bodies within a task.
 #[pyclass(frozen, module = "bide._core", name = "Driver")]
 pub(crate) struct PyDriver {
@@ -38,6 +48,8 @@ pub(crate) struct PyDriver {
     owner: Py<PyLoopQueue>,
     /// The contextvars of its task.
     vars: Kept,
+    /// The uses of its task before a body has begun in it.
+    uses: Mutex<Option<Uses>>,
     /// What it does. Never locked while Python code runs.
     state: Mutex<State>,
 }
@@ -51,17 +63,19 @@ enum State {
     Executes(Suspended),
     /// It waits, by this coroutine, until the end of its body is committed.
     Ends(Kept),
+    /// It waits for a body that has none, by this future of `asyncio`'s once it has begun to.
+    Spare(Option<Kept>),
     /// It has ended, or makes a step.
     Over,
 }
 
 /// A body that has suspended.
-struct Suspended {
-    body: Py<PyCoroutine>,
+pub(super) struct Suspended {
+    pub(super) body: Py<PyCoroutine>,
     /// Its coroutine.
-    coroutine: Kept,
+    pub(super) coroutine: Kept,
     /// The contextvars that it executes in, if those are not the task's.
-    vars: Option<Kept>,
+    pub(super) vars: Option<Kept>,
 }
 
 /// What a body has come to in its first step.
@@ -87,16 +101,32 @@ impl PyDriver {
     /// One that executes what is ready, in a task with these contextvars.
     pub(super) fn new(owner: &Bound<'_, PyLoopQueue>, vars: &Bound<'_, PyAny>) -> Self {
         let yielded = owner.get().yielded.load(Ordering::Relaxed);
-        Self {
-            owner: owner.clone().unbind(),
-            vars: Kept::new(vars.clone().unbind()),
-            state: Mutex::new(State::Drives(yielded)),
-        }
+        Self::of(owner, vars, State::Drives(yielded))
+    }
+
+    /// One that continues a body, in a task with its contextvars.
+    pub(super) fn resumes(owner: &Bound<'_, PyLoopQueue>, body: Suspended, vars: &Bound<'_, PyAny>) -> Self {
+        Self::of(owner, vars, State::Executes(body))
+    }
+
+    /// One that waits for a body that has no task.
+    pub(super) fn spare(owner: &Bound<'_, PyLoopQueue>, vars: &Bound<'_, PyAny>) -> Self {
+        Self::of(owner, vars, State::Spare(None))
+    }
+
+    fn of(owner: &Bound<'_, PyLoopQueue>, vars: &Bound<'_, PyAny>, state: State) -> Self {
+        let vars = Kept::new(vars.clone().unbind());
+        Self { owner: owner.clone().unbind(), vars, uses: Mutex::default(), state: Mutex::new(state) }
     }
 
     /// Makes a step: returns what it awaits, or `None` if it has ended.
     fn step<'py>(&self, py: Python<'py>, thrown: Option<&Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let state = std::mem::replace(&mut *self.state.lock(), State::Over);
+        if self.uses.lock().is_none() {
+            let task = current_task(py)?;
+            let own = if matches!(state, State::Executes(_) | State::Spare(_)) { BY_ITSELF + 1 } else { BY_ITSELF };
+            *self.uses.lock() = Some(Uses::of(&task, own)?);
+        }
         match state {
             State::Over => Err(PyRuntimeError::new_err("this driver of bide's has ended")),
             State::Drives(yielded) => match thrown {
@@ -123,7 +153,8 @@ impl PyDriver {
                 let coroutine = suspended.coroutine.bind(py);
                 let sent = panics::no_panic(|| resume(py, coroutine, vars, thrown));
                 if let Ok(Ok(Sent::Awaits(awaited))) = sent {
-                    return self.awaits(State::Executes(suspended), awaited);
+                    let task = current_task(py)?;
+                    return self.suspends(py, suspended, awaited, &task, BY_ITSELF + 1);
                 }
                 let body = suspended.body.bind(py).clone();
                 drop(suspended);
@@ -135,6 +166,22 @@ impl PyDriver {
                 Sent::Awaits(awaited) => self.awaits(State::Ends(waits), awaited),
                 Sent::Returned(_) => Ok(None),
             },
+            State::Spare(_) => {
+                if let Some(error) = thrown {
+                    let spare = self.owner.get().queue.spare.lock().take();
+                    drop(spare);
+                    return Err(PyErr::from_value(error.clone()));
+                }
+                let Some(bodies) = self.owner.get().body_loop(py) else { return Ok(None) };
+                let future = gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "future"))?)?;
+                blocks(&future)?;
+                let kept = Some(Kept::new(Bound::clone(&future).unbind()));
+                let awaits = self.awaits(State::Spare(kept), future);
+                if let Some(spare) = &mut *self.owner.get().queue.spare.lock() {
+                    spare.is_there = true;
+                }
+                awaits
+            }
         }
     }
 
@@ -163,14 +210,15 @@ impl PyDriver {
             First::Ended(pending) => self.ends(py, pending),
             First::Awaits(suspended, awaited) => {
                 let body = suspended.body.bind(py).clone();
-                self.keep(py, suspended, &task)?;
-                // Asked for before it was known by its task.
+                let awaited = self.suspends(py, suspended, awaited, &task, BY_ITSELF)?;
+                // Asked for before it was known to have suspended.
                 if body.get().take_interrupt()
                     && let Some(bodies) = self.owner.get().body_loop(py)
+                    && let Some(task) = PyCoroutine::task_of(&body)?
                 {
                     gil::call_method1(&bodies, pyo3::intern!(py, "interrupt"), &task)?;
                 }
-                Ok(Some(awaited.into_bound()))
+                Ok(awaited)
             }
         }
     }
@@ -222,9 +270,18 @@ impl PyDriver {
                     }
                 }
                 First::Awaits(suspended, awaited) => {
-                    self.keep(py, suspended, &task)?;
-                    self.leave(py, Left::Kept)?;
-                    return Ok(Some(awaited.into_bound()));
+                    // The queue refers to it as well, and the method above.
+                    match self.suspends(py, suspended, awaited, &task, BY_ITSELF + 2) {
+                        Ok(None) => {}
+                        Ok(Some(awaited)) => {
+                            self.leave(py, Left::Kept)?;
+                            return Ok(Some(awaited));
+                        }
+                        Err(error) => {
+                            self.leave(py, Left::Free)?;
+                            return Err(error);
+                        }
+                    }
                 }
             }
             // A body has cancelled the task, or has changed the contextvars.
@@ -253,25 +310,69 @@ impl PyDriver {
         });
         let pending = Bound::new(py, pending)?.into_any();
         let waits = gil::call_method1(&bodies, pyo3::intern!(py, "finished"), &pending)?;
-        let state = Mutex::new(State::Begins(Kept::new(waits.into_bound().unbind()), begun));
-        let driver = Self { owner: self.owner.clone_ref(py), vars: Kept::new(vars.clone().unbind()), state };
-        let driver = Bound::new(py, driver)?.into_any();
+        let state = State::Begins(Kept::new(waits.into_bound().unbind()), begun);
+        let driver = Bound::new(py, Self::of(self.owner.bind(py), &vars, state))?.into_any();
         gil::call_args(&*gil::getattr(&bodies, pyo3::intern!(py, "aside"))?, &[&driver, &vars])?;
         Ok(())
     }
 
-    /// The body keeps the task.
-    fn keep<'py>(&self, py: Python<'py>, suspended: Suspended, task: &Bound<'py, PyAny>) -> PyResult<()> {
+    /// A body has suspended and awaits this, in a task that bide refers to so often. It keeps the task, and what the task
+    /// is to await is returned; or it waits without one.
+    fn suspends<'py>(
+        &self,
+        py: Python<'py>,
+        suspended: Suspended,
+        awaited: Owned<'py>,
+        task: &Bound<'py, PyAny>,
+        own: isize,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let body = suspended.body.bind(py).clone();
-        self.owner.get().remember(&body, task, suspended.vars.as_ref().unwrap_or(&self.vars));
-        body.get().suspends();
-        *self.state.lock() = State::Executes(suspended);
-        if body.get().has_timeout()
-            && let Some(bodies) = self.owner.get().body_loop(py)
-        {
-            gil::call_args(&*gil::getattr(&bodies, pyo3::intern!(py, "limit"))?, &[body.as_any(), task])?;
+        let call = awaited.cast::<PyCall>().ok().cloned();
+        let uses = *self.uses.lock();
+        let leaves = match (&call, uses) {
+            (Some(call), Some(uses)) => {
+                let is_own = call.get().is_of(&body);
+                is_own && !uses.have_grown(task, own)? && !is_marked(task, NAME)? && self.has_spare(py)
+            }
+            _ => false,
+        };
+        let vars = suspended.vars.as_ref().unwrap_or(&self.vars);
+        let driven = if leaves {
+            let has_own = suspended.vars.is_some() || self.vars.bind(py).len()? > 1;
+            let vars = has_own.then(|| Kept::new(vars.clone_ref(py)));
+            Driven::Detached { coroutine: Kept::new(suspended.coroutine.clone_ref(py)), vars }
+        } else {
+            Driven::ByTask { task: Kept::new(task.clone().unbind()), vars: Kept::new(vars.clone_ref(py)) }
+        };
+        let before = body.get().set_driven(driven);
+        if matches!(before, Driven::First) {
+            self.owner.get().remember(&body);
+            body.get().suspends();
+            if body.get().has_timeout()
+                && let Some(bodies) = self.owner.get().body_loop(py)
+            {
+                gil::call_method1(&bodies, pyo3::intern!(py, "limit"), body.as_any())?;
+            }
         }
-        Ok(())
+        drop(before);
+        let awaited = match &call {
+            Some(call) if leaves => {
+                PyCall::parks(call, None)?;
+                return Ok(None);
+            }
+            Some(call) => PyCall::future(call)?,
+            None => {
+                body.get().awaits_other();
+                awaited.into_bound()
+            }
+        };
+        *self.state.lock() = State::Executes(suspended);
+        Ok(Some(awaited))
+    }
+
+    /// Whether conditions of bodies without a task can be asked.
+    fn has_spare(&self, py: Python<'_>) -> bool {
+        self.owner.get().queue.needs_spare(py).is_ok()
     }
 
     /// Bodies make their first step within this task from here on.
@@ -332,6 +433,30 @@ impl PyDriver {
 
 #[pymethods]
 impl PyDriver {
+    /// Its task, which was the spare one, becomes the own one of a body that has none. Returns what the task awaits.
+    fn takes<'py>(
+        &self,
+        body: &Bound<'py, PyCoroutine>,
+        task: Py<PyAny>,
+        vars: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let py = body.py();
+            let Driven::Detached { coroutine, vars: own } = body.get().set_driven(Driven::First) else {
+                return Ok(None);
+            };
+            if own.is_none() {
+                gil::call_args(names(py)?.run_in_vars.bind(py), &[vars, set_here(py)?, body.as_any()])?;
+            }
+            let within = own.as_ref().map_or_else(|| vars.clone().unbind(), |own| own.clone_ref(py));
+            drop(body.get().set_driven(Driven::ByTask { task: Kept::new(task), vars: Kept::new(within) }));
+            let suspended = Suspended { body: body.clone().unbind(), coroutine, vars: own };
+            let before = std::mem::replace(&mut *self.state.lock(), State::Executes(suspended));
+            let future = if let State::Spare(future) = before { future } else { None };
+            Ok(future.map(|future| future.into_owned(py).into_bound()))
+        })
+    }
+
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -371,57 +496,4 @@ impl PyDriver {
             Ok(())
         })
     }
-}
-
-/// A body has come to its end. What to wait for, if anything.
-fn ended<'py>(
-    py: Python<'py>,
-    body: &PyCoroutine,
-    sent: Result<Result<Sent<'py>, Raised>, panics::Panicked>,
-) -> PyResult<Option<PyPending>> {
-    panics::method(|| {
-        Ok(match sent {
-            Ok(Ok(Sent::Returned(value) | Sent::Awaits(value))) => body.ends_with(&value),
-            Ok(Err(raised)) => body.ends_by(py, raised),
-            Err(panicked) => body.ends_by(py, Raised::new(py, panicked.into())),
-        })
-    })
-}
-
-/// Has a coroutine make its next step, or throws an exception into it; within contextvars, if any are given.
-fn resume<'py>(
-    py: Python<'py>,
-    coroutine: &Bound<'py, PyAny>,
-    vars: Option<&Bound<'py, PyAny>>,
-    thrown: Option<&Bound<'py, PyAny>>,
-) -> Result<Sent<'py>, Raised> {
-    let made = match (vars, thrown) {
-        (None, None) => return gil::send(coroutine),
-        (None, Some(error)) => gil::call_method1(coroutine, pyo3::intern!(py, "throw"), error),
-        (Some(vars), thrown) => {
-            let names = names(py).map_err(|error| Raised::new(py, error))?;
-            let name = if thrown.is_some() { pyo3::intern!(py, "throw") } else { pyo3::intern!(py, "send") };
-            let method = gil::getattr(coroutine, name)?;
-            let none = py.None().into_bound(py);
-            gil::call_args(names.run_in_vars.bind(py), &[vars, &method, thrown.unwrap_or(&none)])
-        }
-    };
-    match made {
-        Ok(awaited) => Ok(Sent::Awaits(awaited)),
-        Err(raised) if raised.is::<PyStopIteration>(py) => {
-            gil::getattr(raised.value(py), pyo3::intern!(py, "value")).map(Sent::Returned)
-        }
-        Err(raised) => Err(raised),
-    }
-}
-
-/// The coroutine that a body's function has returned; of another awaitable one that awaits it.
-fn coroutine_of<'py>(py: Python<'py>, called: Owned<'py>) -> Result<Owned<'py>, Raised> {
-    // SAFETY: attached, and the type of a live object.
-    let is_coroutine = unsafe { pyo3::ffi::Py_TYPE(called.as_ptr()) == coroutine_type(py)?.as_ptr().cast() };
-    if is_coroutine || gil::getattr(&called, pyo3::intern!(py, "send")).is_ok() {
-        return Ok(called);
-    }
-    let awaits = py.import("bide._loop").and_then(|module| module.getattr("awaits"));
-    gil::call1(&awaits.map_err(|error| Raised::new(py, error))?, &called)
 }

@@ -113,7 +113,7 @@ impl PyGateWatch {
     /// Calls its function; returns a coroutine.
     fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
-            *self.asking.lock() = Some(self.queue.executes());
+            *self.asking.lock() = Some(Executing::of(&self.queue));
             let gate = self.watch.gate();
             let body = &gate.run.workflow.bodies[gate.task.ix as usize];
             let Some(target) = body.gate(gate.part) else { return Ok(py.None().into_bound(py)) };

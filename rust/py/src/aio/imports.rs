@@ -17,6 +17,12 @@ pub(super) fn current_task(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(gil::call0(imported(py, &CURRENT, "asyncio", "current_task")?)?.into_bound())
 }
 
+/// Contextvars with nothing in them.
+pub(super) fn new_vars(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static CONTEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(gil::call0(imported(py, &CONTEXT, "contextvars", "Context")?)?.into_bound())
+}
+
 /// `bide._here.here.set`.
 pub(super) fn set_here(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static SET: PyOnceLock<Py<PyAny>> = PyOnceLock::new();

@@ -5,6 +5,7 @@
 
 mod call;
 mod coroutine;
+mod driven;
 mod driver;
 mod gate;
 mod imports;
@@ -12,7 +13,11 @@ mod pending;
 mod poll;
 mod queue;
 mod rest;
+mod step;
+mod suspended;
 mod turn;
+mod wait;
+mod within;
 
 pub(crate) use call::PyCall;
 pub(crate) use coroutine::PyCoroutine;
@@ -21,3 +26,4 @@ pub(crate) use gate::PyGateWatch;
 pub(crate) use pending::PyPending;
 pub(crate) use queue::{Loop, LoopQueue};
 pub(crate) use turn::PyLoopQueue;
+pub(crate) use wait::PyWait;

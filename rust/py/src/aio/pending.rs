@@ -103,7 +103,7 @@ impl PyPending {
     /// Completes this `asyncio` future once `poll` is to be called again.
     fn park(&self, future: Py<PyAny>) {
         if let Some(own) = &*self.future.lock() {
-            own.park(Parked { future: Kept::new(future), call: None });
+            own.park(Parked { future: Some(Kept::new(future)), call: None });
         }
     }
 }

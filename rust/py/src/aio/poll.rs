@@ -6,44 +6,62 @@ use pyo3::prelude::*;
 use super::call::{Asks, PyCall};
 use super::rest::Resting;
 use super::turn::PyLoopQueue;
+use super::within::Within;
 use crate::gil::Kept;
 
 impl PyLoopQueue {
     /// Asks a wait that is due. Returns its future if its task is to continue.
-    pub(super) fn ask_resting(&self, py: Python<'_>, asks: &Asks<'_>, ticket: u64) -> PyResult<Option<Kept>> {
+    pub(super) fn ask_resting<'py>(&self, py: Python<'py>, asks: &Asks<'py>, ticket: u64) -> PyResult<Option<Kept>> {
         let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(None) };
-        let (call, condition) = {
-            let all = self.queue.resting.lock();
-            let Some(Resting { call, condition, .. }) = all.get(ticket) else { return Ok(None) };
-            (call.bind(py).clone(), condition.bind(py).clone())
-        };
-        let Ok(call) = call.cast::<PyCall>() else { return Ok(None) };
+        let Some(call) = &self.resting(py, ticket) else { return Ok(None) };
+        let Some(condition) = call.get().condition(py, 0)? else { return Ok(None) };
         let coroutine = call.get().parts().0.bind(py);
-        let within = coroutine.get().task_and_vars(py).filter(|_| coroutines.may_poll(ticket));
+        let within = Within::of(coroutine, || asks.spare())?.filter(|_| coroutines.may_poll(ticket));
         let Some(within) = within else { return self.wake_resting(py, Some(asks), ticket) };
         call.get().enters(py)?;
         let asked = asks.ask_at_rest(call.get(), coroutine, &within, &condition);
+        let given = asks.settles(&within, coroutine, &asked);
+        let given = match given {
+            Ok(given) => given,
+            Err(error) => {
+                call.get().leaves(py)?;
+                return Err(error);
+            }
+        };
         // Most answer this.
         let is_no = |value: &Bound<'_, PyAny>| value.is_none() || value.is(&*pyo3::types::PyBool::new(py, false));
-        if asked.as_ref().is_ok_and(|value| is_no(value)) && coroutines.rests_on(ticket) {
+        if given.is_none() && asked.as_ref().is_ok_and(|value| is_no(value)) && coroutines.rests_on(ticket) {
             call.get().leaves(py)?;
             return Ok(None);
         }
-        let Some(Resting { future, .. }) = self.leaves(call, ticket)? else { return Ok(None) };
+        let Some(Resting { future, .. }) = self.leaves(call, ticket)? else {
+            call.get().leaves(py)?;
+            return Ok(None);
+        };
         call.get().asked_at_rest()?;
-        PyCall::answered_at_rest(call, asks, asked, future)
+        PyCall::answered_at_rest(call, asks, asked, given.or(future))
     }
 
     /// Continues a wait that was rung, or that may not be asked at rest. Returns its future if its task is to continue.
-    pub(super) fn wake_resting(&self, py: Python<'_>, asks: Option<&Asks<'_>>, ticket: u64) -> PyResult<Option<Kept>> {
-        let call = self.queue.resting.lock().get(ticket).map(|resting| resting.call.bind(py).clone());
-        let Some(Ok(call)) = call.as_ref().map(|call| call.cast::<PyCall>()) else { return Ok(None) };
+    pub(super) fn wake_resting<'py>(
+        &self,
+        py: Python<'py>,
+        asks: Option<&Asks<'py>>,
+        ticket: u64,
+    ) -> PyResult<Option<Kept>> {
+        let Some(call) = &self.resting(py, ticket) else { return Ok(None) };
         let Some(Resting { future, .. }) = self.leaves(call, ticket)? else { return Ok(None) };
         call.get().wake_from_rest()?;
         match asks {
             Some(asks) => PyCall::wakes(call, asks, future),
-            None => Ok(Some(future)),
+            None => PyCall::continues_with(call, future),
         }
+    }
+
+    /// The call that rests with this ticket.
+    fn resting<'py>(&self, py: Python<'py>, ticket: u64) -> Option<Bound<'py, PyCall>> {
+        let call = self.queue.resting.lock().get(ticket).map(|resting| resting.call.bind(py).clone())?;
+        call.cast_into::<PyCall>().ok().filter(|call| call.get().rests_at(ticket))
     }
 
     fn leaves(&self, call: &Bound<'_, PyCall>, ticket: u64) -> PyResult<Option<Resting>> {

@@ -14,10 +14,12 @@ use bide_sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::driven::Spare;
 use super::rest::AllResting;
 use crate::errors;
 use crate::gil::{self, Kept};
 use crate::notify::Notifier;
+use crate::process::Home;
 
 /// What other threads leave to the loop.
 pub(crate) struct LoopQueue {
@@ -25,6 +27,8 @@ pub(crate) struct LoopQueue {
     woken: Mutex<Vec<Arc<Sleeper>>>,
     /// Waits between two polls. Never locked while Python code runs.
     pub(super) resting: Mutex<AllResting>,
+    /// The task in which the conditions of bodies without one are asked.
+    pub(super) spare: Mutex<Option<Spare>>,
     /// The task within which a driver begins bodies now.
     pub(super) first: Mutex<Option<Kept>>,
     /// A byte is on its way.
@@ -48,6 +52,8 @@ pub(crate) struct LoopQueue {
     wanted: Mutex<Option<Kept>>,
     /// The socket, once there is a loop: the end that it reads from, and the other one.
     socket: OnceLock<(UnixStream, UnixStream)>,
+    /// The process in which it was made.
+    pub(super) home: Home,
 }
 
 /// What the last look at the loop has seen.
@@ -66,12 +72,19 @@ const BLOCKED: Duration = Duration::from_millis(100);
 /// That it is blocked is reported no more often.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// A condition or a step that the loop executes, as long as this exists.
+/// A condition that the loop executes, as long as this exists.
 pub(super) struct Executing(Arc<LoopQueue>);
+
+impl Executing {
+    pub(super) fn of(queue: &Arc<LoopQueue>) -> Self {
+        queue.executes(true);
+        Self(Arc::clone(queue))
+    }
+}
 
 impl Drop for Executing {
     fn drop(&mut self) {
-        self.0.executing.fetch_sub(1, Ordering::Relaxed);
+        self.0.executes(false);
     }
 }
 
@@ -87,8 +100,8 @@ pub(crate) struct Sleeper {
 
 /// What waits for a turn of the loop.
 pub(super) struct Parked {
-    /// The `asyncio.Future` that is completed then.
-    pub(super) future: Kept,
+    /// The `asyncio.Future` that is completed then. `None`: the call's body has no task.
+    pub(super) future: Option<Kept>,
     /// The `PyCall` that is continued before: if it has to wait again, the future is not completed.
     pub(super) call: Option<Kept>,
 }
@@ -98,6 +111,7 @@ impl LoopQueue {
         Arc::new(Self {
             woken: Mutex::default(),
             resting: Mutex::default(),
+            spare: Mutex::default(),
             first: Mutex::default(),
             signalled: AtomicBool::new(false),
             turns: AtomicU64::new(0),
@@ -110,6 +124,7 @@ impl LoopQueue {
             bodies: Mutex::default(),
             wanted: Mutex::default(),
             socket: OnceLock::new(),
+            home: Home::here(),
         })
     }
 
@@ -159,10 +174,13 @@ impl LoopQueue {
         }
     }
 
-    /// A condition or a step begins: the loop is to have turns until it ends.
-    pub(super) fn executes(self: &Arc<Self>) -> Executing {
-        self.executing.fetch_add(1, Ordering::Relaxed);
-        Executing(Arc::clone(self))
+    /// A condition or a step begins, or ends: the loop is to have turns meanwhile.
+    pub(super) fn executes(&self, begins: bool) {
+        if begins {
+            self.executing.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.executing.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The loop goes on: it is not blocked.

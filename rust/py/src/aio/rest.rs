@@ -8,32 +8,29 @@ use crate::gil::Kept;
 pub(super) struct Resting {
     /// The `PyCall`.
     pub(super) call: Kept,
-    /// The `asyncio.Future` that is completed when its task is to continue.
-    pub(super) future: Kept,
-    /// Its condition, a coroutine function.
-    pub(super) condition: Kept,
+    /// The `asyncio.Future` that is completed when its task is to continue. `None`: its body has no task.
+    pub(super) future: Option<Kept>,
 }
 
 /// All of a loop, by the places in their tickets.
 #[derive(Default)]
-pub(super) struct AllResting(Vec<Option<(u32, Resting)>>);
+pub(super) struct AllResting(Vec<Option<Resting>>);
 
 impl AllResting {
-    pub(super) fn keep(&mut self, ticket: u64, resting: Resting) -> Option<(u32, Resting)> {
+    pub(super) fn keep(&mut self, ticket: u64, resting: Resting) -> Option<Resting> {
         let place = place_of(ticket);
         if place >= self.0.len() {
+            self.0.reserve_exact(if place < self.0.capacity() { 0 } else { place / 8 + 64 });
             self.0.resize_with(place + 1, || None);
         }
-        self.0[place].replace(((ticket >> 32) as u32, resting))
+        self.0[place].replace(resting)
     }
 
     pub(super) fn take(&mut self, ticket: u64) -> Option<Resting> {
-        let place = self.0.get_mut(place_of(ticket))?;
-        place.take_if(|(generation, _)| u64::from(*generation) == ticket >> 32).map(|(_, resting)| resting)
+        self.0.get_mut(place_of(ticket))?.take()
     }
 
     pub(super) fn get(&self, ticket: u64) -> Option<&Resting> {
-        let (generation, resting) = self.0.get(place_of(ticket))?.as_ref()?;
-        (u64::from(*generation) == ticket >> 32).then_some(resting)
+        self.0.get(place_of(ticket))?.as_ref()
     }
 }

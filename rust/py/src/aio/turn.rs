@@ -1,21 +1,23 @@
 //! `_core.LoopQueue`: a turn of the event loop of a runner, as `bide/_loop.py` takes it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bide_core::TaskRef;
-use bide_core::record::RunRowId;
 use bide_executor::Start;
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
 use super::call::{Asks, PyCall};
 use super::coroutine::PyCoroutine;
-use super::driver::{BUDGET, PyDriver};
+use super::driven::{Driven, Spare};
+use super::driver::{BUDGET, PyDriver, Suspended};
 use super::gate::PyGateWatch;
+use super::imports::{new_vars, set_here};
 use super::queue::{LoopQueue, Parked, Sleeper};
+use super::suspended::AllSuspended;
+use crate::errors::names;
 use crate::gil::{self, Kept};
 use crate::host::{PyEngine, Python3};
 use crate::panics;
@@ -38,13 +40,11 @@ pub(crate) struct PyLoopQueue {
     pub(super) wanted: AtomicUsize,
     /// How often a driver has left the loop a turn: those that were made before leave it too.
     pub(super) yielded: AtomicUsize,
-    /// The bodies that have suspended and not ended, by run, task and attempt.
-    suspended: Mutex<BTreeMap<Place, Py<PyCoroutine>>>,
+    /// The bodies that have suspended and not ended.
+    suspended: Mutex<AllSuspended>,
     /// The process in which it was made.
     home: Home,
 }
-
-type Place = (RunRowId, TaskRef, u32);
 
 /// What is to have its turn, in this order.
 #[derive(Default)]
@@ -120,16 +120,14 @@ impl PyLoopQueue {
         self.queue.body_loop(py)
     }
 
-    /// A body has suspended: this task is its own from here on.
-    pub(super) fn remember(&self, body: &Bound<'_, PyCoroutine>, task: &Bound<'_, PyAny>, vars: &Kept) {
-        body.get().set_task(task, vars);
-        let before = self.suspended.lock().insert(body.get().place(), body.clone().unbind());
-        drop(before);
+    /// A body has suspended for the first time.
+    pub(super) fn remember(&self, body: &Bound<'_, PyCoroutine>) {
+        self.suspended.lock().add(body);
     }
 
     /// A body that had suspended has returned.
     pub(super) fn forget(&self, body: &Bound<'_, PyCoroutine>) {
-        let body = self.suspended.lock().remove(&body.get().place());
+        let body = self.suspended.lock().remove(body);
         drop(body);
     }
 
@@ -144,7 +142,7 @@ impl PyLoopQueue {
     }
 
     /// Works off what has its turn, for as long as a turn may take.
-    fn work_off(&self, py: Python<'_>, asks: Option<&Asks<'_>>, left: &mut Left<'_>) -> PyResult<()> {
+    fn work_off<'py>(&self, py: Python<'py>, asks: Option<&Asks<'py>>, left: &mut Left<'_>) -> PyResult<()> {
         let since = self.engine.clock().machine();
         let is_over = || self.engine.clock().machine().saturating_sub(since) > BUDGET;
         while let Some(ticket) = left.rung.pop_front() {
@@ -158,7 +156,8 @@ impl PyLoopQueue {
             let call = call.as_ref().and_then(|call| call.bind(py).cast::<PyCall>().ok());
             left.futures.extend(match (call, asks) {
                 (Some(call), Some(asks)) => PyCall::wakes(call, asks, future)?,
-                _ => Some(future),
+                (Some(call), None) => PyCall::continues_with(call, future)?,
+                (None, _) => future,
             });
             if is_over() {
                 return Ok(());
@@ -177,13 +176,25 @@ impl PyLoopQueue {
         Ok(())
     }
 
+    /// A task of this driver, unless the loop has ended.
+    fn spawn<'py>(
+        &self,
+        driver: &Bound<'py, PyDriver>,
+        vars: &Bound<'py, PyAny>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = driver.py();
+        let Some(bodies) = self.body_loop(py) else { return Ok(None) };
+        let spawn = gil::getattr(&bodies, pyo3::intern!(py, "drive"))?;
+        Ok(Some(gil::call_args(&spawn, &[driver.as_any(), vars])?.into_bound()))
+    }
+
     /// The tasks of bodies that have suspended and are as wanted.
     fn tasks<'py>(
-        py: Python<'py>,
         bodies: Vec<Bound<'py, PyCoroutine>>,
         wanted: impl Fn(&PyCoroutine) -> bool,
-    ) -> Vec<Bound<'py, PyAny>> {
-        bodies.into_iter().filter(|body| wanted(body.get())).filter_map(|body| body.get().task(py)).collect()
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let wanted = bodies.into_iter().filter(|body| wanted(body.get()));
+        wanted.filter_map(|body| PyCoroutine::task_of(&body).transpose()).collect()
     }
 }
 
@@ -196,23 +207,24 @@ impl PyLoopQueue {
 
     /// Begins a turn: commits what has gathered, asks the conditions that are due, and returns the `asyncio` futures to
     /// complete.
-    fn turn(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+    fn turn(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
         panics::method(|| {
-            self.home.check("Runner")?;
-            let mut left = Left::take(self);
-            left.woken.extend(self.queue.take());
-            self.commit_gathered(py);
-            let Some(coroutines) = self.engine.dispatch().coroutines() else {
+            let (py, this) = (slf.py(), slf.get());
+            this.home.check("Runner")?;
+            let mut left = Left::take(this);
+            left.woken.extend(this.queue.take());
+            this.commit_gathered(py);
+            let Some(coroutines) = this.engine.dispatch().coroutines() else {
                 left.backlog = Backlog::default();
                 return Ok(Vec::new());
             };
             left.rung.extend(coroutines.take_rung());
-            left.due.extend(coroutines.take_due(self.engine.clock().steady()));
+            left.due.extend(coroutines.take_due(this.engine.clock().steady()));
             if left.is_empty() {
                 return Ok(Vec::new());
             }
-            let asks = self.body_loop(py).map_or(Ok(None), |bodies| Asks::here(&bodies))?;
-            self.work_off(py, asks.as_ref(), &mut left)?;
+            let asks = this.body_loop(py).map_or(Ok(None), |bodies| Asks::here(&this.queue, &bodies))?;
+            this.work_off(py, asks.as_ref(), &mut left)?;
             let complete = |future: Kept| future.into_owned(py).into_bound().unbind();
             Ok(std::mem::take(&mut left.futures).into_iter().map(complete).collect())
         })
@@ -300,29 +312,97 @@ impl PyLoopQueue {
 
     /// Suspends the bodies of lost runs, and if the runner closes the deferred ones, or all. Returns their tasks, to be
     /// cancelled.
-    fn suspend<'py>(&self, py: Python<'py>, closing: bool, all: bool) -> Vec<Bound<'py, PyAny>> {
-        let bodies = self.suspended.lock().values().map(|body| body.bind(py).clone()).collect();
-        Self::tasks(py, bodies, |body| {
-            let suspends = body.lost() || (closing && (all || body.deferred()));
-            if suspends {
-                body.suspend();
-            }
-            suspends
+    fn suspend<'py>(&self, py: Python<'py>, closing: bool, all: bool) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let bodies = self.suspended.lock().all(py);
+            Self::tasks(bodies, |body| {
+                let suspends = body.lost() || (closing && (all || body.deferred()));
+                if suspends {
+                    body.suspend();
+                }
+                suspends
+            })
         })
     }
 
     /// The tasks of bodies that are to be cancelled because their runs were, or because they were cut off.
-    fn interrupted<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
-        let Some(coroutines) = self.engine.dispatch().coroutines() else { return Vec::new() };
-        let interrupted = coroutines.take_interrupted();
-        if interrupted.is_empty() {
-            return Vec::new();
-        }
-        let suspended = self.suspended.lock();
-        let attempts = |(run, task)| suspended.range((run, task, 0)..=(run, task, u32::MAX));
-        let bodies = interrupted.into_iter().flat_map(attempts).map(|(_, body)| body.bind(py).clone()).collect();
-        drop(suspended);
-        Self::tasks(py, bodies, PyCoroutine::take_interrupt)
+    fn interrupted<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        panics::method(|| {
+            let Some(coroutines) = self.engine.dispatch().coroutines() else { return Ok(Vec::new()) };
+            let interrupted = coroutines.take_interrupted();
+            if interrupted.is_empty() {
+                return Ok(Vec::new());
+            }
+            let suspended = self.suspended.lock();
+            let bodies = interrupted.into_iter().flat_map(|place| suspended.of(py, place)).collect();
+            drop(suspended);
+            Self::tasks(bodies, PyCoroutine::take_interrupt)
+        })
+    }
+
+    /// A body that waits without a task gets one, in which it continues.
+    fn attach(slf: &Bound<'_, Self>, body: &Bound<'_, PyCoroutine>) -> PyResult<()> {
+        panics::method(|| {
+            let (py, own) = (slf.py(), body.get());
+            let found = own.with_driven(|driven| match driven {
+                Driven::Detached { coroutine, vars } => {
+                    Some((coroutine.clone_ref(py), vars.as_ref().map(|vars| vars.bind(py).clone())))
+                }
+                _ => None,
+            });
+            let Some((coroutine, vars)) = found else { return Ok(()) };
+            let vars = match vars {
+                Some(vars) => vars,
+                None => {
+                    let fresh = new_vars(py)?;
+                    gil::call_args(names(py)?.run_in_vars.bind(py), &[&fresh, set_here(py)?, body.as_any()])?;
+                    fresh
+                }
+            };
+            let suspended = Suspended { body: body.clone().unbind(), coroutine: Kept::new(coroutine), vars: None };
+            let driver = Bound::new(py, PyDriver::resumes(slf, suspended, &vars))?;
+            // Until it has a task it is as it was.
+            if let Some(task) = slf.get().spawn(&driver, &vars)? {
+                let driven = Driven::ByTask { task: Kept::new(task.unbind()), vars: Kept::new(vars.unbind()) };
+                drop(own.set_driven(driven));
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a spare task, unless there is one.
+    fn needs_spare(slf: &Bound<'_, Self>) -> PyResult<()> {
+        panics::method(|| {
+            let (py, queue) = (slf.py(), &slf.get().queue);
+            if queue.spare.lock().is_some() {
+                return Ok(());
+            }
+            let vars = new_vars(py)?;
+            let driver = Bound::new(py, PyDriver::spare(slf, &vars))?;
+            let Some(task) = slf.get().spawn(&driver, &vars)? else { return Ok(()) };
+            let keep = |object: Bound<'_, PyAny>| Kept::new(object.unbind());
+            let spare = Spare { task: keep(task), vars: keep(vars), driver: keep(driver.into_any()), is_there: false };
+            let before = queue.spare.lock().replace(spare);
+            drop(before);
+            Ok(())
+        })
+    }
+
+    /// The loop was closed: the bodies that wait are suspended, without anything of theirs that could await.
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
+        panics::method(|| {
+            let suspended = std::mem::take(&mut *self.suspended.lock());
+            for body in suspended.all(py) {
+                body.get().abandon();
+            }
+            Ok(())
+        })
+    }
+
+    /// The task in which the conditions of bodies without a task are asked, which is not needed any more.
+    fn take_spare<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let spare = self.queue.spare.lock().take();
+        spare.map(|spare| spare.task.into_owned(py).into_bound())
     }
 
     /// How many coroutines execute or are deferred.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, TaskId,
-    TaskRow, TaskStatus, Time, Value,
+    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus,
+    SubStatus, TaskId, TaskRow, TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;
@@ -54,12 +54,26 @@ pub(super) struct MemRun {
 
 /// The journals of all runs. One tree of small nodes: a tree for each run would keep room for eleven entries in each.
 #[derive(Clone, Default)]
-pub(super) struct Journals(BTreeMap<(RunRowId, TaskId, i32, EntryKey), Box<Entry>>);
+pub(super) struct Journals {
+    entries: BTreeMap<(RunRowId, TaskId, i32, EntryKey), Box<Entry>>,
+    /// What the task that was written last waits for.
+    waits_for: Option<Arc<str>>,
+}
 
 impl Journals {
+    /// The text of what a task waits for, shared with the task before that waits for the same.
+    fn with_shared_text(&mut self, mut row: RunningRow) -> RunningRow {
+        match (&row.blocked_by, &self.waits_for) {
+            (Some(text), Some(last)) if text == last => row.blocked_by = Some(Arc::clone(last)),
+            (Some(text), _) => self.waits_for = Some(Arc::clone(text)),
+            (None, _) => {}
+        }
+        row
+    }
+
     fn of(&self, run: RunRowId) -> impl Iterator<Item = (&(RunRowId, TaskId, i32, EntryKey), &Box<Entry>)> {
         let first = (run, TaskId::MIN, i32::MIN, EntryKey { name: "".into(), n: 0 });
-        self.0.range(first..).take_while(move |(key, _)| key.0 == run)
+        self.entries.range(first..).take_while(move |(key, _)| key.0 == run)
     }
 
     /// The journals of a run, by task, map index and `seq`.
@@ -75,7 +89,7 @@ impl Journals {
 
     /// The open entries of all runs.
     pub(super) fn open(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
-        let open = self.0.iter().filter(|(_, entry)| entry.state == EntryState::Open);
+        let open = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
         open.map(|((run, task, map, _), entry)| (*run, *task, *map, &**entry))
     }
 
@@ -88,7 +102,7 @@ impl Journals {
 
     /// Puts an entry of a run in.
     pub(super) fn insert(&mut self, run: RunRowId, task: TaskId, map: i32, entry: Entry) {
-        self.0.insert((run, task, map, entry.key.clone()), Box::new(entry));
+        self.entries.insert((run, task, map, entry.key.clone()), Box::new(entry));
     }
 
     /// Forgets what belongs to a run.
@@ -96,7 +110,7 @@ impl Journals {
         if run.has_journal {
             let keys: Vec<_> = self.of(run.id.row()).map(|(key, _)| key.clone()).collect();
             for key in keys {
-                self.0.remove(&key);
+                self.entries.remove(&key);
             }
         }
     }
@@ -116,7 +130,44 @@ enum Row {
     #[default]
     None,
     Done(DoneRow),
+    Running(RunningRow),
     Whole(Box<TaskRow>),
+}
+
+/// The row of a task whose first attempt runs or waits: a hundred thousand may wait at once.
+#[derive(Clone)]
+struct RunningRow {
+    run: RunRowId,
+    task: TaskId,
+    map: i32,
+    sub_status: Option<SubStatus>,
+    started_at: Time,
+    blocked_by: Option<Arc<str>>,
+}
+
+impl RunningRow {
+    /// `None`: there is more in the row.
+    fn of(row: &TaskRow) -> Option<Self> {
+        let TaskRow { run, task, map, sub_status, .. } = *row;
+        let started_at = row.started_at?;
+        let short = Self { run, task, map, sub_status, started_at, blocked_by: row.blocked_by.clone() };
+        (TaskRow::from(short.clone()) == *row).then_some(short)
+    }
+}
+
+impl From<RunningRow> for TaskRow {
+    fn from(row: RunningRow) -> Self {
+        Self {
+            map: row.map,
+            status: TaskStatus::Running,
+            sub_status: row.sub_status,
+            attempts: 1,
+            first_started_at: Some(row.started_at),
+            started_at: Some(row.started_at),
+            blocked_by: row.blocked_by,
+            ..Self::pending(row.run, row.task)
+        }
+    }
 }
 
 impl Row {
@@ -124,8 +175,17 @@ impl Row {
         match self {
             Self::None => None,
             Self::Done(done) => Some(done.clone().into()),
+            Self::Running(row) => Some(row.clone().into()),
             Self::Whole(row) => Some((**row).clone()),
         }
+    }
+
+    /// That of a task that has not completed, to be changed.
+    fn whole(&mut self) -> Option<&mut TaskRow> {
+        if let Self::Running(row) = self {
+            *self = Self::Whole(Box::new(row.clone().into()));
+        }
+        if let Self::Whole(row) = self { Some(row) } else { None }
     }
 }
 
@@ -174,6 +234,7 @@ impl MemRun {
         match row {
             Row::None => None,
             Row::Done(_) => Some(TaskStatus::Completed),
+            Row::Running(_) => Some(TaskStatus::Running),
             Row::Whole(row) => Some(row.status),
         }
     }
@@ -251,7 +312,7 @@ impl MemRun {
         (self.status, self.ended_at, self.blocked_by) = (RunStatus::Cancelled, Some(cancel.at), None);
         self.cancel = Some(Arc::new(cancel.clone()));
         for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
-            if let Row::Whole(row) = row
+            if let Some(row) = row.whole()
                 && !row.status.is_ended()
             {
                 row.status = TaskStatus::Cancelled;
@@ -284,14 +345,19 @@ pub(super) fn apply(
 ) -> Option<RunRowId> {
     match write {
         Write::Done(done) => runs.get_mut(&done.run)?.put(done.task, done.map, Row::Done(done)),
-        Write::Task(row) => runs.get_mut(&row.run)?.put(row.task, row.map, Row::Whole(row)),
+        Write::Task(row) => {
+            let (task, map) = (row.task, row.map);
+            let run = runs.get_mut(&row.run)?;
+            let short = RunningRow::of(&row).map(|row| Row::Running(journals.with_shared_text(row)));
+            run.put(task, map, short.unwrap_or(Row::Whole(row)));
+        }
         Write::Entry { run, task, map, entry } => {
             runs.get_mut(&run)?.has_journal = true;
-            journals.0.insert((run, task, map, entry.key.clone()), entry);
+            journals.entries.insert((run, task, map, entry.key.clone()), entry);
         }
         Write::DropEntries { run, task, map, keys } => {
             for key in keys {
-                journals.0.remove(&(run, task, map, key));
+                journals.entries.remove(&(run, task, map, key));
             }
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
@@ -305,9 +371,9 @@ pub(super) fn apply(
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
             let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });
-            let keys = journals.0.range(of_elements..).take_while(|(key, _)| (key.0, key.1) == (run, task));
+            let keys = journals.entries.range(of_elements..).take_while(|(key, _)| (key.0, key.1) == (run, task));
             for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-                journals.0.remove(&key);
+                journals.entries.remove(&key);
             }
         }
         Write::Answer { run, number, answer, .. } => messages.put_answer(run, number, answer),

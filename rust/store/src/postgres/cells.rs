@@ -161,7 +161,7 @@ pub(super) fn entry<'a>([run, task, map]: [Cell<'a>; 3], row: &'a Entry) -> [Cel
         micros(row.deadline).into(),
         Cell::Blob(row.operation.stored_proof()),
         row.value.as_ref().map(Value::as_bytes).into(),
-        json(row.failure.as_ref()).into(),
+        json(row.failure.as_deref()).into(),
     ]
 }
 

@@ -216,7 +216,7 @@ pub(super) fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreEr
         state: fields.code(5, "state", EntryState::from_code)?,
         deadline: fields.time(9, "deadline")?,
         value: fields.value(1),
-        failure: fields.failure(1, "failure")?,
+        failure: fields.failure(1, "failure")?.map(Box::new),
         opened_at: Time(fields.number(6, "opened_at")?),
         closed_at: fields.time(7, "closed_at")?,
     };

@@ -389,7 +389,7 @@ pub(super) fn entry(fields: &Fields<'_>) -> Result<(TaskId, i32, Entry), StoreEr
         state: fields.code(6, "state", EntryState::from_code)?,
         deadline: fields.time(10, "deadline")?,
         value: fields.value(12, "value")?,
-        failure: fields.failure(13, "failure")?,
+        failure: fields.failure(13, "failure")?.map(Box::new),
         opened_at: Time(fields.get(7, "opened_at")?),
         closed_at: fields.time(8, "closed_at")?,
     };

@@ -261,12 +261,12 @@ fn entry_in_words(entry: &Entry) -> String {
     } else {
         ""
     };
-    match (entry.state, &entry.failure) {
+    match (entry.state, entry.failure.as_deref()) {
         (EntryState::Open, _) => format!("open {name}"),
         (EntryState::Lost, _) => format!("lost {name}"),
         (EntryState::Satisfied, _) => format!("record {name}{proof}"),
         (EntryState::Failed, failure) => {
-            format!("record {name}{proof}: {}", failure.as_ref().map(failure_in_words).unwrap_or_default())
+            format!("record {name}{proof}: {}", failure.map(failure_in_words).unwrap_or_default())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A call of a coroutine's handle, in progress.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,19 +13,19 @@ use super::super::rest::UnderWay;
 /// A call of a handle, in progress.
 pub struct OpenCall {
     /// The call. Not locked across an await.
-    pub(super) call: Mutex<Box<Call>>,
+    pub(super) call: Mutex<Call>,
     /// A commit of the call is under way.
     pub(super) committing: AtomicBool,
     /// The host may ask its condition between two sleeps without the call: it gets each [`Action::Sleep`] for a poll.
     pub(super) hosted: AtomicBool,
     /// With a clock that is moved by hand: counts it until it has ended or is abandoned.
-    pub(super) under_way: Mutex<Option<UnderWay>>,
+    pub(super) under_way: Mutex<Option<Box<UnderWay>>>,
 }
 
 impl OpenCall {
-    pub(super) fn new(call: Box<Call>, under_way: Option<UnderWay>) -> Self {
+    pub(super) fn new(call: Call, under_way: Option<UnderWay>) -> Self {
         let (committing, hosted) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { call: Mutex::new(call), committing, hosted, under_way: Mutex::new(under_way) }
+        Self { call: Mutex::new(call), committing, hosted, under_way: Mutex::new(under_way.map(Box::new)) }
     }
 
     /// Whether a commit of the call is under way.
@@ -36,6 +37,19 @@ impl OpenCall {
     /// The host gets each [`Action::Sleep`] of this wait until a poll: it has it rest, or carries it out.
     pub fn give_polls_to_host(&self) {
         self.hosted.store(true, Ordering::Relaxed);
+    }
+
+    /// What proves its condition to be the same, if it waits for one.
+    #[must_use]
+    pub fn proof(&self) -> Option<Arc<[u8]>> {
+        self.call.lock().condition_proof().cloned()
+    }
+
+    /// The name of a part of it, by the number of the part.
+    #[must_use]
+    pub fn name_of(&self, part: usize) -> Arc<str> {
+        let call = self.call.lock();
+        call.part_name(part).unwrap_or_else(|| call.name()).clone()
     }
 
     pub(in crate::coroutines) fn key(&self) -> EntryKey {

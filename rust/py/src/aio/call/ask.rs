@@ -1,22 +1,32 @@
 //! Asks a condition by `async def` on the loop, but outside of its task: one that answers at once, and no, costs no step
 //! of the task. One that suspends is awaited by its task from there on.
 
+use std::cell::RefCell;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
 use bide_core::attempt::{Action, Sleep};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple};
 
-use super::state::{Asking, Next, Progress, PyCall, What};
+use super::state::{Asking, Next, Progress, PyCall};
 use crate::aio::coroutine::PyCoroutine;
+use crate::aio::driven::Driven;
 use crate::aio::imports::{current_task, imported, reset_here, set_here};
-use crate::aio::queue::Parked;
+use crate::aio::queue::{LoopQueue, Parked};
 use crate::aio::rest::Resting;
+use crate::aio::within::{SpareHere, Within};
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised, Sent};
 
 /// What conditions are asked with.
 pub(in crate::aio) struct Asks<'py> {
+    /// What other threads leave to the loop.
+    queue: Arc<LoopQueue>,
+    /// The spare task, once it was looked for in this turn.
+    spare: RefCell<Option<Option<SpareHere<'py>>>>,
     /// The Python side.
     names: &'py Names,
     /// The event loop.
@@ -63,7 +73,7 @@ fn begun(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 impl<'py> Asks<'py> {
     /// With this `BodyLoop`. `None`: a task executes here.
-    pub(in crate::aio) fn here(bodies: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+    pub(in crate::aio) fn here(queue: &Arc<LoopQueue>, bodies: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
         static ENTER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         static LEAVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         static ASK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -73,6 +83,8 @@ impl<'py> Asks<'py> {
         }
         let ask = ASK.get_or_try_init(py, || Ok::<_, PyErr>(wrap_pyfunction!(ask_once, py)?.into_any().unbind()));
         Ok(Some(Self {
+            queue: Arc::clone(queue),
+            spare: RefCell::new(None),
             names: names(py)?,
             event_loop: gil::getattr(bodies, pyo3::intern!(py, "loop"))?.into_bound(),
             enter: imported(py, &ENTER, "asyncio.tasks", "_enter_task")?,
@@ -90,15 +102,50 @@ impl<'py> Asks<'py> {
         Ok(place.map_err(|error| Raised::new(py, error))?.into_any())
     }
 
+    /// The task in which conditions of bodies without one are asked, if it is there.
+    pub(in crate::aio) fn spare(&self) -> PyResult<Option<SpareHere<'py>>> {
+        let mut spare = self.spare.borrow_mut();
+        if spare.is_none() {
+            *spare = Some(SpareHere::of(&self.queue, self.event_loop.py())?);
+        }
+        Ok(spare.as_ref().and_then(Clone::clone))
+    }
+
+    /// After a condition was asked: the spare task becomes the body's own if the condition goes on in it, or has left
+    /// something there. Returns what the task awaits, then.
+    pub(in crate::aio) fn settles(
+        &self,
+        within: &Within<'py>,
+        coroutine: &Bound<'py, PyCoroutine>,
+        asked: &Result<Owned<'py>, Raised>,
+    ) -> PyResult<Option<Kept>> {
+        let goes_on = match asked {
+            Ok(answer) => self.is_begun(answer),
+            Err(raised) => !raised.is::<PyException>(coroutine.py()),
+        };
+        if !within.is_used(goes_on)? {
+            return Ok(None);
+        }
+        *self.spare.borrow_mut() = None;
+        let given = self.queue.give_spare(coroutine)?;
+        self.queue.needs_spare(coroutine.py())?;
+        Ok(given)
+    }
+
+    /// Whether a condition has answered with a `Begun`.
+    fn is_begun(&self, answer: &Bound<'py, PyAny>) -> bool {
+        answer.get_type().is(self.begun)
+    }
+
     /// Makes the first step of a condition, as if the task of its body did.
     fn ask(
         &self,
         coroutine: &Bound<'py, PyCoroutine>,
-        (task, vars): &(Bound<'py, PyAny>, Bound<'py, PyAny>),
+        within: &Within<'py>,
         condition: &Bound<'py, PyAny>,
     ) -> Result<Owned<'py>, Raised> {
         let place = self.place(coroutine)?;
-        self.within_task(task, &[vars, self.ask, condition, &place])
+        self.within_task(&within.task, &[&within.vars, self.ask, condition, &place])
     }
 
     /// The same at rest. The contextvars say from the first poll on where they are used: nothing else is executed in them
@@ -107,9 +154,13 @@ impl<'py> Asks<'py> {
         &self,
         call: &PyCall,
         coroutine: &Bound<'py, PyCoroutine>,
-        (task, vars): &(Bound<'py, PyAny>, Bound<'py, PyAny>),
+        within: &Within<'py>,
         condition: &Bound<'py, PyAny>,
     ) -> Result<Owned<'py>, Raised> {
+        let Within { task, vars, has_own_vars, .. } = within;
+        if !has_own_vars {
+            return self.ask(coroutine, within, condition);
+        }
         if !std::mem::replace(&mut call.state.lock().is_placed, true) {
             let py = coroutine.py();
             let set = set_here(py).map_err(|error| Raised::new(py, error))?;
@@ -130,26 +181,48 @@ impl PyCall {
     /// Whether its conditions can be asked outside of its task: they are coroutine functions, and it is the body's own
     /// task that waits.
     pub(super) fn asks_aside(&self, py: Python<'_>) -> PyResult<bool> {
-        let is_async = match &self.state.lock().what {
-            What::Wait(asked, _) => !asked.is_empty() && asked.iter().all(|asked| asked.is_async),
-            _ => false,
-        };
-        if !is_async {
-            return Ok(false);
-        }
+        let has_conditions = !self.state.lock().what.conditions().is_empty();
+        Ok(has_conditions && self.has_only_async_conditions() && self.is_in_task(py)?)
+    }
+
+    /// Whether all its conditions are coroutine functions.
+    fn has_only_async_conditions(&self) -> bool {
+        let state = self.state.lock();
+        state.what.is_wait() && state.what.conditions().iter().all(|asked| asked.is_async)
+    }
+
+    /// Whether what executes here is the task of its body.
+    fn is_in_task(&self, py: Python<'_>) -> PyResult<bool> {
         let coroutine = self.coroutine.get();
-        // In its first step the body executes within a task that it will keep.
-        let first = || coroutine.queue.first.lock().as_ref().map(|task| task.bind(py).clone());
-        let task = coroutine.task(py).or_else(first);
+        let task = coroutine.with_driven(|driven| match driven {
+            Driven::ByTask { task, .. } => Some(task.bind(py).clone()),
+            // In its first step the body executes within a task that it may keep.
+            Driven::First => coroutine.queue.first.lock().as_ref().map(|task| task.bind(py).clone()),
+            Driven::Detached { .. } => None,
+        });
         task.map_or(Ok(false), |task| Ok(task.is(&current_task(py)?)))
     }
 
-    /// Continues it. `None`: it waits again; else its future, to be completed, so that its task continues.
-    pub(in crate::aio) fn wakes(slf: &Bound<'_, Self>, asks: &Asks<'_>, future: Kept) -> PyResult<Option<Kept>> {
+    /// Whether its body may leave its task while it waits.
+    pub(super) fn may_leave(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.coroutine.get().answers_at_once() && self.is_in_task(py)?)
+    }
+
+    /// Whether it is a call of this body.
+    pub(in crate::aio) fn is_of(&self, body: &Bound<'_, PyCoroutine>) -> bool {
+        self.coroutine.is(body)
+    }
+
+    /// Continues it. Returns its future if that is to be completed, so that its task continues.
+    pub(in crate::aio) fn wakes<'py>(
+        slf: &Bound<'py, Self>,
+        asks: &Asks<'py>,
+        mut future: Option<Kept>,
+    ) -> PyResult<Option<Kept>> {
         let (py, own) = (slf.py(), slf.get());
         loop {
             let action = match own.poll()? {
-                Progress::Over => return Ok(Some(future)),
+                Progress::Over => return Self::continues_with(slf, future),
                 Progress::Waits => {
                     let call = Some(Kept::new(slf.clone().into_any().unbind()));
                     if let Some(waits) = &own.state.lock().future {
@@ -159,7 +232,9 @@ impl PyCall {
                 }
                 Progress::Needs(action) => action,
             };
-            let (part, within) = match (action, own.coroutine.get().task_and_vars(py)) {
+            let coroutine = own.coroutine.bind(py);
+            let within = if own.has_only_async_conditions() { Within::of(coroutine, || asks.spare())? } else { None };
+            let (part, within) = match (action, within) {
                 (Action::Sleep(Sleep::Poll(span)), Some(_)) => {
                     Self::rests(slf, span, future)?;
                     return Ok(None);
@@ -168,14 +243,21 @@ impl PyCall {
                 (Action::AskPart(part), Some(within)) => (part, within),
                 (other, _) => {
                     own.state.lock().next = Some(Box::new(Next::Ready(other)));
-                    return Ok(Some(future));
+                    return Self::continues_with(slf, future);
                 }
             };
             own.enters(py)?;
             let condition = own.condition(py, part)?.unwrap_or_else(|| py.None().into_bound(py));
-            let asked = asks.ask(own.coroutine.bind(py), &within, &condition);
+            let asked = asks.ask(coroutine, &within, &condition);
+            match asks.settles(&within, coroutine, &asked) {
+                Ok(given) => future = given.or(future),
+                Err(error) => {
+                    own.leaves(py)?;
+                    return Err(error);
+                }
+            }
             if !own.answered_aside(asks, part, asked)? {
-                return Ok(Some(future));
+                return Self::continues_with(slf, future);
             }
         }
     }
@@ -185,16 +267,28 @@ impl PyCall {
         slf: &Bound<'py, Self>,
         asks: &Asks<'py>,
         asked: Result<Owned<'py>, Raised>,
-        future: Kept,
+        future: Option<Kept>,
     ) -> PyResult<Option<Kept>> {
-        if slf.get().answered_aside(asks, 0, asked)? { Self::wakes(slf, asks, future) } else { Ok(Some(future)) }
+        if slf.get().answered_aside(asks, 0, asked)? {
+            Self::wakes(slf, asks, future)
+        } else {
+            Self::continues_with(slf, future)
+        }
+    }
+
+    /// Its task is to continue: returns the future that it awaits, or gives the body a task.
+    pub(in crate::aio) fn continues_with(slf: &Bound<'_, Self>, future: Option<Kept>) -> PyResult<Option<Kept>> {
+        if future.is_none() {
+            PyCoroutine::attach(slf.get().coroutine.bind(slf.py()))?;
+        }
+        Ok(future)
     }
 
     /// What a condition has come to in its first step. False: its task is to go on with that.
     fn answered_aside<'py>(&self, asks: &Asks<'py>, part: usize, asked: Result<Owned<'py>, Raised>) -> PyResult<bool> {
         let py = asks.event_loop.py();
         let begun = match asked {
-            Ok(value) if value.get_type().is(asks.begun) => Ok(Kept::new(value.into_bound().unbind())),
+            Ok(value) if asks.is_begun(&value) => Ok(Kept::new(value.into_bound().unbind())),
             Ok(value) => return self.asked(part, &value).map(|()| true),
             Err(raised) if raised.is::<PyException>(py) => {
                 return self.ask_raised(py, part, raised.value(py).clone()).map(|()| true);
@@ -206,20 +300,21 @@ impl PyCall {
     }
 
     /// It is asked by the loop from here on, until its future is completed.
-    pub(super) fn rests(slf: &Bound<'_, Self>, span: std::time::Duration, future: Kept) -> PyResult<()> {
+    pub(super) fn rests(slf: &Bound<'_, Self>, span: std::time::Duration, future: Option<Kept>) -> PyResult<()> {
         let (py, own) = (slf.py(), slf.get());
+        if future.is_none() {
+            own.coroutine.get().queue.needs_spare(py)?;
+        }
         let body = own.body()?;
         let coroutine = own.coroutine.get();
-        let condition = own.condition(py, 0)?.unwrap_or_else(|| py.None().into_bound(py));
         let ticket = body.rest(&own.call, span);
         let before = {
             let mut state = own.state.lock();
-            state.rests = Some(ticket);
+            state.rests = NonZeroU64::new(ticket);
             state.future.take()
         };
         drop(before);
-        let keep = |object: Bound<'_, PyAny>| Kept::new(object.unbind());
-        let resting = Resting { call: keep(slf.clone().into_any()), future, condition: keep(condition) };
+        let resting = Resting { call: Kept::new(slf.clone().into_any().unbind()), future };
         let before = coroutine.queue.resting.lock().keep(ticket, resting);
         drop(before);
         Ok(())
@@ -231,6 +326,11 @@ impl PyCall {
             gil::call1(set_here(py)?, self.coroutine.bind(py).as_any())?;
         }
         Ok(())
+    }
+
+    /// Whether it rests with this ticket.
+    pub(in crate::aio) fn rests_at(&self, ticket: u64) -> bool {
+        self.state.lock().rests.is_some_and(|own| own.get() == ticket)
     }
 
     /// It does not rest any more.

@@ -5,9 +5,11 @@ use bide_core::attempt::{Action, Fed, Sleep};
 use bide_executor::CallError;
 use pyo3::prelude::*;
 
-use super::state::{Next, Progress, PyCall, What};
+use super::state::{Next, Progress, PyCall};
+use super::what::What;
 use super::{ASKING, CANCELLED, CREATE, DONE, EXECUTE, PENDING};
 use crate::aio::queue::Parked;
+use crate::aio::step::blocks;
 use crate::gil::{self, Kept};
 
 impl PyCall {
@@ -68,24 +70,47 @@ impl PyCall {
         }
     }
 
+    /// Continues in a step of the task that awaits it. Returns what Python has to do.
+    pub(in crate::aio) fn continues(slf: &Bound<'_, Self>) -> PyResult<i32> {
+        slf.get().is_back(slf.py())?;
+        slf.get().advance(slf.py())
+    }
+
+    /// What a wait is to await that has come to `PENDING`: the call itself, if its body may leave its task. The driver of
+    /// the body gets it.
+    pub(in crate::aio) fn awaited<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        if slf.get().may_leave(slf.py())? { Ok(slf.clone().into_any()) } else { Self::future(slf) }
+    }
+
     /// An `asyncio` future to await, which is completed once it is to be continued.
-    pub(super) fn waits<'py>(&self, slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    pub(super) fn waits<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let future = {
-            let bodies = self.coroutine.get().queue.bodies.lock();
-            bodies.as_ref().map(|bodies| bodies.bind(py).clone())
-        };
-        let Some(bodies) = future else { return Err(super::super::coroutine::suspended(py)) };
+        let bodies = slf.get().coroutine.get().queue.body_loop(py);
+        let Some(bodies) = bodies else { return Err(super::super::coroutine::suspended(py)) };
         let future = gil::call0(&*gil::getattr(&bodies, pyo3::intern!(py, "future"))?)?.into_bound();
-        let sleeps = self.state.lock().take_sleep();
-        if let Some(span) = sleeps {
-            Self::rests(slf, span, Kept::new(future.clone().unbind()))?;
-            return Ok(future);
-        }
-        let call = self.asks_aside(py)?.then(|| Kept::new(slf.clone().into_any().unbind()));
-        if let Some(own) = &self.state.lock().future {
-            own.park(Parked { future: Kept::new(future.clone().unbind()), call });
-        }
+        Self::parks(slf, Some(Kept::new(future.clone().unbind())))?;
         Ok(future)
+    }
+
+    /// As [`PyCall::waits`], for a task to await at once.
+    pub(in crate::aio) fn future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let future = Self::waits(slf)?;
+        blocks(&future)?;
+        Ok(future)
+    }
+
+    /// It waits until it is to be continued, with what its task awaits, if its body has one.
+    pub(in crate::aio) fn parks(slf: &Bound<'_, Self>, future: Option<Kept>) -> PyResult<()> {
+        let (py, own) = (slf.py(), slf.get());
+        let sleeps = own.state.lock().take_sleep();
+        if let Some(span) = sleeps {
+            return Self::rests(slf, span, future);
+        }
+        let is_looked_at = future.is_none() || own.asks_aside(py)?;
+        let call = is_looked_at.then(|| Kept::new(slf.clone().into_any().unbind()));
+        if let Some(own) = &own.state.lock().future {
+            own.park(Parked { future, call });
+        }
+        Ok(())
     }
 }

@@ -1,19 +1,20 @@
 //! What a call holds, and how it is fed.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::attempt::{Action, Fed, Request, Sleep, Within};
 use bide_core::event::Retry;
-use bide_core::{Event, Failure, RunId, Value};
+use bide_core::{Event, RunId, Value};
 use bide_executor::{CallError, CoroutineBody, OpenCall, Polled, RegisteredWorkflow, RunRequest};
 use bide_sync::Mutex;
 use pyo3::prelude::*;
 
 use super::super::coroutine::PyCoroutine;
 use super::super::pending::Future;
-use super::super::queue::Executing;
+use super::what::What;
 use crate::body::{PyRetry, covers};
 use crate::errors::{self};
 use crate::gil::{Kept, Raised};
@@ -36,19 +37,32 @@ pub(crate) struct PyCall {
 
 pub(super) struct State {
     /// Its future, while it is polled, and the last one once that is done.
-    pub(super) future: Option<Future<Action>>,
+    pub(super) future: Option<Box<Future<Action>>>,
     /// The future is polled.
     pub(super) waits: bool,
     /// Its ticket, while it rests between two polls.
-    pub(super) rests: Option<u64>,
+    pub(super) rests: Option<NonZeroU64>,
     /// The contextvars of its body say that a condition is asked in them.
     pub(super) is_placed: bool,
     /// What it has come to. None while it waits: many wait at once.
     pub(super) next: Option<Box<Next>>,
     /// Code of the user's executes for it.
-    pub(super) executing: Option<Executing>,
+    pub(super) executes: bool,
     /// What it does.
     pub(super) what: What,
+}
+
+impl Drop for PyCall {
+    fn drop(&mut self) {
+        let state = self.state.lock();
+        if state.executes {
+            let coroutine = self.coroutine.get();
+            coroutine.queue.executes(false);
+            if state.what.is_wait() {
+                coroutine.asks(false);
+            }
+        }
+    }
 }
 
 /// The outcome of a call, taken by the thread that continues with it.
@@ -115,31 +129,6 @@ pub(super) enum Progress {
     Needs(Action),
 }
 
-pub(super) enum What {
-    /// It waits: for conditions, and for child runs, by the number of the part.
-    Wait(Box<[Asked]>, Box<[Option<RunId>]>),
-    /// A step.
-    Step(Box<StepParts>),
-    /// It starts children.
-    Start(Box<Starts>),
-    /// Anything else.
-    Record,
-}
-
-/// A condition.
-pub(super) struct Asked {
-    /// The number of its part.
-    pub(super) part: usize,
-    pub(super) condition: Kept,
-    /// It is a coroutine function.
-    pub(super) is_async: bool,
-    pub(super) name: Arc<str>,
-    /// What proved it the same before it was asked.
-    pub(super) proof: Option<Arc<[u8]>>,
-    /// What it raised when it was asked last.
-    pub(super) last: Option<Box<(Failure, Raised)>>,
-}
-
 /// What a step is recorded by.
 pub(super) struct StepParts {
     pub(super) codec: Codec,
@@ -181,8 +170,8 @@ impl PyCall {
 
     pub(super) fn of(coroutine: &Bound<'_, PyCoroutine>, body: &Body, call: Arc<OpenCall>, what: What) -> Self {
         let driven = Arc::clone(body).drive(Arc::clone(&call), Fed::Begin);
-        let future = Some(Future::new(&coroutine.get().queue, driven));
-        let state = State { future, waits: true, rests: None, is_placed: false, next: None, executing: None, what };
+        let future = Some(Box::new(Future::new(&coroutine.get().queue, driven)));
+        let state = State { future, waits: true, rests: None, is_placed: false, next: None, executes: false, what };
         Self { coroutine: coroutine.clone().unbind(), state: Mutex::new(state), call }
     }
 
@@ -230,7 +219,7 @@ impl PyCall {
         state.waits = true;
         match &mut state.future {
             Some(future) => future.renew(driven),
-            None => state.future = Some(Future::new(&self.coroutine.get().queue, driven)),
+            None => state.future = Some(Box::new(Future::new(&self.coroutine.get().queue, driven))),
         }
     }
 
@@ -239,7 +228,7 @@ impl PyCall {
         let rests = self.state.lock().rests.take();
         if let Some(ticket) = rests {
             // Its task continues while it rests.
-            self.leave_rest(ticket)?;
+            self.leave_rest(ticket.get())?;
             self.wake_from_rest()?;
         }
         let mut state = self.state.lock();
@@ -249,7 +238,7 @@ impl PyCall {
         if !state.waits {
             return Ok(Progress::Over);
         }
-        Ok(match state.future.as_mut().map(Future::poll) {
+        Ok(match state.future.as_mut().map(|future| future.poll()) {
             None => Progress::Over,
             Some(None) => Progress::Waits,
             Some(Some(action)) => {
@@ -261,25 +250,43 @@ impl PyCall {
 
     pub(in crate::aio) fn enters(&self, py: Python<'_>) -> PyResult<()> {
         let coroutine = self.coroutine.get();
-        self.state.lock().executing = Some(coroutine.queue.executes());
+        let is_wait = {
+            let mut state = self.state.lock();
+            if !std::mem::replace(&mut state.executes, true) {
+                coroutine.queue.executes(true);
+            }
+            state.what.is_wait()
+        };
+        if is_wait {
+            coroutine.asks(true);
+        }
         Ok(coroutine.make_read_only(py, true)?)
     }
 
     pub(in crate::aio) fn leaves(&self, py: Python<'_>) -> PyResult<()> {
-        let executed = self.state.lock().executing.take();
-        if executed.is_some() { Ok(self.coroutine.get().make_read_only(py, false)?) } else { Ok(()) }
+        let (executed, is_wait) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.executes), state.what.is_wait())
+        };
+        if !executed {
+            return Ok(());
+        }
+        let coroutine = self.coroutine.get();
+        coroutine.queue.executes(false);
+        if is_wait {
+            coroutine.asks(false);
+        }
+        Ok(coroutine.make_read_only(py, false)?)
     }
 
     /// Whether the proof of a condition is what it was before it was asked.
     pub(super) fn is_unchanged(&self, py: Python<'_>, part: usize) -> bool {
         let asked = {
             let state = self.state.lock();
-            let What::Wait(asked, _) = &state.what else { return true };
-            asked
-                .iter()
-                .find(|asked| asked.part == part)
-                .and_then(|asked| Some((asked.condition.bind(py).clone(), asked.proof.clone()?)))
+            let asked = state.what.condition(part);
+            asked.map(|asked| (asked.condition.bind(py).clone(), asked.proof.as_deref().cloned()))
         };
+        let asked = asked.and_then(|(condition, proof)| Some((condition, proof.or_else(|| self.call.proof())?)));
         let Some((condition, proof)) = asked else { return true };
         wait::proof_of(&condition).is_ok_and(|now| now.as_ref() == Some(&proof))
     }
@@ -288,24 +295,22 @@ impl PyCall {
     pub(super) fn polled(&self, part: usize, polled: Polled, raised: Option<Raised>, py: Python<'_>) -> PyResult<()> {
         let before = {
             let mut state = self.state.lock();
-            let What::Wait(asked, _) = &mut state.what else { return Ok(()) };
             let last = match (&polled, raised) {
                 (Polled::Raised(failure) | Polled::Broken(failure), Some(raised)) => {
                     Some(Box::new((failure.clone(), raised)))
                 }
                 _ => None,
             };
-            asked.iter_mut().find(|asked| asked.part == part).map(|asked| std::mem::replace(&mut asked.last, last))
+            let asked = state.what.conditions_mut().iter_mut().find(|asked| asked.part as usize == part);
+            asked.map(|asked| std::mem::replace(&mut asked.last, last))
         };
         drop(before);
         self.feed(py, Fed::Asked(polled))
     }
 
     pub(super) fn name_of(&self, part: usize) -> Arc<str> {
-        let state = self.state.lock();
-        let What::Wait(asked, _) = &state.what else { return "".into() };
-        let asked = asked.iter().find(|asked| asked.part == part);
-        asked.map_or_else(|| "".into(), |asked| Arc::clone(&asked.name))
+        let name = self.state.lock().what.condition(part).and_then(|asked| asked.name.as_deref().cloned());
+        name.unwrap_or_else(|| self.call.name_of(part))
     }
 
     pub(super) fn error(&self, py: Python<'_>, error: &CallError) -> PyErr {

@@ -77,7 +77,7 @@ fn bind_entry(
         micros(row.deadline),
         proof,
         bytes(row.value.as_ref()),
-        json(row.failure.as_ref()),
+        json(row.failure.as_deref()),
     ];
     for (at, value) in values.iter().enumerate() {
         statement.raw_bind_parameter(bound + at + 1, value)?;

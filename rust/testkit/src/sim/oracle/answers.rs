@@ -168,8 +168,8 @@ impl Oracle {
         let Some(secret) = answered(entry).cloned().filter(|_| !self.is_by_hand(run, ix, entry)) else { return };
         let kinds = [FailureKind::WaitTimeout, FailureKind::Cancelled, FailureKind::RunTimeout];
         let without = |why: &Failure| kinds.contains(&why.kind);
-        let without_answer = entry.failure.as_ref().is_some_and(without);
-        let got: Content = match (entry.state, &entry.value, &entry.failure) {
+        let without_answer = entry.failure.as_deref().is_some_and(without);
+        let got: Content = match (entry.state, &entry.value, entry.failure.as_deref()) {
             (EntryState::Satisfied, Some(value), _) => Ok(value.clone()),
             (EntryState::Failed, _, Some(failure)) if !without_answer => Err(failure.clone()),
             _ => return,

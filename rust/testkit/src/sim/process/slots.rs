@@ -148,7 +148,7 @@ impl Process {
         self.last_body += 1;
         let body = Body {
             allowance: Some(()).filter(|()| !counts).and_then(|()| self.driver.allowance(&run, task, entered.attempt)),
-            machine: Attempt::new(task, run.workflow.graph.name_of(task), entered.attempt),
+            machine: Attempt::new(task, Arc::clone(run.workflow.graph.name(task.ix)), entered.attempt),
             run,
             task,
             place,
