@@ -66,7 +66,7 @@ impl<'py> Within<'py> {
         Ok(Some(Self { task, vars: own_vars.unwrap_or(vars), has_own_vars, spare: Some(uses) }))
     }
 
-    /// After a condition was asked, which goes on if it has not answered: whether the spare task has to become the body's
+    /// After a condition was asked, which continues if it has not answered: whether the spare task has to become the body's
     /// own.
     pub(super) fn is_used(&self, goes_on: bool) -> PyResult<bool> {
         let Some(before) = self.spare else { return Ok(false) };

@@ -111,7 +111,7 @@ impl<'py> Asks<'py> {
         Ok(spare.as_ref().and_then(Clone::clone))
     }
 
-    /// After a condition was asked: the spare task becomes the body's own if the condition goes on in it, or has left
+    /// After a condition was asked: the spare task becomes the body's own if the condition continues in it, or has left
     /// something there. Returns what the task awaits, then.
     pub(in crate::aio) fn settles(
         &self,
