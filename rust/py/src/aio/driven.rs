@@ -31,7 +31,7 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    /// Of this task now, without so many references.
+    /// Of this task now; `own` references of bide's do not count.
     pub(super) fn of(task: &Bound<'_, PyAny>, own: isize) -> PyResult<Self> {
         let callbacks = gil::getattr(task, pyo3::intern!(task.py(), "_callbacks"))?;
         let callbacks = if callbacks.is_none() { 0 } else { callbacks.len().unwrap_or(1) };

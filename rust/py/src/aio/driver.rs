@@ -19,7 +19,7 @@ use super::coroutine::PyCoroutine;
 use super::driven::{Driven, Uses, is_marked};
 use super::imports::{current_task, set_here};
 use super::pending::PyPending;
-use super::step::{blocks, coroutine_of, ended, resume};
+use super::step::{blocks, coroutine_of, ended, resume, thrown};
 use super::turn::PyLoopQueue;
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised, Sent};
@@ -316,8 +316,8 @@ impl PyDriver {
         Ok(())
     }
 
-    /// A body has suspended and awaits this, in a task that bide refers to so often. It keeps the task, and what the task
-    /// is to await is returned; or it waits without one.
+    /// A body has suspended and awaits this. It keeps the task, and what the task is to await is returned; or it waits
+    /// without one. `own`: how often bide itself refers to the task here.
     fn suspends<'py>(
         &self,
         py: Python<'py>,
@@ -478,7 +478,7 @@ impl PyDriver {
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             let py = exception.py();
-            let exception = PyErr::from_value(value.unwrap_or(exception)).into_value(py).into_bound(py).into_any();
+            let exception = thrown(exception, value)?;
             self.step(py, Some(&exception))?.ok_or_else(|| PyStopIteration::new_err(()))
         })
     }

@@ -1,6 +1,6 @@
 //! A step of a coroutine, and its end.
 
-use pyo3::exceptions::PyStopIteration;
+use pyo3::exceptions::{PyBaseException, PyStopIteration};
 use pyo3::prelude::*;
 
 use super::coroutine::PyCoroutine;
@@ -29,6 +29,20 @@ pub(super) fn ended<'py>(
 pub(super) fn blocks(future: &Bound<'_, PyAny>) -> Result<(), Raised> {
     let py = future.py();
     gil::setattr(future, pyo3::intern!(py, "_asyncio_future_blocking"), pyo3::types::PyBool::new(py, true).as_any())
+}
+
+/// The exception that `throw` was called with: itself, or its class with a value.
+pub(super) fn thrown<'py>(
+    exception: Bound<'py, PyAny>,
+    value: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = exception.py();
+    let made = match value {
+        Some(value) if value.is_instance_of::<PyBaseException>() => value,
+        Some(value) => gil::call1(&exception, &value)?.into_bound(),
+        None => exception,
+    };
+    Ok(PyErr::from_value(made).into_value(py).into_bound(py).into_any())
 }
 
 /// Has a coroutine make its next step, or throws an exception into it; within contextvars, if any are given.

@@ -5,15 +5,13 @@
 use std::mem;
 
 use bide_sync::Mutex;
-use pyo3::exceptions::{
-    PyBaseException, PyGeneratorExit, PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyValueError,
-};
+use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyRuntimeWarning, PyStopIteration, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
 use super::call::{CANCELLED, DONE, PENDING, PyCall};
 use super::coroutine::PyCoroutine;
-use super::step::resume;
+use super::step::{resume, thrown};
 use crate::gil::{self, Kept, Owned, Sent};
 use crate::panics;
 
@@ -225,13 +223,7 @@ impl PyWait {
     ) -> PyResult<Bound<'py, PyAny>> {
         panics::method(|| {
             let py = exception.py();
-            let is_exception = |value: &Bound<'_, PyAny>| value.is_instance_of::<PyBaseException>();
-            let made = match value {
-                Some(value) if is_exception(&value) => value,
-                Some(value) => gil::call1(&exception, &value)?.into_bound(),
-                None => exception,
-            };
-            let exception = PyErr::from_value(made).into_value(py).into_bound(py).into_any();
+            let exception = thrown(exception, value)?;
             self.step(py, Some(exception))
         })
     }
