@@ -323,9 +323,17 @@ impl<H: Host> CoroutineBody<H> {
         Ok((lease, self.run.state.lock().step_record(&call, value, self.engine.now())))
     }
 
-    /// The child runs that it has started and that are kept in memory.
-    pub(super) fn with_children<R>(&self, f: impl FnOnce(&mut HashMap<RunId, Arc<Run<H>>>) -> R) -> R {
-        f(&mut self.seldom.lock().get_or_insert_default().children)
+    /// Keeps child runs that it has started in memory, so many at most.
+    pub(super) fn keep_children(&self, runs: &[Arc<Run<H>>], most: usize) {
+        let mut seldom = self.seldom.lock();
+        let children = &mut seldom.get_or_insert_default().children;
+        let room = most.saturating_sub(children.len());
+        children.extend(runs.iter().take(room).map(|run| (run.id, Arc::clone(run))));
+    }
+
+    /// A child of this body whose end it has waited for, if it is still in memory.
+    pub fn take_child(&self, id: RunId) -> Option<Arc<Run<H>>> {
+        self.seldom.lock().as_mut()?.children.remove(&id)
     }
 
     fn regain(&self) {

@@ -8,7 +8,7 @@ use bide_core::{Event, RunId};
 use super::body::{CoroutineBody, OpenCall};
 use crate::host::Host;
 use crate::ledger::Lost;
-use crate::runs::run::{RegisteredWorkflow, Run, RunRequest};
+use crate::runs::run::{RegisteredWorkflow, RunRequest};
 use crate::threads::body::StartIdentity;
 
 /// How many children are kept in memory for a body. The results of further ones are read from the store.
@@ -42,20 +42,12 @@ impl<H: Host> CoroutineBody<H> {
     ) -> (Vec<RunId>, Fed) {
         match self.engine().start_children(self.run(), event, workflow, requests) {
             Ok(runs) => {
-                self.with_children(|children| {
-                    let room = KEPT.saturating_sub(children.len());
-                    children.extend(runs.iter().take(room).map(|run| (run.id, Arc::clone(run))));
-                });
+                self.keep_children(&runs, KEPT);
                 (runs.iter().map(|run| run.id).collect(), Fed::Committed { deadline: None })
             }
             Err(Lost::Refused(refused)) if !self.is_lost() => (Vec::new(), Fed::Refused(refused)),
             Err(_) => (Vec::new(), Fed::Stopped),
         }
-    }
-
-    /// A child of this body whose end it has waited for, if it is still in memory.
-    pub fn take_child(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.with_children(|children| children.remove(&id))
     }
 
     /// Whether a body of this run has started that one.
