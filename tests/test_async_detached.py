@@ -181,7 +181,7 @@ def test_a_wait_is_awaited_once(store: str) -> None:
             await wait
         waiting = handle.wait_for("never")
         task = asyncio.create_task(waiting)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # its first step
         with pytest.raises(RuntimeError, match="coroutine is being awaited already"):
             await waiting
         task.cancel()

@@ -69,7 +69,7 @@ def test_a_cancelled_run_forgets_the_call(client: Any, tmp_path: Path) -> None:
         run = runner.submit(alone(remote_bodies.returns_when_told, bide.Dask(client)), {"folder": tmp_path})
         eventually(lambda: remote_bodies.notes(tmp_path, "entered"), "the body executes")
         # It may execute before the executor has said so.
-        eventually(lambda: "executes in bide.Dask('tcp://" in str(run.why()), "it is told where it executes")
+        eventually(lambda: "executes in bide.Dask('tcp://" in str(run.why()), "the run says where it executes")
         run.cancel()
         with pytest.raises(bide.RunFailed, match="cancelled"):
             run.result()

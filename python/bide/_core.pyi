@@ -1026,7 +1026,7 @@ class Coroutine:
 
     @property
     def task(self) -> Task[None] | None:
-        """The task that executes it; None before it has suspended for the first time, and after its end."""
+        """The task that executes it, which is made now if it waits without one; None before it has suspended."""
 
     @property
     def bodies(self) -> BodyLoop | None:
