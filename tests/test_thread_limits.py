@@ -160,6 +160,18 @@ def system_threads() -> list[str]:
     return names
 
 
+def test_threads_of_bodies_that_were_parked_end_but_for_some_spare_ones(store: str) -> None:
+    flag, others = threading.Event(), threading.active_count()
+    with bide.Runner(store, slots=2) as runner:
+        runs = runner.submit_many(waiting_for(flag), [{"n": n} for n in range(60)])
+        eventually(lambda: threading.active_count() - others > 60, "each body has a thread")
+        flag.set()
+        assert [run.result()["waits"] for run in runs] == list(range(60))
+        # Two slots, 16 spare threads, and the one that logs.
+        eventually(lambda: threading.active_count() - others == 19, "the others end")
+        assert runner.run(NOOP, {"n": 1})["noop"] == 1
+
+
 def test_a_runner_without_a_worker_is_refused_and_leaves_nothing(file: Path) -> None:
     before = threading.active_count()
     for name in ("bide-worker", "bide-notify"):

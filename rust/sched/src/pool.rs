@@ -250,8 +250,10 @@ impl<E: Upcalls> Pool<E> {
         }
     }
 
-    /// To be called every 50 ms or so: names polls that do not return, and shows the start of bodies that run on.
+    /// To be called every 50 ms or so: names polls that do not return, shows the start of bodies that run on, and ends
+    /// threads that are not needed.
     pub fn sweep(&self, engine: &Arc<E>) {
+        self.shared.end_surplus();
         self.shared.name_slow_polls(engine);
         let now = engine.now();
         for side in &self.shared.sides {

@@ -13,6 +13,10 @@ use crate::upcalls::Upcalls;
 /// longer than a whole run, so that a chain of children, each of which waits for the next, would mostly start threads.
 const SPARE: usize = 16;
 
+/// How many threads beyond these end at each sweep. The end of a thread is half of the work of a parked body's end: if
+/// thousands of bodies end at once, it is left until after that.
+const END_AT_ONCE: usize = 32;
+
 impl<E: Upcalls> Shared<E> {
     fn permit(&self, slot: SlotNo) -> Permit<E> {
         let side = &self.sides[slot as usize];
@@ -29,11 +33,8 @@ impl<E: Upcalls> Shared<E> {
     pub(super) fn acquire(&self, parker: &Arc<Parker<E>>) -> Option<Permit<E>> {
         {
             let mut state = self.state.lock();
-            let surplus = state.idle.len() >= state.slots.total() as usize + SPARE;
-            if self.is_closing() || surplus {
+            if self.is_closing() {
                 self.thread_ends(&mut state);
-                drop(state);
-                self.wake_if_jobs();
                 return None;
             }
             state.idle.push(Arc::clone(parker));
@@ -56,6 +57,16 @@ impl<E: Upcalls> Shared<E> {
                 None
             }
         }
+    }
+
+    /// Ends some of the threads that are not needed, those that have waited longest.
+    pub(super) fn end_surplus(&self) {
+        let surplus: Vec<_> = {
+            let mut state = self.state.lock();
+            let surplus = state.idle.len().saturating_sub(state.slots.total() as usize + SPARE);
+            state.idle.drain(..surplus.min(END_AT_ONCE)).collect()
+        };
+        surplus.iter().for_each(|parker| parker.close());
     }
 
     /// A thread of the pool ends, or was not started.
