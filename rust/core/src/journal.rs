@@ -5,7 +5,9 @@
 //! condition is reused only if it is provably the same wait; else it is polled again: under its recorded deadline, or
 //! under a new one if it was satisfied. A step whose arguments differ is a mismatch.
 
-use std::collections::{HashMap, HashSet};
+mod entries;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Lookup, Operation, RecordKind, StepArguments, StepMode};
@@ -13,9 +15,10 @@ use crate::event::{GateTime, Wait};
 use crate::failure::{Failure, FailureKind};
 use crate::id::RunId;
 use crate::message::{answered_number, request_number};
-use crate::quick_hash::QuickHash;
 use crate::time::Time;
 use crate::value::Value;
+
+pub use entries::Entries;
 
 /// The first byte of a step's proof in the second version: [`PROOF`] bytes are compared, and a description of the
 /// arguments follows them, for messages. Every other proof is compared as a whole.
@@ -71,76 +74,6 @@ pub struct Journal {
     has_combinations: bool,
     /// It has, or had, a wait for a request.
     has_requests: bool,
-}
-
-/// Entries by key. Most tasks have one or two, for which a list is best; a map is added for tasks with many.
-#[derive(Clone, Debug, Default)]
-struct Entries {
-    /// The entries in the order in which they were added.
-    list: Vec<Entry>,
-    /// Positions in the list, once it is longer than [`SHORT`].
-    #[expect(clippy::box_collection, reason = "a journal that has none pays one word for it, not six")]
-    index: Option<Box<HashMap<EntryKey, usize, QuickHash>>>,
-}
-
-/// Up to this many entries are searched one after the other.
-const SHORT: usize = 8;
-
-impl Entries {
-    fn position(&self, key: &EntryKey) -> Option<usize> {
-        match &self.index {
-            Some(index) => index.get(key).copied(),
-            None => self.list.iter().position(|entry| entry.key == *key),
-        }
-    }
-
-    fn get(&self, key: &EntryKey) -> Option<&Entry> {
-        self.position(key).map(|at| &self.list[at])
-    }
-
-    fn get_mut(&mut self, key: &EntryKey) -> Option<&mut Entry> {
-        let at = self.position(key)?;
-        self.list.get_mut(at)
-    }
-
-    /// Inserts an entry, or replaces the one with its key.
-    fn put(&mut self, entry: Entry) -> &Entry {
-        let at = self.position(&entry.key).unwrap_or(self.list.len());
-        if at < self.list.len() {
-            self.list[at] = entry;
-            return &self.list[at];
-        }
-        if let Some(index) = &mut self.index {
-            index.insert(entry.key.clone(), at);
-        }
-        self.list.reserve_exact(usize::from(self.list.is_empty()));
-        self.list.push(entry);
-        if self.index.is_none() && self.list.len() > SHORT {
-            let index = self.list.iter().zip(0..).map(|(entry, at)| (entry.key.clone(), at)).collect();
-            self.index = Some(Box::new(index));
-        }
-        &self.list[at]
-    }
-
-    fn remove(&mut self, key: &EntryKey) -> Option<Entry> {
-        let at = self.position(key)?;
-        let entry = self.list.swap_remove(at);
-        if let Some(index) = &mut self.index {
-            index.remove(key);
-            if let Some(moved) = self.list.get(at) {
-                index.insert(moved.key.clone(), at);
-            }
-        }
-        Some(entry)
-    }
-
-    fn remove_all(&mut self, keys: &[EntryKey]) -> Vec<Entry> {
-        keys.iter().filter_map(|key| self.remove(key)).collect()
-    }
-
-    fn values(&self) -> impl Iterator<Item = &Entry> {
-        self.list.iter()
-    }
 }
 
 /// The part of a proof that is compared: all of it, or the version and the digest of one that is described. A step
@@ -252,10 +185,11 @@ impl Journal {
     }
 
     /// Closes an open wait that was one of several, because another of them came first.
-    pub(crate) fn lose(&mut self, key: &EntryKey, now: Time) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        entry.closed_at = Some(now);
-        entry.state = EntryState::Lost;
+    pub(crate) fn lose(&mut self, key: &EntryKey, now: Time) -> Option<&Arc<Entry>> {
+        let entry = self.open_mut(key)?;
+        let lost = Arc::make_mut(entry);
+        lost.closed_at = Some(now);
+        lost.state = EntryState::Lost;
         Some(entry)
     }
 
@@ -266,7 +200,7 @@ impl Journal {
         self.last_seq = self.last_seq.max(entry.seq);
         self.has_older_steps |=
             matches!(&entry.operation, Operation::Step { proof: Some(proof), .. } if proof.len() == 16);
-        self.entries.put(entry);
+        self.entries.put(Arc::new(entry));
     }
 
     /// What is recorded of a wait or step.
@@ -304,13 +238,13 @@ impl Journal {
     /// Opens an entry. If there is one of the same kind, its times are kept (the deadline unless it was satisfied, and
     /// when it was opened if it still is); but it moves to the end of the order of recording, where [`Journal::rewind`]
     /// begins.
-    pub fn open(&mut self, wait: Wait, now: Time) -> &Entry {
+    pub fn open(&mut self, wait: Wait, now: Time) -> &Arc<Entry> {
         self.has_combinations |= !wait.operation.members().is_empty();
         self.has_requests |= wait.operation.kind() == EntryKind::Request;
         let old = self.entries.remove(&wait.key).filter(|old| old.kind() == wait.operation.kind());
         self.last_seq += 1;
         let (mut operation, mut deadline, mut opened_at, mut value) = (wait.operation, None, now, None);
-        if let Some(old) = old {
+        if let Some(old) = old.map(Arc::unwrap_or_clone) {
             deadline = old.standing_deadline();
             if old.state == EntryState::Open {
                 opened_at = old.opened_at;
@@ -322,13 +256,21 @@ impl Journal {
             }
         }
         deadline = deadline.or(wait.timeout.map(|span| now.after(span)));
-        self.entries.put(Entry { deadline, value, ..Entry::new(wait.key, self.last_seq, operation, opened_at) })
+        let opened = Entry { deadline, value, ..Entry::new(wait.key, self.last_seq, operation, opened_at) };
+        self.entries.put(Arc::new(opened))
     }
 
     /// Closes an open entry with its result; it keeps its proof only if `proved`. `None` if there is no open entry: a
     /// closed one stays as it is.
-    pub fn close(&mut self, key: &EntryKey, result: Result<Value, Failure>, proved: bool, now: Time) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
+    pub fn close(
+        &mut self,
+        key: &EntryKey,
+        result: Result<Value, Failure>,
+        proved: bool,
+        now: Time,
+    ) -> Option<&Arc<Entry>> {
+        let shared = self.open_mut(key)?;
+        let entry = Arc::make_mut(shared);
         entry.closed_at = Some(now);
         if !proved {
             entry.operation.drop_proof();
@@ -350,28 +292,29 @@ impl Journal {
                 entry.failure = Some(Box::new(failure));
             }
         }
-        Some(entry)
+        Some(shared)
     }
 
     /// Writes down that a step is about to be executed, or that it has failed and when it is tried again. Without a
     /// failure the last one stays, and the delay began when that was recorded.
-    pub fn begin_step(&mut self, wait: Wait, mode: StepMode, failure: Option<Failure>, now: Time) -> &Entry {
+    pub fn begin_step(&mut self, wait: Wait, mode: StepMode, failure: Option<Failure>, now: Time) -> &Arc<Entry> {
         let key = wait.key.clone();
         let last = self.entries.get(&key).and_then(|entry| entry.failure.clone());
         self.open(wait, now);
-        let Some(entry) = self.entries.get_mut(&key) else { unreachable!("it was opened just now") };
+        let Some(shared) = self.entries.get_mut(&key) else { unreachable!("it was opened just now") };
+        let entry = Arc::make_mut(shared);
         entry.value = mode.to_value();
         if failure.is_some() {
             entry.opened_at = now;
         }
         entry.failure = failure.map(Box::new).or(last);
-        entry
+        shared
     }
 
     /// The time has come to try a step again. `None` if it waits for none.
-    pub fn resume_step(&mut self, key: &EntryKey) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        let Operation::Step { due: due @ Some(_), .. } = &mut entry.operation else { return None };
+    pub fn resume_step(&mut self, key: &EntryKey) -> Option<&Arc<Entry>> {
+        let entry = self.open_mut(key)?;
+        let Operation::Step { due: due @ Some(_), .. } = &mut Arc::make_mut(entry).operation else { return None };
         *due = None;
         Some(entry)
     }
@@ -390,7 +333,7 @@ impl Journal {
 
     /// Puts a state in the place of all that the body has recorded, and returns the keys of what was dropped. The
     /// gate's entry stays with the answer to its request, and so do the starts of children with a key.
-    pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Entry) {
+    pub fn checkpoint(&mut self, state: Value, now: Time) -> (Vec<EntryKey>, &Arc<Entry>) {
         let key = EntryKey::checkpoint();
         let of_gate: Vec<i64> =
             self.requests().filter(|(entry, _)| entry.key.n == 0).map(|(_, number)| number).collect();
@@ -400,8 +343,7 @@ impl Journal {
             _ => false,
         };
         let dropped: Vec<EntryKey> = self
-            .entries
-            .values()
+            .entries()
             .filter(|entry| entry.key.n > 0 && entry.key != key && !stays(entry))
             .map(|entry| entry.key.clone())
             .collect();
@@ -413,13 +355,13 @@ impl Journal {
         self.last_seq += 1;
         let entry = Entry::new(key, self.last_seq, Operation::Record(RecordKind::Checkpoint), now);
         let entry = Entry { state: EntryState::Satisfied, value: Some(state), failure, closed_at: Some(now), ..entry };
-        (dropped, self.entries.put(entry))
+        (dropped, self.entries.put(Arc::new(entry)))
     }
 
     /// What the body has got when its run was cancelled, if it has.
     pub(crate) fn cancellation(&self) -> Option<&Failure> {
         let is = |failure: &&Failure| failure.kind == FailureKind::Cancelled;
-        self.entries.values().find_map(|entry| entry.failure.as_deref().filter(is))
+        self.entries().find_map(|entry| entry.failure.as_deref().filter(is))
     }
 
     /// Forgets that the run was cancelled at a time, if it was, with all that the body has recorded since: it did that to
@@ -427,27 +369,27 @@ impl Journal {
     pub(crate) fn forget_cancellation(&mut self, at: Option<Time>) -> Vec<EntryKey> {
         let cleans_up = |entry: &Entry| entry.key.n > 0 && at.is_some_and(|at| entry.opened_at >= at);
         let is = |entry: &&Entry| entry.cancellation().is_some() || cleans_up(entry);
-        let Some(since) = self.entries.values().filter(is).map(|entry| entry.seq).min() else { return Vec::new() };
-        let later = self.entries.values().filter(|entry| entry.seq >= since && entry.key.n > 0);
+        let Some(since) = self.entries().filter(is).map(|entry| entry.seq).min() else { return Vec::new() };
+        let later = self.entries().filter(|entry| entry.seq >= since && entry.key.n > 0);
         let dropped: Vec<EntryKey> = later.map(|entry| entry.key.clone()).collect();
-        self.entries.remove_all(&dropped);
+        self.remove_all(&dropped);
         dropped
     }
 
     /// The runs whose starts are recorded.
     pub(crate) fn started(&self) -> impl Iterator<Item = RunId> {
-        let starts = self.entries.values().filter(|entry| entry.kind() == EntryKind::Start);
+        let starts = self.entries().filter(|entry| entry.kind() == EntryKind::Start);
         starts.filter_map(|entry| RunId::from_value(entry.value.as_ref()?))
     }
 
     /// Forgets the waits for children that are executed again. Returns the keys of what was dropped.
     pub(crate) fn forget_waits_for(&mut self, children: &[RunId]) -> Vec<EntryKey> {
         let is = |entry: &&Entry| matches!(entry.operation, Operation::Child { run } if children.contains(&run));
-        let mut dropped: Vec<EntryKey> = self.entries.values().filter(is).map(|entry| entry.key.clone()).collect();
+        let mut dropped: Vec<EntryKey> = self.entries().filter(is).map(|entry| entry.key.clone()).collect();
         let combines = |entry: &&Entry| entry.operation.members().iter().any(|member| dropped.contains(member));
-        let above: Vec<EntryKey> = self.entries.values().filter(combines).map(|entry| entry.key.clone()).collect();
+        let above: Vec<EntryKey> = self.entries().filter(combines).map(|entry| entry.key.clone()).collect();
         dropped.extend(above);
-        self.entries.remove_all(&dropped);
+        self.remove_all(&dropped);
         dropped
     }
 
@@ -458,9 +400,10 @@ impl Journal {
     }
 
     /// Moves the deadline of an open entry. `None` if it has none.
-    pub(crate) fn extend(&mut self, key: &EntryKey, span: std::time::Duration) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        entry.deadline = Some(entry.deadline?.after(span));
+    pub(crate) fn extend(&mut self, key: &EntryKey, span: std::time::Duration) -> Option<&Arc<Entry>> {
+        let entry = self.open_mut(key)?;
+        let deadline = entry.deadline?.after(span);
+        Arc::make_mut(entry).deadline = Some(deadline);
         Some(entry)
     }
 
@@ -488,7 +431,7 @@ impl Journal {
 
     fn recorded_entries(&self) -> impl Iterator<Item = &Entry> {
         let since = self.checkpoint_seq();
-        self.entries.values().filter(move |entry| entry.key.n > 0 && entry.seq > since)
+        self.entries().filter(move |entry| entry.key.n > 0 && entry.seq > since)
     }
 
     /// Whether an entry is older than the last checkpoint, which has left it.
@@ -511,7 +454,7 @@ impl Journal {
         if !self.has_requests {
             return Vec::new();
         }
-        let answered: HashSet<i64> = self.entries.values().filter_map(Entry::answered).collect();
+        let answered: HashSet<i64> = self.entries().filter_map(Entry::answered).collect();
         let mut taken: Vec<(&Entry, i64)> = self.requests().filter(|(_, number)| !answered.contains(number)).collect();
         taken.sort_unstable_by_key(|(entry, _)| entry.seq);
         taken.into_iter().map(|(entry, number)| (&entry.key, number)).collect()
@@ -520,27 +463,27 @@ impl Journal {
     /// The requests that were taken, with their numbers.
     fn requests(&self) -> impl Iterator<Item = (&Entry, i64)> {
         let taken = |entry: &&Entry| entry.kind() == EntryKind::Request && entry.state == EntryState::Satisfied;
-        self.entries.values().filter(taken).filter_map(|entry| Some((entry, request_number(entry.value.as_ref()?)?)))
+        self.entries().filter(taken).filter_map(|entry| Some((entry, request_number(entry.value.as_ref()?)?)))
     }
 
     /// Sets the time of an open entry that has none yet.
-    pub(crate) fn set_due(&mut self, key: &EntryKey, time: GateTime) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        let Operation::Time { due } = &mut entry.operation else { return None };
-        if *due != Time::NEVER {
+    pub(crate) fn set_due(&mut self, key: &EntryKey, time: GateTime) -> Option<&Arc<Entry>> {
+        let entry = self.open_mut(key)?;
+        if entry.operation != (Operation::Time { due: Time::NEVER }) {
             return None;
         }
-        *due = match time {
+        let due = match time {
             GateTime::After(span) => entry.opened_at.after(span),
             GateTime::At(time) => time,
         };
+        Arc::make_mut(entry).operation = Operation::Time { due };
         Some(entry)
     }
 
     /// Sets what the condition of an open entry has raised last.
-    pub(crate) fn set_error(&mut self, key: &EntryKey, error: Option<Failure>) -> Option<&Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)?;
-        entry.failure = error.map(Box::new);
+    pub(crate) fn set_error(&mut self, key: &EntryKey, error: Option<Failure>) -> Option<&Arc<Entry>> {
+        let entry = self.open_mut(key)?;
+        Arc::make_mut(entry).failure = error.map(Box::new);
         Some(entry)
     }
 
@@ -548,21 +491,30 @@ impl Journal {
     pub(crate) fn has_callback(&self, secret: &str) -> bool {
         let made = |entry: &Entry| entry.kind() == EntryKind::Callback;
         let with = |entry: &Entry| entry.value.as_ref().is_some_and(|value| value.payload() == secret.as_bytes());
-        self.entries.values().any(|entry| made(entry) && with(entry))
+        self.entries().any(|entry| made(entry) && with(entry))
     }
 
     /// All entries, in no order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.as_slice().iter().map(|entry| &**entry)
+    }
+
+    /// An open entry, to be changed.
+    fn open_mut(&mut self, key: &EntryKey) -> Option<&mut Arc<Entry>> {
+        self.entries.get_mut(key).filter(|entry| entry.state == EntryState::Open)
+    }
+
+    fn remove_all(&mut self, keys: &[EntryKey]) -> Vec<Arc<Entry>> {
+        keys.iter().filter_map(|key| self.entries.remove(key)).collect()
     }
 
     /// The open entries, in no order.
     pub(crate) fn open_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values().filter(|entry| entry.state == EntryState::Open)
+        self.entries().filter(|entry| entry.state == EntryState::Open)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.list.is_empty()
+        self.entries.as_slice().is_empty()
     }
 
     /// Whether there may be steps whose arguments have to be compared in the way of the first version of bide.
@@ -574,7 +526,7 @@ impl Journal {
     /// The entry under a key.
     #[must_use]
     pub fn get(&self, key: &EntryKey) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(|entry| &**entry)
     }
 
     /// The body's open waits. There can be several: an async body has them, or another version of the code opened them.
@@ -630,8 +582,8 @@ impl Journal {
     /// failed the child's start, for the next attempt starts another one, and every other wait for that child.
     pub fn rewind(&mut self, everything: bool) -> Vec<EntryKey> {
         let over = |entry: &&Entry| entry.state != EntryState::Satisfied;
-        let combined = if everything { HashSet::new() } else { self.below(self.entries.values().filter(over)) };
-        let mut by_age: Vec<&Entry> = self.entries.values().collect();
+        let combined = if everything { HashSet::new() } else { self.below(self.entries().filter(over)) };
+        let mut by_age: Vec<&Entry> = self.entries().collect();
         by_age.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.seq));
         let dropped: Vec<EntryKey> = by_age
             .into_iter()
@@ -640,8 +592,8 @@ impl Journal {
             .filter(|entry| everything || entry.mode() != StepMode::Once)
             .map(|entry| entry.key.clone())
             .collect();
-        let gone = self.entries.remove_all(&dropped);
-        let failed: HashSet<RunId> = gone.iter().filter_map(Entry::failed_child).collect();
+        let gone = self.remove_all(&dropped);
+        let failed: HashSet<RunId> = gone.iter().filter_map(|entry| entry.failed_child()).collect();
         let gone: HashSet<&EntryKey> = gone.iter().map(|entry| &entry.key).collect();
         let follows = |entry: &&Entry| {
             let starts = || RunId::from_value(entry.value.as_ref()?).filter(|_| entry.kind() == EntryKind::Start);
@@ -650,8 +602,8 @@ impl Journal {
                 || starts().is_some_and(|run| failed.contains(&run))
                 || matches!(entry.operation, Operation::Child { run } if failed.contains(&run))
         };
-        let following: Vec<EntryKey> = self.entries.values().filter(follows).map(|entry| entry.key.clone()).collect();
-        self.entries.remove_all(&following);
+        let following: Vec<EntryKey> = self.entries().filter(follows).map(|entry| entry.key.clone()).collect();
+        self.remove_all(&following);
         dropped.into_iter().chain(following).collect()
     }
 
@@ -674,34 +626,5 @@ impl Journal {
             }
         }
         found
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn entry(n: u32, seq: u32) -> Entry {
-        Entry::new(EntryKey { name: "step".into(), n }, seq, Operation::step(None), Time(1))
-    }
-
-    proptest! {
-        /// Short and long journals keep the same entries as a map does.
-        #[test]
-        fn entries_are_found_by_key_however_many_there_are(acts: Vec<(bool, u8)>) {
-            let (mut entries, mut model) = (Entries::default(), HashMap::new());
-            for ((put, n), seq) in acts.into_iter().zip(0..) {
-                let entry = entry(u32::from(n % 24), seq);
-                if put {
-                    model.insert(entry.key.clone(), entry.clone());
-                    entries.put(entry);
-                } else {
-                    prop_assert_eq!(entries.remove(&entry.key), model.remove(&entry.key));
-                }
-                prop_assert_eq!(entries.values().count(), model.len());
-                prop_assert!(model.iter().all(|(key, entry)| entries.get(key) == Some(entry)));
-            }
-        }
     }
 }

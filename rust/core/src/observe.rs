@@ -231,12 +231,13 @@ mod tests {
 
     fn entry(operation: Operation, opened_at: Time) -> Write {
         let key = EntryKey { name: "wait".into(), n: 1 };
-        Write::Entry { run: 1, task: 2, map: NO_MAP, entry: Box::new(Entry::new(key, 1, operation, opened_at)) }
+        Write::Entry { run: 1, task: 2, map: NO_MAP, entry: Arc::new(Entry::new(key, 1, operation, opened_at)) }
     }
 
     fn closed(operation: Operation, opened_at: Time) -> Write {
         let Write::Entry { run, task, map, mut entry } = entry(operation, opened_at) else { unreachable!() };
-        (entry.state, entry.closed_at) = (EntryState::Satisfied, Some(NOW));
+        let closed = Arc::make_mut(&mut entry);
+        (closed.state, closed.closed_at) = (EntryState::Satisfied, Some(NOW));
         Write::Entry { run, task, map, entry }
     }
 

@@ -222,7 +222,7 @@ pub enum Write {
         /// The map index.
         map: i32,
         /// The entry.
-        entry: Box<Entry>,
+        entry: Arc<Entry>,
     },
     /// Delete journal entries of a task.
     DropEntries {

@@ -97,14 +97,16 @@ impl RunState {
             };
             let detail = state.detail(task);
             detail.sub_status = row.sub_status;
-            detail.first_started_at = row.first_started_at;
             detail.waited = row.waited;
             let mark = row.mark.set_aside();
+            let first_started_at = row.first_started_at.filter(|first| row.started_at != Some(*first));
             let is_rare = row.changes.is_some() || row.failure.is_some() || row.retry_at.is_some();
+            let is_rare = is_rare || first_started_at.is_some();
             if is_rare || skipped.is_some() || mark != Mark::NONE {
                 let (changes, failure, retry_at) = (row.changes, row.failure, row.retry_at);
                 // `skipped` is only that of a skipped or cancelled task: what another waits for is made from its journal.
-                *detail.rare_mut() = Rare { changes, failure, retry_at, skipped, mark, combinations: None };
+                let combinations = None;
+                *detail.rare_mut() = Rare { changes, failure, first_started_at, retry_at, skipped, mark, combinations };
             }
         }
         for (id, map, entry) in stored.entries {

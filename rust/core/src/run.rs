@@ -212,8 +212,6 @@ pub(crate) struct TaskDetail {
     pub(crate) journal: Journal,
     /// While running: whether it holds a slot.
     pub(crate) sub_status: Option<SubStatus>,
-    /// When the first attempt started, once that has ended.
-    pub(crate) first_started_at: Option<Time>,
     /// Microseconds spent in closed waits.
     pub(crate) waited: i64,
     /// Up to when `waited` counts: time in which several waits were open counts once.
@@ -229,6 +227,8 @@ pub(crate) struct Rare {
     pub(crate) changes: Option<Arc<[u8]>>,
     /// That of the last failed attempt.
     pub(crate) failure: Option<Failure>,
+    /// When the first attempt started, if it is not the current one.
+    pub(crate) first_started_at: Option<Time>,
     /// When the next attempt may start.
     pub(crate) retry_at: Option<Time>,
     /// Why it was skipped.
@@ -239,8 +239,15 @@ pub(crate) struct Rare {
     pub(crate) combinations: Option<Box<Combinations>>,
 }
 
-static NOTHING_RARE: Rare =
-    Rare { changes: None, failure: None, retry_at: None, skipped: None, mark: Mark::NONE, combinations: None };
+static NOTHING_RARE: Rare = Rare {
+    changes: None,
+    failure: None,
+    first_started_at: None,
+    retry_at: None,
+    skipped: None,
+    mark: Mark::NONE,
+    combinations: None,
+};
 
 impl TaskDetail {
     /// What few tasks have.

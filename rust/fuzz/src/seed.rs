@@ -138,7 +138,7 @@ fn in_the_middle(run: i64, ids: &[TaskId]) -> Vec<Write> {
         ),
     ];
     for (task, entry) in entries {
-        writes.push(Write::Entry { run, task, map: NO_MAP, entry: Box::new(entry) });
+        writes.push(Write::Entry { run, task, map: NO_MAP, entry: Arc::new(entry) });
     }
     writes
 }
@@ -199,7 +199,7 @@ fn waiting_for_others(run: i64, ids: &[TaskId]) -> Vec<Write> {
         let state = if value.is_some() { EntryState::Satisfied } else { EntryState::Open };
         let closed_at = value.is_some().then_some(EARLY);
         let entry = Entry { state, value, closed_at, ..Entry::new(key, seq, operation, EARLY) };
-        Write::Entry { run, task: ids[7], map: NO_MAP, entry: Box::new(entry) }
+        Write::Entry { run, task: ids[7], map: NO_MAP, entry: Arc::new(entry) }
     });
     let waits = TaskRow { sub_status: Some(SubStatus::Deferred), ..row(run, ids[7], TaskStatus::Running) };
     let mapped = TaskRow { length: Some(2), ..row(run, ids[6], TaskStatus::Running) };
@@ -233,8 +233,8 @@ fn to_be_retried(run: i64, ids: &[TaskId]) -> Vec<Write> {
     vec![
         Write::Task(Box::new(first)),
         Write::Done(DoneRow::new(run, ids[1], Value::NONE, EARLY, EARLY)),
-        Write::Entry { run, task: ids[0], map: NO_MAP, entry: Box::new(open) },
-        Write::Entry { run, task: ids[3], map: NO_MAP, entry: Box::new(sleeps) },
+        Write::Entry { run, task: ids[0], map: NO_MAP, entry: Arc::new(open) },
+        Write::Entry { run, task: ids[3], map: NO_MAP, entry: Arc::new(sleeps) },
     ]
 }
 

@@ -336,7 +336,7 @@ impl Mover<'_> {
         }
         for (task, map, entry) in &stored.entries {
             let Some(task) = numbers.of_number(*task) else { continue };
-            batch.push(Write::Entry { run, task, map: *map, entry: Box::new(entry.clone()) });
+            batch.push(Write::Entry { run, task, map: *map, entry: Arc::new(entry.clone()) });
             if let Some((number, _)) = entry.value.as_ref().and_then(taken_request)
                 && let Some(answer) = self.from.answer(stored.run.id, number)?
             {

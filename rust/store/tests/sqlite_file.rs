@@ -49,7 +49,7 @@ fn one_run(store: &dyn Store) -> (Lease, RunId) {
     let new = NewRun::new(id, workflow.number, workflow.version, Time(7000)).with_key(Some("key".into()));
     assert_eq!(store.create(lease, &[new]).unwrap(), [Creation::Created]);
     let entry = Entry::new(EntryKey { name: "ready".into(), n: 1 }, 1, Operation::Condition { proof: None }, Time(1));
-    let entry = Write::Entry { run: id.row(), task: 0, map: NO_MAP, entry: Box::new(entry) };
+    let entry = Write::Entry { run: id.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) };
     let _ = store.commit(lease, &mut vec![done(id, 0, b"i42"), entry]).unwrap();
     (lease, id)
 }
@@ -397,7 +397,7 @@ fn a_first_answer_that_does_not_read_back_still_stands() {
     let mut entry = Entry::new(key, 2, Operation::Record(RecordKind::Callback), Time(1));
     entry.state = EntryState::Satisfied;
     entry.value = Some(Value::tagged(b's', b"secret"));
-    let entry = Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) };
+    let entry = Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) };
     let _ = store.commit(lease, &mut vec![entry]).unwrap();
     let answer = |number| {
         let address = Address { kind: MessageKind::Answer, name: "secret".into() };

@@ -72,7 +72,7 @@ fn filled(clock: &VirtualClock) -> Arc<MemoryStore> {
         let progress = Progress { done: 1.0, total: None, message: None, said_at: START };
         let mut batch: Batch = vec![
             Write::Task(Box::new(done)),
-            Write::Entry { run, task: b, map: NO_MAP, entry: Box::new(started) },
+            Write::Entry { run, task: b, map: NO_MAP, entry: Arc::new(started) },
             Write::Message { run, message: Box::new(signal), consumed: false },
             Write::Events(Box::new(events)),
             Write::Progress(Box::new(ProgressRow { run, task: b, map: NO_MAP, progress })),

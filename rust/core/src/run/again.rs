@@ -187,11 +187,15 @@ impl RunState {
         state.output = Value::NONE;
         state.ended_at = Time::default();
         (state.failed, state.reenter, state.interrupt) = (false, false, false);
+        let started_at = state.started_at;
         if status == TaskStatus::Pending {
             state.started_at = Time::default();
         }
         if let Some(detail) = &mut state.detail {
             detail.sub_status = None;
+            if started_at > Time::default() {
+                detail.rare_mut().first_started_at.get_or_insert(started_at);
+            }
             if let Some(rare) = detail.known_rare() {
                 (rare.changes, rare.failure, rare.retry_at) = (None, None, None);
                 (rare.skipped, rare.combinations) = (None, None);

@@ -10,7 +10,6 @@ use crate::failure::{Failure, FailureKind};
 use crate::id::{RunId, TaskRef};
 use crate::journal::Recall;
 use crate::quick_hash::QuickHash;
-use crate::record::Write;
 use crate::status::{RunStatus, TaskStatus};
 use crate::value::Value;
 
@@ -127,14 +126,8 @@ impl RunState {
             let journal = &mut self.detail(task).journal;
             let wait = Wait { key, operation: Operation::Start { proof }, timeout: None };
             let key = journal.open(wait, out.now).key.clone();
-            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now) {
-                let entry = Box::new(entry.clone());
-                out.batch.push(Write::Entry {
-                    run: self.row(),
-                    task: self.ids[task.ix as usize],
-                    map: task.map,
-                    entry,
-                });
+            if let Some(entry) = journal.close(&key, Ok(run.to_value()), true, out.now).cloned() {
+                self.write_entry(task, entry, out);
             }
             // A body may have given another wait this name.
             let is_free = |key: &EntryKey| {

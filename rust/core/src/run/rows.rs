@@ -181,7 +181,7 @@ impl RunState {
             output: (state.status == TaskStatus::Completed && !self.is_expanded(task)).then(|| state.output.clone()),
             changes: rare.changes.clone(),
             failure: rare.failure.clone(),
-            first_started_at: detail.first_started_at.or(some(state.started_at)),
+            first_started_at: rare.first_started_at.or(some(state.started_at)),
             started_at: some(state.started_at),
             ended_at: some(state.ended_at),
             waited: detail.waited,

@@ -1,5 +1,7 @@
 //! Waits: journal entries opened and closed, gates, and the timers of retries and of bodies that are not in memory.
 
+use std::sync::Arc;
+
 use crate::attempt::polling::timed_out;
 use crate::entry::{Entry, EntryKey, EntryKind, EntryState, Operation, StepMode};
 use crate::event::{Effect, Event, GateSpec, GateTime, GateUntil, Refused, Retry, Timer, Wait};
@@ -19,9 +21,9 @@ fn ends_at(entry: &Entry) -> Option<Time> {
 }
 
 impl RunState {
-    pub(super) fn write_entry(&self, task: TaskRef, entry: Entry, out: &mut Out<'_>) {
+    pub(super) fn write_entry(&self, task: TaskRef, entry: Arc<Entry>, out: &mut Out<'_>) {
         let (run, map, id) = (self.row(), task.map, self.ids[task.ix as usize]);
-        out.batch.push(Write::Entry { run, task: id, map, entry: Box::new(entry) });
+        out.batch.push(Write::Entry { run, task: id, map, entry });
     }
 
     pub(super) fn close_entry(

@@ -1,6 +1,8 @@
 //! Waits that are opened again: by a body that is entered again, by another attempt, or by another version of the code.
 //! What has come meanwhile is neither lost nor asked for twice.
 
+use std::sync::Arc;
+
 use bide_core::event::{Timer, Wait};
 use bide_core::{
     Address, Entry, EntryKey, EntryKind, EntryState, Event, GateSpec, GateUntil, Message, NO_MAP, Operation, Recall,
@@ -293,7 +295,7 @@ fn a_combination_that_is_its_own_member_is_harmless() {
     // As in a file that was changed by hand.
     let waits = [any("p", &["q", "x"]), any("q", &["p", "x"]), signal("x"), any("r", &["r", "x", "none"])];
     for (Wait { key, operation, .. }, seq) in waits.into_iter().zip(1..) {
-        let entry = Box::new(Entry::new(key, seq, operation, Time(1)));
+        let entry = Arc::new(Entry::new(key, seq, operation, Time(1)));
         script.store.commit(&[Write::Entry { run, task: row, map: NO_MAP, entry }]);
     }
     script.die();

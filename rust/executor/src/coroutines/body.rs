@@ -42,16 +42,22 @@ pub struct CoroutineBody<H: Host> {
     task: TaskRef,
     /// What it may call now. Never locked while code of the user's executes.
     pub(super) attempt: Mutex<Attempt>,
-    /// Its slot.
-    slot: Mutex<Held<H>>,
+    /// Its slot, and what ends with it.
+    held: Mutex<Holds<H>>,
     /// The remaining execution time, if its task has a limit.
     pub(super) limit: Option<Arc<Limit<H>>>,
-    /// What ends with it.
-    own: Mutex<Option<Own<H>>>,
-    /// What few bodies have.
-    seldom: Mutex<Option<Box<Seldom<H>>>>,
     /// Whether the host wants to know when the end of the body is committed, and whether it is.
     pub(super) recorded: Recorded,
+}
+
+/// What a body holds: under one lock, because many bodies wait at once.
+struct Holds<H: Host> {
+    /// Its slot.
+    slot: Held<H>,
+    /// What it has until it ends.
+    own: Option<Own<H>>,
+    /// What few bodies have.
+    seldom: Option<Box<Seldom<H>>>,
 }
 
 /// What few bodies have.
@@ -117,9 +123,7 @@ impl<H: Host> CoroutineBody<H> {
             run: Arc::clone(run),
             task,
             attempt: Mutex::new(Attempt::new(task, name, attempt)),
-            slot: Mutex::new(Held::Slot(slot)),
-            own: Mutex::new(Some(own)),
-            seldom: Mutex::default(),
+            held: Mutex::new(Holds { slot: Held::Slot(slot), own: Some(own), seldom: None }),
             recorded: Recorded::default(),
         })
     }
@@ -163,7 +167,7 @@ impl<H: Host> CoroutineBody<H> {
     /// Whether the body holds a slot now.
     #[must_use]
     pub fn is_slot_held(&self) -> bool {
-        !matches!(*self.slot.lock(), Held::None)
+        !matches!(self.held.lock().slot, Held::None)
     }
 
     /// Whether the body is being suspended.
@@ -325,30 +329,30 @@ impl<H: Host> CoroutineBody<H> {
 
     /// Keeps child runs that it has started in memory, so many at most.
     pub(super) fn keep_children(&self, runs: &[Arc<Run<H>>], most: usize) {
-        let mut seldom = self.seldom.lock();
-        let children = &mut seldom.get_or_insert_default().children;
+        let mut held = self.held.lock();
+        let children = &mut held.seldom.get_or_insert_default().children;
         let room = most.saturating_sub(children.len());
         children.extend(runs.iter().take(room).map(|run| (run.id, Arc::clone(run))));
     }
 
     /// A child of this body whose end it has waited for, if it is still in memory.
     pub fn take_child(&self, id: RunId) -> Option<Arc<Run<H>>> {
-        self.seldom.lock().as_mut()?.children.remove(&id)
+        self.held.lock().seldom.as_mut()?.children.remove(&id)
     }
 
     fn regain(&self) {
-        let mut slot = self.slot.lock();
-        if !matches!(*slot, Held::None) || self.has_ended() {
+        let mut held = self.held.lock();
+        if !matches!(held.slot, Held::None) || self.has_ended() {
             return;
         }
-        *slot = match self.coroutines.resume(self.run.priority()) {
+        held.slot = match self.coroutines.resume(self.run.priority()) {
             Ok(slot) => Held::Slot(slot),
             Err(due) => Held::Due(due),
         };
-        drop(slot);
+        drop(held);
         let due = self.engine.limiter().resume(&self.run, self.task);
         if due.is_some() {
-            self.seldom.lock().get_or_insert_default().due = due;
+            self.held.lock().seldom.get_or_insert_default().due = due;
         }
         if let Some(limit) = &self.limit {
             limit.resume();
@@ -358,12 +362,12 @@ impl<H: Host> CoroutineBody<H> {
     /// The body has returned: what it held until now.
     pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
         self.attempt.lock().end();
-        let seldom = self.seldom.lock().take();
+        let seldom = self.held.lock().seldom.take();
         drop(seldom);
-        let mut own = self.own.lock().take();
+        let mut own = self.held.lock().own.take();
         let begun = own.as_mut().and_then(|own| own.rare.as_mut()?.begun.take());
         drop(begun);
-        (own, std::mem::replace(&mut *self.slot.lock(), Held::None))
+        (own, std::mem::replace(&mut self.held.lock().slot, Held::None))
     }
 
     /// Commits an event of a call. It is queued at once, not when the future is polled: many calls wait at the same
@@ -418,9 +422,9 @@ impl<H: Host> CoroutineBody<H> {
         if self.limit.as_ref().is_some_and(|limit| !limit.pause()) {
             return Fed::NotReleased;
         }
-        let held = std::mem::replace(&mut *self.slot.lock(), Held::None);
-        drop(held);
-        let due = self.seldom.lock().as_mut().and_then(|seldom| seldom.due.take());
+        let slot = std::mem::replace(&mut self.held.lock().slot, Held::None);
+        drop(slot);
+        let due = self.held.lock().seldom.as_mut().and_then(|seldom| seldom.due.take());
         drop(due);
         self.engine.limiter().idle(&self.run, self.task);
         Fed::Released
@@ -442,7 +446,7 @@ impl<H: Host> CoroutineBody<H> {
                 slot
             }
         };
-        *self.slot.lock() = Held::Slot(slot);
+        self.held.lock().slot = Held::Slot(slot);
         if let Some(limit) = &self.limit {
             limit.resume();
         }

@@ -31,14 +31,7 @@ impl State {
         (run.workflow, run.version) = (*workflow, *version);
         let moved: HashMap<TaskId, Option<TaskId>> = tasks.iter().copied().collect();
         let new = |task: TaskId| moved.get(&task).copied().unwrap_or(Some(task));
-        let entries = self.journals.entries(run);
-        self.journals.forget(run);
         run.renumber(new);
-        for (task, map, entry) in entries {
-            if let Some(task) = new(task) {
-                self.journals.insert(row, task, map, entry);
-            }
-        }
         self.live.renumber(row, new);
         self.limits.renumber(row, new);
         for child in self.children.get(&row).into_iter().flatten() {

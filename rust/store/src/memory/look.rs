@@ -12,6 +12,12 @@ use super::state::State;
 use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 
 impl State {
+    /// The open entries of all runs that have not ended.
+    fn open_entries(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
+        let unfinished = self.runs.iter().filter(|(_, run)| !run.status.is_ended());
+        unfinished.flat_map(|(row, run)| run.open_entries().map(|(task, map, entry)| (*row, task, map, entry)))
+    }
+
     /// An open entry, if its task and its run have not ended, and if it is a wait.
     fn open_wait(&self, run: RunRowId, task: TaskId, map: i32, entry: &Entry) -> Option<OpenWait> {
         let found = self.runs.get(&run).filter(|run| !run.status.is_ended())?;
@@ -37,7 +43,7 @@ impl Look for MemoryStore {
             seq: entry.seq,
         };
         let mut open: Vec<_> =
-            state.journals.open().filter(|open| after.is_none_or(|after| place(open) > after)).collect();
+            state.open_entries().filter(|open| after.is_none_or(|after| place(open) > after)).collect();
         let (mut rest, mut waits) = (&mut *open, Vec::new());
         // Only what is shown is put into order.
         while waits.len() < most && !rest.is_empty() {

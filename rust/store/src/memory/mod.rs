@@ -201,7 +201,7 @@ impl Store for MemoryStore {
                 }
                 write => write,
             };
-            if let Some(ended) = run::apply(&mut state.runs, &mut state.journals, &mut state.messages, write) {
+            if let Some(ended) = run::apply(&mut state.runs, &mut state.texts, &mut state.messages, write) {
                 forgotten.append(&mut state.ended(ended, KEPT));
             }
         }
@@ -402,7 +402,7 @@ impl Store for MemoryStore {
             return Ok(Sent::Ended(found.status));
         }
         if kind == MessageKind::Answer {
-            if !state.journals.has_callback(found, name) {
+            if !found.has_callback(name) {
                 return Ok(Sent::NoCallback);
             }
         } else if !matches!(kind, MessageKind::Withdrawal | MessageKind::Control)

@@ -1,13 +1,14 @@
-//! One run in memory: its task rows by number, its journal by key, and how a write changes them.
+//! One run in memory: the rows and journals of its tasks, and how a write changes them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use bide_core::journal::Entries;
 use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKey, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus,
-    SubStatus, TaskId, TaskRow, TaskStatus, Time, Value,
+    BlockReason, Cancel, Entry, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, SubStatus,
+    TaskId, TaskRow, TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;
@@ -45,73 +46,21 @@ pub(super) struct MemRun {
     /// Tags, priority and times; none if nothing was said.
     pub(super) options: Option<Box<RunOptions>>,
     /// By task number.
-    plain: Vec<Row>,
-    /// Rows of elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
-    mapped: BTreeMap<(TaskId, i32), Vec<Row>>,
-    /// It has, or had, journal entries.
-    has_journal: bool,
+    plain: Vec<Kept>,
+    /// Elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
+    mapped: BTreeMap<(TaskId, i32), Vec<Kept>>,
 }
 
-/// The journals of all runs. One tree of small nodes: a tree for each run would keep room for eleven entries in each.
+/// The text of what the task that was written last waits for: thousands of tasks wait for the same.
 #[derive(Clone, Default)]
-pub(super) struct Journals {
-    entries: BTreeMap<(RunRowId, TaskId, i32, EntryKey), Box<Entry>>,
-    /// What the task that was written last waits for.
-    waits_for: Option<Arc<str>>,
-}
+pub(super) struct LastText(Option<Arc<str>>);
 
-impl Journals {
-    /// The text of what a task waits for, shared with the task before that waits for the same.
-    fn with_shared_text(&mut self, mut row: RunningRow) -> RunningRow {
-        match (&row.blocked_by, &self.waits_for) {
-            (Some(text), Some(last)) if text == last => row.blocked_by = Some(Arc::clone(last)),
-            (Some(text), _) => self.waits_for = Some(Arc::clone(text)),
-            (None, _) => {}
-        }
-        row
-    }
-
-    fn of(&self, run: RunRowId) -> impl Iterator<Item = (&(RunRowId, TaskId, i32, EntryKey), &Box<Entry>)> {
-        let first = (run, TaskId::MIN, i32::MIN, EntryKey { name: "".into(), n: 0 });
-        self.entries.range(first..).take_while(move |(key, _)| key.0 == run)
-    }
-
-    /// The journals of a run, by task, map index and `seq`.
-    pub(super) fn entries(&self, run: &MemRun) -> Vec<(TaskId, i32, Entry)> {
-        if !run.has_journal {
-            return Vec::new();
-        }
-        let copied = self.of(run.id.row()).map(|((_, task, map, _), entry)| (*task, *map, (**entry).clone()));
-        let mut entries: Vec<_> = copied.collect();
-        entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
-        entries
-    }
-
-    /// The open entries of all runs.
-    pub(super) fn open(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
-        let open = self.entries.iter().filter(|(_, entry)| entry.state == EntryState::Open);
-        open.map(|((run, task, map, _), entry)| (*run, *task, *map, &**entry))
-    }
-
-    /// Whether a run has made the callback with this secret.
-    pub(super) fn has_callback(&self, run: &MemRun, secret: &str) -> bool {
-        let secret = Value::tagged(b's', secret.as_bytes());
-        let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
-        run.has_journal && self.of(run.id.row()).any(|(_, entry)| made(entry))
-    }
-
-    /// Puts an entry of a run in.
-    pub(super) fn insert(&mut self, run: RunRowId, task: TaskId, map: i32, entry: Entry) {
-        self.entries.insert((run, task, map, entry.key.clone()), Box::new(entry));
-    }
-
-    /// Forgets what belongs to a run.
-    pub(super) fn forget(&mut self, run: &MemRun) {
-        if run.has_journal {
-            let keys: Vec<_> = self.of(run.id.row()).map(|(key, _)| key.clone()).collect();
-            for key in keys {
-                self.entries.remove(&key);
-            }
+impl LastText {
+    /// The same text, shared with the task before if that waits for the same.
+    fn shared(&mut self, text: Arc<str>) -> Arc<str> {
+        match &self.0 {
+            Some(last) if *last == text => Arc::clone(last),
+            _ => Arc::clone(self.0.insert(text)),
         }
     }
 }
@@ -124,68 +73,68 @@ const fn place(map: i32) -> (i32, usize) {
     (map.div_euclid(BLOCK), map.rem_euclid(BLOCK) as usize)
 }
 
-/// A task's row, in the form in which it was written: most are short ones, which need no allocation.
+/// What is kept of a task.
+#[derive(Clone, Default)]
+struct Kept {
+    /// Its row.
+    row: Row,
+    /// Its journal, shared with the run that is in memory.
+    entries: Entries,
+}
+
+/// A task's row, in the form in which it was written: most are short ones, which need no allocation. Where a row stands
+/// says of which task it is.
 #[derive(Clone, Default)]
 enum Row {
     #[default]
     None,
-    Done(DoneRow),
-    Running(RunningRow),
+    /// That of a task that completed at its first attempt.
+    Done { output: Value, started_at: Time, ended_at: Time },
+    /// That of a task whose first attempt runs or waits: a hundred thousand may wait at once.
+    Running { sub_status: Option<SubStatus>, started_at: Time, blocked_by: Option<Arc<str>> },
+    /// Any other one.
     Whole(Box<TaskRow>),
 }
 
-/// The row of a task whose first attempt runs or waits: a hundred thousand may wait at once.
-#[derive(Clone)]
-struct RunningRow {
-    run: RunRowId,
-    task: TaskId,
-    map: i32,
-    sub_status: Option<SubStatus>,
-    started_at: Time,
-    blocked_by: Option<Arc<str>>,
-}
-
-impl RunningRow {
-    /// `None`: there is more in the row.
-    fn of(row: &TaskRow) -> Option<Self> {
-        let TaskRow { run, task, map, sub_status, .. } = *row;
-        let started_at = row.started_at?;
-        let short = Self { run, task, map, sub_status, started_at, blocked_by: row.blocked_by.clone() };
-        (TaskRow::from(short.clone()) == *row).then_some(short)
-    }
-}
-
-impl From<RunningRow> for TaskRow {
-    fn from(row: RunningRow) -> Self {
-        Self {
-            map: row.map,
-            status: TaskStatus::Running,
-            sub_status: row.sub_status,
-            attempts: 1,
-            first_started_at: Some(row.started_at),
-            started_at: Some(row.started_at),
-            blocked_by: row.blocked_by,
-            ..Self::pending(row.run, row.task)
-        }
-    }
-}
-
 impl Row {
-    fn read(&self) -> Option<TaskRow> {
+    fn of(row: Box<TaskRow>, texts: &mut LastText) -> Self {
+        let TaskRow { run, task, map, sub_status, .. } = *row;
+        let Some(started_at) = row.started_at.filter(|_| row.status == TaskStatus::Running) else {
+            return Self::Whole(row);
+        };
+        let blocked_by = row.blocked_by.clone().map(|text| texts.shared(text));
+        let short = Self::Running { sub_status, started_at, blocked_by };
+        if short.read(run, task, map).is_some_and(|read| read == *row) { short } else { Self::Whole(row) }
+    }
+
+    fn read(&self, run: RunRowId, task: TaskId, map: i32) -> Option<TaskRow> {
         match self {
             Self::None => None,
-            Self::Done(done) => Some(done.clone().into()),
-            Self::Running(row) => Some(row.clone().into()),
+            Self::Done { output, started_at, ended_at } => {
+                let row = DoneRow::new(run, task, output.clone(), *started_at, *ended_at);
+                Some(DoneRow { map, ..row }.into())
+            }
+            Self::Running { sub_status, started_at, blocked_by } => Some(TaskRow {
+                map,
+                status: TaskStatus::Running,
+                sub_status: *sub_status,
+                attempts: 1,
+                first_started_at: Some(*started_at),
+                started_at: Some(*started_at),
+                blocked_by: blocked_by.clone(),
+                ..TaskRow::pending(run, task)
+            }),
             Self::Whole(row) => Some((**row).clone()),
         }
     }
 
-    /// That of a task that has not completed, to be changed.
-    fn whole(&mut self) -> Option<&mut TaskRow> {
-        if let Self::Running(row) = self {
-            *self = Self::Whole(Box::new(row.clone().into()));
+    fn status(&self) -> Option<TaskStatus> {
+        match self {
+            Self::None => None,
+            Self::Done { .. } => Some(TaskStatus::Completed),
+            Self::Running { .. } => Some(TaskStatus::Running),
+            Self::Whole(row) => Some(row.status),
         }
-        if let Self::Whole(row) = self { Some(row) } else { None }
     }
 }
 
@@ -209,91 +158,115 @@ impl MemRun {
             options: new.options.clone(),
             plain: Vec::new(),
             mapped: BTreeMap::new(),
-            has_journal: false,
         }
     }
 
-    pub(super) fn has_task(&self, task: TaskId, map: i32) -> bool {
+    fn kept(&self, task: TaskId, map: i32) -> Option<&Kept> {
         if map == NO_MAP {
-            usize::try_from(task).ok().and_then(|at| self.plain.get(at)).is_some_and(|row| !matches!(row, Row::None))
-        } else {
-            let (block, at) = place(map);
-            let row = self.mapped.get(&(task, block)).and_then(|rows| rows.get(at));
-            row.is_some_and(|row| !matches!(row, Row::None))
+            return self.plain.get(usize::try_from(task).ok()?);
         }
+        let (block, at) = place(map);
+        self.mapped.get(&(task, block))?.get(at)
+    }
+
+    fn kept_mut(&mut self, task: TaskId, map: i32) -> &mut Kept {
+        let (list, at) = match usize::try_from(task) {
+            Ok(at) if map == NO_MAP => (&mut self.plain, at),
+            _ => {
+                let (block, at) = place(map);
+                (self.mapped.entry((task, block)).or_default(), at)
+            }
+        };
+        if list.len() <= at {
+            // Most runs are small: no room for more than they have.
+            list.reserve_exact(if list.is_empty() { at + 1 } else { 0 });
+            list.resize_with(at + 1, Kept::default);
+        }
+        &mut list[at]
+    }
+
+    /// All that is kept, by task and map index.
+    fn all(&self) -> impl Iterator<Item = (TaskId, i32, &Kept)> {
+        let plain = self.plain.iter().zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
+        let elements = self
+            .mapped
+            .iter()
+            .flat_map(|((task, block), kept)| kept.iter().zip(block * BLOCK..).map(|(kept, map)| (*task, map, kept)));
+        plain.chain(elements)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = (TaskId, i32, &mut Kept)> {
+        let plain = self.plain.iter_mut().zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
+        let elements = self.mapped.iter_mut().flat_map(|((task, block), kept)| {
+            kept.iter_mut().zip(block * BLOCK..).map(|(kept, map)| (*task, map, kept))
+        });
+        plain.chain(elements)
+    }
+
+    pub(super) fn has_task(&self, task: TaskId, map: i32) -> bool {
+        self.kept(task, map).is_some_and(|kept| !matches!(kept.row, Row::None))
     }
 
     /// Where a task stands, if that is recorded.
     pub(super) fn task_status(&self, task: TaskId, map: i32) -> Option<TaskStatus> {
-        let row = if map == NO_MAP {
-            self.plain.get(usize::try_from(task).ok()?)?
-        } else {
-            let (block, at) = place(map);
-            self.mapped.get(&(task, block))?.get(at)?
-        };
-        match row {
-            Row::None => None,
-            Row::Done(_) => Some(TaskStatus::Completed),
-            Row::Running(_) => Some(TaskStatus::Running),
-            Row::Whole(row) => Some(row.status),
-        }
-    }
-
-    fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.plain.iter().chain(self.mapped.values().flatten())
+        self.kept(task, map)?.row.status()
     }
 
     /// The rows of its tasks, by number and map index.
     pub(super) fn task_rows(&self) -> Vec<TaskRow> {
-        let mut rows: Vec<TaskRow> = self.rows().filter_map(Row::read).collect();
+        let read = |(task, map, kept): (TaskId, i32, &Kept)| kept.row.read(self.id.row(), task, map);
+        let mut rows: Vec<TaskRow> = self.all().filter_map(read).collect();
         rows.sort_by_key(|row| (row.task, row.map));
         rows
     }
 
+    /// The journals of its tasks, by task, map index and `seq`.
+    pub(super) fn entries(&self) -> Vec<(TaskId, i32, Entry)> {
+        let mut entries: Vec<_> = self.shared_entries().map(|(task, map, entry)| (task, map, entry.clone())).collect();
+        entries.sort_by_key(|(task, map, entry)| (*task, *map, entry.seq));
+        entries
+    }
+
+    fn shared_entries(&self) -> impl Iterator<Item = (TaskId, i32, &Entry)> {
+        self.all().flat_map(|(task, map, kept)| kept.entries.as_slice().iter().map(move |entry| (task, map, &**entry)))
+    }
+
+    /// Its open entries.
+    pub(super) fn open_entries(&self) -> impl Iterator<Item = (TaskId, i32, &Entry)> {
+        self.shared_entries().filter(|(.., entry)| entry.state == EntryState::Open)
+    }
+
+    /// Whether it has made the callback with this secret.
+    pub(super) fn has_callback(&self, secret: &str) -> bool {
+        let secret = Value::tagged(b's', secret.as_bytes());
+        let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
+        self.shared_entries().any(|(.., entry)| made(entry))
+    }
+
     /// How many marked bodies its owner has entered.
     pub(super) fn executed_marked(&self) -> usize {
-        let marked = |row: &&Row| matches!(row, Row::Whole(row) if row.mark.executes);
-        self.rows().filter(marked).count()
+        self.all().filter(|(.., kept)| matches!(&kept.row, Row::Whole(row) if row.mark.executes)).count()
     }
 
     /// It has another owner now.
     pub(super) fn set_marks_aside(&mut self) {
-        for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
-            if let Row::Whole(row) = row {
+        for (.., kept) in self.all_mut() {
+            if let Row::Whole(row) = &mut kept.row {
                 row.mark = row.mark.set_aside();
-            }
-        }
-    }
-
-    fn put(&mut self, task: TaskId, map: i32, row: Row) {
-        match usize::try_from(task) {
-            Ok(at) if map == NO_MAP => {
-                if self.plain.len() <= at {
-                    // Most runs are small: no room for more than they have.
-                    self.plain.reserve_exact(if self.plain.is_empty() { at + 1 } else { 0 });
-                    self.plain.resize_with(at + 1, Row::default);
-                }
-                self.plain[at] = row;
-            }
-            _ => {
-                let (block, at) = place(map);
-                let rows = self.mapped.entry((task, block)).or_default();
-                if rows.len() <= at {
-                    rows.resize_with(at + 1, Row::default);
-                }
-                rows[at] = row;
             }
         }
     }
 
     /// Its tasks have other numbers from now on; what has none is forgotten.
     pub(super) fn renumber(&mut self, new: impl Fn(TaskId) -> Option<TaskId>) {
-        let rows = self.task_rows();
+        let mut before = self.clone();
         (self.plain, self.mapped) = Default::default();
-        for row in rows {
-            if let Some(task) = new(row.task) {
-                self.put(task, row.map, Row::Whole(Box::new(TaskRow { task, ..row })));
+        for (task, map, kept) in before.all_mut() {
+            let Some(task) = new(task) else { continue };
+            if let Row::Whole(row) = &mut kept.row {
+                row.task = task;
             }
+            *self.kept_mut(task, map) = std::mem::take(kept);
         }
     }
 
@@ -311,14 +284,14 @@ impl MemRun {
     pub(super) fn end_cancelled(&mut self, cancel: &Cancel) {
         (self.status, self.ended_at, self.blocked_by) = (RunStatus::Cancelled, Some(cancel.at), None);
         self.cancel = Some(Arc::new(cancel.clone()));
-        for row in self.plain.iter_mut().chain(self.mapped.values_mut().flatten()) {
-            if let Some(row) = row.whole()
-                && !row.status.is_ended()
-            {
-                row.status = TaskStatus::Cancelled;
-                (row.sub_status, row.retry_at, row.mark) = (None, None, Mark::default());
-                (row.ended_at, row.blocked_by) = (Some(cancel.at), Some(cancel.text().into()));
-            }
+        let run = self.id.row();
+        for (task, map, kept) in self.all_mut() {
+            let is_open = kept.row.status().is_some_and(|status| !status.is_ended());
+            let Some(mut row) = kept.row.read(run, task, map).filter(|_| is_open) else { continue };
+            row.status = TaskStatus::Cancelled;
+            (row.sub_status, row.retry_at, row.mark) = (None, None, Mark::default());
+            (row.ended_at, row.blocked_by) = (Some(cancel.at), Some(cancel.text().into()));
+            kept.row = Row::Whole(Box::new(row));
         }
     }
 
@@ -339,26 +312,24 @@ impl MemRun {
 /// Makes one write; answers the run if that ended it.
 pub(super) fn apply(
     runs: &mut HashMap<RunRowId, MemRun, RowHash>,
-    journals: &mut Journals,
+    texts: &mut LastText,
     messages: &mut Messages,
     write: Write,
 ) -> Option<RunRowId> {
     match write {
-        Write::Done(done) => runs.get_mut(&done.run)?.put(done.task, done.map, Row::Done(done)),
+        Write::Done(DoneRow { run, task, map, output, started_at, ended_at }) => {
+            runs.get_mut(&run)?.kept_mut(task, map).row = Row::Done { output, started_at, ended_at };
+        }
         Write::Task(row) => {
-            let (task, map) = (row.task, row.map);
-            let run = runs.get_mut(&row.run)?;
-            let short = RunningRow::of(&row).map(|row| Row::Running(journals.with_shared_text(row)));
-            run.put(task, map, short.unwrap_or(Row::Whole(row)));
+            let kept = runs.get_mut(&row.run)?.kept_mut(row.task, row.map);
+            kept.row = Row::of(row, texts);
         }
         Write::Entry { run, task, map, entry } => {
-            runs.get_mut(&run)?.has_journal = true;
-            journals.entries.insert((run, task, map, entry.key.clone()), entry);
+            runs.get_mut(&run)?.kept_mut(task, map).entries.put(entry);
         }
         Write::DropEntries { run, task, map, keys } => {
-            for key in keys {
-                journals.entries.remove(&(run, task, map, key));
-            }
+            let entries = &mut runs.get_mut(&run)?.kept_mut(task, map).entries;
+            keys.iter().for_each(|key| drop(entries.remove(key)));
         }
         Write::Message { run, message, consumed } => messages.insert(run, *message, consumed),
         Write::Consumed { run, number, id, from } => messages.consume(run, number, id.as_deref(), from),
@@ -370,11 +341,6 @@ pub(super) fn apply(
         }
         Write::DropElements { run, task } => {
             runs.get_mut(&run)?.mapped.retain(|(of, _), _| *of != task);
-            let of_elements = (run, task, 0, EntryKey { name: "".into(), n: 0 });
-            let keys = journals.entries.range(of_elements..).take_while(|(key, _)| (key.0, key.1) == (run, task));
-            for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-                journals.entries.remove(&key);
-            }
         }
         Write::Answer { run, number, answer, .. } => messages.put_answer(run, number, answer),
         // Kept apart from the runs.

@@ -11,7 +11,7 @@ use bide_core::{NewEvents, RunId, RunStatus, TaskId, Time};
 use super::limits::MemLimits;
 use super::live::Live;
 use super::messages::Messages;
-use super::run::{Journals, MemRun, RowHash};
+use super::run::{LastText, MemRun, RowHash};
 use crate::{Creation, Lease, StoreError};
 
 /// All that is stored.
@@ -29,8 +29,8 @@ pub(super) struct State {
     pub(super) last_runner: i64,
     /// Runs by row number.
     pub(super) runs: HashMap<RunRowId, MemRun, RowHash>,
-    /// The journals of all runs.
-    pub(super) journals: Journals,
+    /// What the task that was written last waits for.
+    pub(super) texts: LastText,
     /// The messages to all runs.
     pub(super) messages: Messages,
     /// What live runs show.
@@ -236,7 +236,6 @@ impl State {
 
     pub(super) fn forget(&mut self, id: RunRowId) -> Option<MemRun> {
         let run = self.runs.remove(&id)?;
-        self.journals.forget(&run);
         self.messages.forget(id);
         self.live.forget(id);
         if let Some(key) = &run.key {
@@ -294,7 +293,7 @@ impl State {
             run: self.row(run),
             tasks: self.versions[run.version as usize].tasks.clone(),
             rows: run.task_rows(),
-            entries: self.journals.entries(run),
+            entries: run.entries(),
             messages: Vec::new(),
             progress: self.live.progress(run.id.row()),
             children: Vec::new(),

@@ -53,7 +53,7 @@ fn callback(run: RunId) -> Write {
         Entry::new(EntryKey { name: "paid".into(), n: 1 }, 1, Operation::Record(RecordKind::Callback), START);
     entry.state = bide_core::EntryState::Satisfied;
     entry.value = Some(Value::tagged(b's', b"secret"));
-    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) }
+    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) }
 }
 
 fn to_callback(number: i64, secret: &str, id: Option<&str>, content: Result<Value, Failure>) -> Message {

@@ -45,7 +45,7 @@ pub fn every_journal_entry_reads_back(store: &dyn Store) {
     let desk = Desk::new(store);
     proptest!(|(entry in rows::entries(), task in 0..50_i64, map in rows::maps())| {
         let run = desk.create(START, None);
-        desk.commit(vec![Write::Entry { run: run.row(), task, map, entry: Box::new(entry.clone()) }]);
+        desk.commit(vec![Write::Entry { run: run.row(), task, map, entry: Arc::new(entry.clone()) }]);
         prop_assert_eq!(desk.load(run).entries, vec![(task, map, entry)]);
     });
 }
@@ -56,7 +56,7 @@ pub fn each_of_many_entries_of_a_batch_reads_back(store: &dyn Store) {
         let run = desk.create(START, None);
         let last = Entry { seq: entry.seq + 1, ..entry.clone() };
         let write = |task, entry: &Entry| {
-            Write::Entry { run: run.row(), task, map: NO_MAP, entry: Box::new(entry.clone()) }
+            Write::Entry { run: run.row(), task, map: NO_MAP, entry: Arc::new(entry.clone()) }
         };
         // The first one is written twice.
         desk.commit((0..count).map(|task| write(task, &entry)).chain([write(0, &last)]).collect());

@@ -127,7 +127,7 @@ pub fn the_elements_of_a_task_are_dropped_with_their_journals(store: &dyn Store)
     let row = |task, map| Write::Task(Box::new(TaskRow { map, ..TaskRow::pending(run.row(), task) }));
     let entry = |task, map| {
         let key = EntryKey { name: "step".into(), n: 1 };
-        let entry = Box::new(Entry::new(key, 1, Operation::step(None), START));
+        let entry = Arc::new(Entry::new(key, 1, Operation::step(None), START));
         Write::Entry { run: run.row(), task, map, entry }
     };
     let maps = [NO_MAP, 0, 1, 2000];

@@ -20,7 +20,7 @@ fn recorded(desk: &Desk<'_>, key: Option<&str>) -> RunId {
     let row = |task, map| Write::Task(Box::new(TaskRow { map, ..TaskRow::pending(run.row(), task) }));
     let step = |task, map, name: &str| {
         let key = EntryKey { name: name.into(), n: 1 };
-        Write::Entry { run: run.row(), task, map, entry: Box::new(Entry::new(key, 1, Operation::step(None), START)) }
+        Write::Entry { run: run.row(), task, map, entry: Arc::new(Entry::new(key, 1, Operation::step(None), START)) }
     };
     let progress = Progress { done: 1.0, total: None, message: None, said_at: later(1) };
     let progress = Write::Progress(Box::new(ProgressRow { run: run.row(), task: 0, map: NO_MAP, progress }));

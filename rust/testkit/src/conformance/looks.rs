@@ -9,7 +9,7 @@ use super::*;
 fn open(run: RunId, name: &str, seq: u32, at: Time) -> Write {
     let operation = Operation::Condition { proof: None };
     let entry = Entry::new(EntryKey { name: name.into(), n: 1 }, seq, operation, at);
-    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) }
+    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) }
 }
 
 fn shown(waits: &[OpenWait]) -> Vec<(RunRowId, &str)> {
@@ -55,12 +55,12 @@ pub fn what_nobody_waits_for_is_no_open_wait(store: &dyn Store) {
     let key = EntryKey { name: "wait".into(), n: 1 };
     let operation = Operation::Condition { proof: None };
     let satisfied = Entry { state: bide_core::EntryState::Satisfied, ..Entry::new(key, 1, operation, later(10)) };
-    desk.commit(vec![Write::Entry { run: closed.row(), task: 0, map: NO_MAP, entry: Box::new(satisfied) }]);
+    desk.commit(vec![Write::Entry { run: closed.row(), task: 0, map: NO_MAP, entry: Arc::new(satisfied) }]);
     // A step that executes waits for nothing; one that is tried again does.
     let step = |due, name: &str, seq| {
         let key = EntryKey { name: name.into(), n: 1 };
         let entry = Entry::new(key, seq, Operation::Step { proof: None, due }, later(12));
-        Write::Entry { run: waits.row(), task: 1, map: NO_MAP, entry: Box::new(entry) }
+        Write::Entry { run: waits.row(), task: 1, map: NO_MAP, entry: Arc::new(entry) }
     };
     desk.commit(vec![step(None, "executes", 1), step(Some(later(60)), "tried again", 2)]);
     let found = ok(store.open_waits(None, 100));
@@ -113,7 +113,7 @@ pub fn what_has_not_ended_is_read_without_the_rest(store: &dyn Store) {
     let satisfied = Entry { state: bide_core::EntryState::Satisfied, ..Entry::new(key, 2, operation, later(10)) };
     desk.commit(vec![
         open(run, "wait", 1, later(10)),
-        Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(satisfied) },
+        Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(satisfied) },
         done(run, 1, b"n!"),
     ]);
     let found = ok(store.load_open(run)).expect("it is there");

@@ -33,7 +33,7 @@ fn make_callback(desk: &Desk<'_>, run: RunId, secret: &str) {
     let mut entry = Entry::new(key, 1, Operation::Record(RecordKind::Callback), START);
     entry.state = bide_core::EntryState::Satisfied;
     entry.value = Some(Value::tagged(b's', secret.as_bytes()));
-    desk.commit(vec![Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) }]);
+    desk.commit(vec![Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) }]);
 }
 
 fn answer(number: i64, secret: &str, content: Result<Value, Failure>) -> Message {

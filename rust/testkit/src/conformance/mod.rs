@@ -296,7 +296,7 @@ fn entry(run: RunId, name: &str, n: u32, seq: u32) -> Write {
     let operation = Operation::Condition { proof: None };
     let entry =
         Entry { deadline: Some(later(60)), ..Entry::new(EntryKey { name: name.into(), n }, seq, operation, START) };
-    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Box::new(entry) }
+    Write::Entry { run: run.row(), task: 0, map: NO_MAP, entry: Arc::new(entry) }
 }
 
 fn exists(creation: &Creation) -> &RunRow {

@@ -14,7 +14,7 @@ use crate::host::Host;
 impl<H: Host> CoroutineBody<H> {
     /// With a clock that is moved by hand: for what is counted of the body, until it ends.
     pub(super) fn in_book<R>(&self, f: impl FnOnce(&BegunBody) -> R) -> Option<R> {
-        self.own.lock().as_ref().and_then(|own| own.rare.as_ref()?.begun.as_ref()).map(f)
+        self.held.lock().own.as_ref().and_then(|own| own.rare.as_ref()?.begun.as_ref()).map(f)
     }
 
     pub(super) async fn sleep(&self, call: &OpenCall, sleep: Sleep) -> Fed {

@@ -17,6 +17,8 @@ pub(super) fn gather(batch: &mut [Write]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bide_core::record::{DoneRow, RunUpdate};
     use bide_core::{Entry, EntryKey, NO_MAP, Operation, RunStatus, TaskRow, Time, Value};
 
@@ -29,7 +31,7 @@ mod tests {
         let run = |row| Write::Run(Box::new(RunUpdate::new(row, RunStatus::Completed)));
         let entry = |n| {
             let key = EntryKey { name: "wait".into(), n };
-            let entry = Box::new(Entry::new(key, n, Operation::Condition { proof: None }, Time(1)));
+            let entry = Arc::new(Entry::new(key, n, Operation::Condition { proof: None }, Time(1)));
             Write::Entry { run: 1, task: 0, map: NO_MAP, entry }
         };
         let drop = || Write::DropElements { run: 1, task: 0 };
