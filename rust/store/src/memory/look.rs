@@ -5,21 +5,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bide_core::record::{RunRowId, StoredRun};
-use bide_core::{Entry, EntryKind, Message, MessageKind, RunId, TaskId};
+use bide_core::{Entry, EntryKind, EntryState, Message, MessageKind, RunId, TaskId};
 
 use super::MemoryStore;
 use super::state::State;
 use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 
 impl State {
-    /// The open entries of all runs that have not ended.
-    fn open_entries(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
+    /// The entries of all runs that have not ended.
+    fn entries(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
         let unfinished = self.runs.iter().filter(|(_, run)| !run.status.is_ended());
-        unfinished.flat_map(|(row, run)| run.open_entries().map(|(task, map, entry)| (*row, task, map, entry)))
+        unfinished.flat_map(|(row, run)| run.shared_entries().map(|(task, map, entry)| (*row, task, map, entry)))
     }
 
     /// An open entry, if its task and its run have not ended, and if it is a wait.
-    fn open_wait(&self, run: RunRowId, task: TaskId, map: i32, entry: &Entry) -> Option<OpenWait> {
+    fn open_wait(&self, place: &WaitPosition, entry: &Entry) -> Option<OpenWait> {
+        let WaitPosition { run, task, map, .. } = *place;
         let found = self.runs.get(&run).filter(|run| !run.status.is_ended())?;
         let is_wait = entry.kind() != EntryKind::Step || entry.due().is_some();
         if !is_wait || found.task_status(task, map).is_some_and(|status| status.is_ended()) {
@@ -35,23 +36,21 @@ impl State {
 impl Look for MemoryStore {
     fn open_waits(&self, after: Option<WaitPosition>, most: usize) -> Result<Vec<OpenWait>, StoreError> {
         let state = &*self.state.lock();
-        let place = |(run, task, map, entry): &(RunRowId, TaskId, i32, &Entry)| WaitPosition {
-            opened_at: entry.opened_at,
-            run: *run,
-            task: *task,
-            map: *map,
-            seq: entry.seq,
-        };
-        let mut open: Vec<_> =
-            state.open_entries().filter(|open| after.is_none_or(|after| place(open) > after)).collect();
+        let place =
+            |run, task, map, entry: &Entry| WaitPosition { opened_at: entry.opened_at, run, task, map, seq: entry.seq };
+        // First where they are, then what they say: the processor fetches many at once.
+        let entries: Vec<_> = state.entries().collect();
+        let open = entries.into_iter().filter(|(.., entry)| entry.state == EntryState::Open);
+        let placed = open.map(|(run, task, map, entry)| (place(run, task, map, entry), entry));
+        let mut open: Vec<_> = placed.filter(|(place, _)| after.is_none_or(|after| *place > after)).collect();
         let (mut rest, mut waits) = (&mut *open, Vec::new());
         // Only what is shown is put into order.
         while waits.len() < most && !rest.is_empty() {
             let next = most.saturating_mul(2).clamp(64, rest.len().max(64)).min(rest.len());
-            rest.select_nth_unstable_by_key(next - 1, place);
+            rest.select_nth_unstable_by_key(next - 1, |(place, _)| *place);
             let (head, tail) = rest.split_at_mut(next);
-            head.sort_unstable_by_key(place);
-            waits.extend(head.iter().filter_map(|(run, task, map, entry)| state.open_wait(*run, *task, *map, entry)));
+            head.sort_unstable_by_key(|(place, _)| *place);
+            waits.extend(head.iter().filter_map(|(place, entry)| state.open_wait(place, entry)));
             rest = tail;
         }
         waits.truncate(most);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bide_core::journal::Entries;
 use bide_core::record::{DoneRow, Mark, NewRun, Parent, RunRowId, RunUpdate, Write};
 use bide_core::{
-    BlockReason, Cancel, Entry, EntryKind, EntryState, Failure, NO_MAP, RunId, RunOptions, RunStatus, SubStatus,
-    TaskId, TaskRow, TaskStatus, Time, Value,
+    BlockReason, Cancel, Entry, EntryKind, Failure, NO_MAP, RunId, RunOptions, RunStatus, SubStatus, TaskId, TaskRow,
+    TaskStatus, Time, Value,
 };
 
 use super::messages::Messages;
@@ -45,8 +45,10 @@ pub(super) struct MemRun {
     pub(super) parent: Option<Arc<Parent>>,
     /// Tags, priority and times; none if nothing was said.
     pub(super) options: Option<Box<RunOptions>>,
-    /// By task number.
-    plain: Vec<Kept>,
+    /// The task with number 0, in place: many runs have only one.
+    first: Kept,
+    /// The tasks from number 1 on.
+    others: Vec<Kept>,
     /// Elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
     mapped: BTreeMap<(TaskId, i32), Vec<Kept>>,
 }
@@ -156,22 +158,27 @@ impl MemRun {
             runner,
             parent: new.parent.clone(),
             options: new.options.clone(),
-            plain: Vec::new(),
+            first: Kept::default(),
+            others: Vec::new(),
             mapped: BTreeMap::new(),
         }
     }
 
     fn kept(&self, task: TaskId, map: i32) -> Option<&Kept> {
-        if map == NO_MAP {
-            return self.plain.get(usize::try_from(task).ok()?);
+        match usize::try_from(task).ok()? {
+            0 if map == NO_MAP => Some(&self.first),
+            at if map == NO_MAP => self.others.get(at - 1),
+            _ => {
+                let (block, at) = place(map);
+                self.mapped.get(&(task, block))?.get(at)
+            }
         }
-        let (block, at) = place(map);
-        self.mapped.get(&(task, block))?.get(at)
     }
 
     fn kept_mut(&mut self, task: TaskId, map: i32) -> &mut Kept {
         let (list, at) = match usize::try_from(task) {
-            Ok(at) if map == NO_MAP => (&mut self.plain, at),
+            Ok(0) if map == NO_MAP => return &mut self.first,
+            Ok(at) if map == NO_MAP => (&mut self.others, at - 1),
             _ => {
                 let (block, at) = place(map);
                 (self.mapped.entry((task, block)).or_default(), at)
@@ -187,7 +194,8 @@ impl MemRun {
 
     /// All that is kept, by task and map index.
     fn all(&self) -> impl Iterator<Item = (TaskId, i32, &Kept)> {
-        let plain = self.plain.iter().zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
+        let plain = std::iter::once(&self.first).chain(&self.others);
+        let plain = plain.zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
         let elements = self
             .mapped
             .iter()
@@ -196,7 +204,8 @@ impl MemRun {
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = (TaskId, i32, &mut Kept)> {
-        let plain = self.plain.iter_mut().zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
+        let plain = std::iter::once(&mut self.first).chain(&mut self.others);
+        let plain = plain.zip(0..).map(|(kept, task)| (task, NO_MAP, kept));
         let elements = self.mapped.iter_mut().flat_map(|((task, block), kept)| {
             kept.iter_mut().zip(block * BLOCK..).map(|(kept, map)| (*task, map, kept))
         });
@@ -227,13 +236,9 @@ impl MemRun {
         entries
     }
 
-    fn shared_entries(&self) -> impl Iterator<Item = (TaskId, i32, &Entry)> {
+    /// The same, in no order.
+    pub(super) fn shared_entries(&self) -> impl Iterator<Item = (TaskId, i32, &Entry)> {
         self.all().flat_map(|(task, map, kept)| kept.entries.as_slice().iter().map(move |entry| (task, map, &**entry)))
-    }
-
-    /// Its open entries.
-    pub(super) fn open_entries(&self) -> impl Iterator<Item = (TaskId, i32, &Entry)> {
-        self.shared_entries().filter(|(.., entry)| entry.state == EntryState::Open)
     }
 
     /// Whether it has made the callback with this secret.
@@ -260,7 +265,7 @@ impl MemRun {
     /// Its tasks have other numbers from now on; what has none is forgotten.
     pub(super) fn renumber(&mut self, new: impl Fn(TaskId) -> Option<TaskId>) {
         let mut before = self.clone();
-        (self.plain, self.mapped) = Default::default();
+        (self.first, self.others, self.mapped) = Default::default();
         for (task, map, kept) in before.all_mut() {
             let Some(task) = new(task) else { continue };
             if let Row::Whole(row) = &mut kept.row {
