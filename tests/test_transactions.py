@@ -561,6 +561,22 @@ def test_who_may_not_create_the_table_gets_the_statement(tmp_path: Path) -> None
     assert server.amounts() == []
 
 
+@pytest.mark.parametrize(("kind", "where"), [case for case in CASES if case.values[1] in {"other", "file"}])
+def test_a_table_that_somebody_else_has_made_is_named_and_left_as_it_is(
+    kind: str, where: str, tmp_path: Path
+) -> None:
+    place = Place(kind, where, tmp_path)
+    place.database.execute("CREATE TABLE bide_step (run text, task text, turns bigint)")
+
+    def body(handle: bide.TaskHandle, connection: Any) -> None:
+        with handle.transaction(connection) as step:
+            step(place.pays(), connection, 1)
+
+    said = refusal(place, body)
+    assert "bide has not made: it has no column 'element', 'name', 'n', 'turn', 'value', 'proof'. Rename it" in said
+    assert place.database.execute("SELECT run, task, turns FROM bide_step") == []
+
+
 def test_other_arguments_are_a_mismatch_in_the_table_too(tmp_path: Path) -> None:
     place, entered = Place("sqlite3", "memory", tmp_path), list[int]()
 

@@ -181,18 +181,34 @@ class InTable:
         return bytes(value)
 
     def _is_there(self) -> Generator[Op, Any, bool]:
-        """Return whether there is a table; remember which one."""
-        if not self._is_postgres:
-            return bool((yield ("one", "SELECT count(*) FROM sqlite_master WHERE name = 'bide_step'"))[0])
-        table = self._table.replace("'", "''")
-        schema = (
-            "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
-            f"ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass('{table}')"
-        )
-        row = yield ("one", schema)
-        if row is not None:
+        """Return whether there is a table; remember which one. Refuse one that somebody else has made."""
+        if self._is_postgres:
+            table = self._table.replace("'", "''")
+            row = yield (
+                "one",
+                "SELECT pg_catalog.quote_ident(n.nspname), (SELECT pg_catalog.string_agg(a.attname, ',') FROM "
+                "pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0) FROM pg_catalog.pg_class c JOIN "
+                "pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = "
+                f"pg_catalog.to_regclass('{table}')",
+            )
+            if row is None:
+                return False
             self._table = f"{row[0]}.bide_step"
-        return row is not None
+            columns = row[1]
+        else:
+            columns = (yield ("one", "SELECT group_concat(name) FROM pragma_table_info('bide_step')"))[0]
+            if columns is None:
+                return False
+        known = set((columns or "").split(","))
+        missing = [name for name in (*(name for name, _ in _COLUMNS), "value", "proof") if name not in known]
+        if missing:
+            msg = (
+                f"there is a table {self._table} in this database that bide has not made: it has no column "
+                f"{', '.join(map(repr, missing))}. Rename it: bide records the steps of handle.transaction in a table "
+                "of this name"
+            )
+            raise DefinitionError(msg)
+        return True
 
     def _make(self) -> Generator[Op, Any, None]:
         if (yield from self._is_there()):
