@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -266,3 +267,19 @@ def test_runs_go_on_after_the_server_was_killed(own_postgres: postgres_server.Se
         runner.signal(run.id, "go", 7)
         assert run.result()["waits"] == 7
         assert runner.run(flow, {"n": 20})["increment"] == 41
+
+
+def test_ctrl_c_reaches_a_caller_while_the_server_is_away(
+    own_postgres: postgres_server.Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bide.Runner(own_postgres.url, slots=2) as runner:
+        runner.run(flow, {"n": 1})
+        own_postgres.kill()
+        eventually(lambda: "the call is made again" in caplog.text, "the loss is reported")
+        interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            runner.submit(flow, {"n": 2}, key="interrupted")
+        own_postgres.start_again()
+        assert runner.run(flow, {"n": 3})["double"] == 6
+        assert runner.runs(key_prefix="interrupted") == []

@@ -5,6 +5,7 @@
 //! that takes longer; only one that stays lost is an error, over which the engine stops as over any other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bide_core::record::{NewRun, NewTask, RunRowId, StepRecord, StoredRun};
@@ -45,6 +46,24 @@ pub(crate) struct Retrying {
     closing: Mutex<bool>,
     /// `closing` was set: ends the rest between two tries.
     woken: Condvar,
+    /// How many calls are being repeated.
+    repeating: AtomicUsize,
+}
+
+/// A call that is being repeated, as long as this exists.
+struct Repeating<'a>(&'a AtomicUsize);
+
+impl<'a> Repeating<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Repeating<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Retrying {
@@ -54,7 +73,8 @@ impl Retrying {
             return store;
         }
         let (clock, log) = (Arc::clone(clock), Arc::clone(log));
-        Arc::new(Self { inner: store, clock, log, closing: Mutex::new(false), woken: Condvar::new() })
+        let (closing, woken, repeating) = (Mutex::new(false), Condvar::new(), AtomicUsize::new(0));
+        Arc::new(Self { inner: store, clock, log, closing, woken, repeating })
     }
 
     /// Makes a call until its connection holds, or for as long as it may be repeated.
@@ -63,6 +83,7 @@ impl Retrying {
         if !matches!(outcome, Err(StoreError::Disconnected { .. })) {
             return outcome;
         }
+        let _repeating = Repeating::begin(&self.repeating);
         let (since, mut rest, mut is_reported) = (self.clock.machine(), FIRST_REST, false);
         while let Err(error @ StoreError::Disconnected { .. }) = &outcome {
             let passed = self.clock.machine().saturating_sub(since);
@@ -103,6 +124,10 @@ impl Store for Retrying {
 
     fn blocks(&self) -> bool {
         self.inner.blocks()
+    }
+
+    fn is_away(&self) -> bool {
+        self.repeating.load(Ordering::Relaxed) > 0
     }
 
     fn has_others(&self) -> bool {

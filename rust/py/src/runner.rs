@@ -157,7 +157,7 @@ impl PyRunner {
     /// Registers a workflow and takes its unfinished runs up.
     fn register(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             self.start_gates(py, workflow)?;
             let engine = &self.inner.engine;
             let (graph, bodies) = workflow.shared(py);
@@ -184,7 +184,7 @@ impl PyRunner {
         awaited: bool,
     ) -> PyResult<Vec<PyRunHandle>> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             failpoint::hit(Failpoint::Caller);
             self.start_gates(py, workflow)?;
             let options = options.map(Into::into).unwrap_or_default();
@@ -197,7 +197,7 @@ impl PyRunner {
     /// The ids and workflows of the runs with this id or key.
     fn find(&self, py: Python<'_>, text: &str, workflow: Option<&str>) -> PyResult<Vec<(String, String)>> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             snapshot::find(py, &self.inner.engine, text, workflow)
         })
     }
@@ -205,7 +205,7 @@ impl PyRunner {
     /// A handle of a run that exists.
     fn attach(&self, py: Python<'_>, id: &str) -> PyResult<PyRunHandle> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             let id = run_id(py, id)?;
             let handle = gil::detached(py, || self.inner.engine.handle(id));
             handle.map(|handle| self.handle(handle)).map_err(|error| errors::store(py, &error))
@@ -215,7 +215,7 @@ impl PyRunner {
     /// A run as it stands; `None` if there is none.
     fn snapshot(&self, py: Python<'_>, id: &str) -> PyResult<Option<PySnapshot>> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             let id = run_id(py, id)?;
             PySnapshot::load(py, &self.inner.engine, id)
         })
@@ -237,7 +237,7 @@ impl PyRunner {
         id: Option<&str>,
     ) -> PyResult<PySent> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             messages::answer(py, &self.inner.engine, (&callback.0, &callback.1), value, reason, id)
         })
     }
@@ -254,7 +254,7 @@ impl PyRunner {
         timeout: Option<f64>,
     ) -> PyResult<(PySent, Option<Bound<'py, PyBytes>>)> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             messages::request(py, &self.inner.engine, (run, name), value, id, timeout)
         })
     }
@@ -273,7 +273,7 @@ impl PyRunner {
         contextvars: Bound<'_, PyAny>,
     ) -> PyResult<PyRunHandle> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             fork::fork(py, &self.inner.engine, workflow, asked, contextvars).map(|handle| self.handle(handle))
         })
     }
@@ -360,7 +360,7 @@ impl PyRunner {
         ids: Option<(String, String)>,
     ) -> PyResult<Vec<PySnapshot>> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             let status = snapshot::status_named(py, status)?;
             let tags = tags.into_iter().flatten().map(|(name, value)| (name.into(), value.into())).collect();
             let parent = parent.map(|id| run_id(py, id)).transpose()?;
@@ -408,7 +408,7 @@ impl PyRunner {
     /// Reads and follows a channel of a run.
     fn follow(&self, py: Python<'_>, id: &str, channel: &Bound<'_, PyChannel>) -> PyResult<PyFollower> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             let Inner { engine, notifier, home, .. } = &*self.inner;
             Ok(PyFollower::new(engine, notifier, *home, run_id(py, id)?, channel))
         })
@@ -417,7 +417,7 @@ impl PyRunner {
     /// Deletes an ended run; false if it has not ended.
     fn delete(&self, py: Python<'_>, id: &str) -> PyResult<bool> {
         panics::method(|| {
-            self.open(py)?;
+            self.at_store(py)?;
             let id = run_id(py, id)?;
             let deleted = gil::detached(py, || self.inner.engine.store().delete(id));
             deleted.map_err(|error| errors::store(py, &error))

@@ -153,6 +153,11 @@ pub trait Store: Maintenance + Look + Limits + Schedules + Watches + Send + Sync
         false
     }
 
+    /// Whether a call is being repeated because its connection was lost: others have to wait, too.
+    fn is_away(&self) -> bool {
+        false
+    }
+
     /// Whether runners on several hosts share the work in it: then one takes only what its slots can soon execute.
     fn is_shared(&self) -> bool {
         false

@@ -10,12 +10,12 @@ use super::{Inner, PyRunner};
 use crate::aio::LoopQueue;
 use crate::exit::{self, CloseAtExit};
 use crate::host::{PyEngine, Python3};
-use crate::process::Kind;
+use crate::process::{Kind, SLICE};
 use crate::refused::{CLIENT_CLOSED, CLOSED};
 use crate::run_handle::PyRunHandle;
 use crate::worker::start_gates;
 use crate::workflow::PyWorkflow;
-use crate::{client, errors, panics, thread};
+use crate::{client, errors, gil, panics, thread};
 
 impl PyRunner {
     pub(super) fn client_on(py: Python<'_>, store: Arc<dyn Store>) -> PyResult<Self> {
@@ -37,7 +37,7 @@ impl PyRunner {
 
     /// Calls the engine, if it is open.
     pub(super) fn within<T>(&self, py: Python<'_>, act: impl FnOnce(&Arc<PyEngine>) -> PyResult<T>) -> PyResult<T> {
-        panics::method(|| self.open(py).and_then(|_| act(&self.inner.engine)))
+        panics::method(|| self.at_store(py).and_then(|()| act(&self.inner.engine)))
     }
 
     pub(super) fn open(&self, py: Python<'_>) -> PyResult<()> {
@@ -53,6 +53,18 @@ impl PyRunner {
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
         }
+    }
+
+    /// As [`PyRunner::open`], before a call of the store. While its server is away, this waits as a caller whom Ctrl-C
+    /// reaches: the call itself returns only once it is known what has come of it.
+    pub(super) fn at_store(&self, py: Python<'_>) -> PyResult<()> {
+        self.open(py)?;
+        while self.inner.engine.store().is_away() {
+            gil::idle(py, || std::thread::sleep(SLICE));
+            py.check_signals()?;
+            self.open(py)?;
+        }
+        Ok(())
     }
 
     pub(super) fn handle(&self, handle: bide_executor::Handle<Python3>) -> PyRunHandle {
