@@ -60,6 +60,12 @@ struct Holds<H: Host> {
     seldom: Option<Box<Seldom<H>>>,
 }
 
+impl<H: Host> Default for Holds<H> {
+    fn default() -> Self {
+        Self { slot: Held::None, own: None, seldom: None }
+    }
+}
+
 /// What few bodies have.
 struct Seldom<H: Host> {
     /// It executes and its limit does not count it yet: it has left a wait.
@@ -359,15 +365,13 @@ impl<H: Host> CoroutineBody<H> {
         }
     }
 
-    /// The body has returned: what it held until now.
+    /// The body has ended: what it held until now.
     pub(super) fn take(&self) -> (Option<Own<H>>, Held<H>) {
-        self.attempt.lock().end();
-        let seldom = self.held.lock().seldom.take();
+        let Holds { slot, mut own, seldom } = std::mem::take(&mut *self.held.lock());
         drop(seldom);
-        let mut own = self.held.lock().own.take();
         let begun = own.as_mut().and_then(|own| own.rare.as_mut()?.begun.take());
         drop(begun);
-        (own, std::mem::replace(&mut self.held.lock().slot, Held::None))
+        (own, slot)
     }
 
     /// Commits an event of a call. It is queued at once, not when the future is polled: many calls wait at the same

@@ -281,8 +281,9 @@ impl<H: Host> Coroutines<H> {
             self.commit_gathered();
             return;
         }
-        if engine.store().blocks() {
-            engine.path().ledger.arm();
+        let ledger = &engine.path().ledger;
+        if ledger.blocks() {
+            ledger.arm();
         }
         self.wake();
     }

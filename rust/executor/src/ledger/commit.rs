@@ -78,6 +78,11 @@ impl<H: Host> Ledger<H> {
         }
     }
 
+    /// Whether a commit blocks its thread.
+    pub(crate) fn blocks(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// A commit begins.
     pub(crate) fn begin(&self) -> Underway<'_> {
         self.begun.fetch_add(1, Ordering::AcqRel);
