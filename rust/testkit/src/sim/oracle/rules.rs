@@ -47,7 +47,8 @@ impl Oracle {
     pub fn a_step_is_executed_at_most_once(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
         let place = (run, ix, key.clone());
         let (name, entry) = (Arc::clone(self.graph.name(ix)), self.entries.get(&place).cloned());
-        if self.graph.spec(ix).retry.fresh {
+        // The intent is gone with what the server has lost, and the next body does not know of this.
+        if self.graph.spec(ix).retry.fresh || self.is_of_lost {
             return;
         }
         self.must(entry.is_some(), "a step is executed before its intent is committed", || {

@@ -391,7 +391,8 @@ impl Process {
                 Fed::Raised(boom(value), Retry { random: 0.5 })
             }
             Act::Once => {
-                oracle.a_step_is_executed_at_most_once(run, ix, key);
+                let runner = body.run.lease.runner;
+                oracle.of_body(runner, |oracle| oracle.a_step_is_executed_at_most_once(run, ix, key));
                 Fed::Executed(Ok(number(value)))
             }
             Act::Step(false) => Fed::Executed(Err(boom(value))),

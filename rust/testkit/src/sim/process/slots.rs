@@ -97,7 +97,9 @@ impl Process {
             return output(TaskRef { ix: on, map: task.map });
         }
         let Some(elements) = state.outcomes(on) else { return output(TaskRef::plain(on)) };
-        self.shared.oracle.lock().elements_are_read_as_committed(run.id.row(), on, &elements);
+        let mut oracle = self.shared.oracle.lock();
+        oracle.of_body(run.lease.runner, |oracle| oracle.elements_are_read_as_committed(run.id.row(), on, &elements));
+        drop(oracle);
         let completed = elements.completed.iter().map(|(map, value)| mix(u64::from(*map), digest(value.as_bytes())));
         let failed =
             elements.failed.iter().map(|(map, failure)| mix(u64::from(*map), of_result(&Err(failure.clone()))));
