@@ -569,6 +569,13 @@ pub struct StoredRun {
 }
 
 impl StoredRun {
+    /// When the last body was entered, or the last wait or step was recorded.
+    #[must_use]
+    pub fn last_recorded(&self) -> Option<Time> {
+        let starts = self.rows.iter().filter_map(|row| row.started_at);
+        starts.chain(self.entries.iter().map(|(.., entry)| entry.opened_at)).max()
+    }
+
     /// The run with what has not ended in it: tasks that have ended have their status alone, journals their open entries.
     #[must_use]
     pub fn into_open(mut self) -> Self {

@@ -157,7 +157,9 @@ impl RunState {
             return;
         }
         let children = self.children_to_retry(task, fresh);
-        let cancelled_at = self.run_detail().cancelled_before;
+        // A body that has started since did what it was to do, and nothing to clean up.
+        let started_at = self.task(task).started_at;
+        let cancelled_at = self.run_detail().cancelled_before.filter(|at| started_at < *at);
         let journal = &mut self.detail(task).journal;
         let mut dropped = journal.forget_cancellation(cancelled_at);
         dropped.extend(journal.forget_waits_for(&children));

@@ -130,10 +130,9 @@ impl RunState {
         }
         if first {
             let held = self.is_held();
-            // After the start of every body that has begun and after all that it has recorded, also if a clock was set
-            // back: see `has_started_since` and `cleans_up`.
-            let begun = self.all().filter(|(_, state)| state.status == TaskStatus::Running);
-            let latest = begun.map(|(task, state)| state.started_at.max(self.last_recorded(task)));
+            // After the start of every body that has begun and after all that is recorded of it, also if a clock was set
+            // back: see `has_started_since` and `cleans_up`. A body that is entered again need not execute yet.
+            let latest = self.all().map(|(task, state)| state.started_at.max(self.last_recorded(task)));
             let at = cancel.at.max(latest.max().unwrap_or_default().after(Duration::from_micros(1)));
             let detail = self.run_detail();
             detail.blocked_by = None;

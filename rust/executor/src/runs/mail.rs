@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bide_core::control::{Cancel, Control as Asked};
 use bide_core::longest::too_long;
@@ -70,7 +71,16 @@ impl<H: Host> Mail<H> {
         let store = self.control.store();
         // Of no version: this only releases the runs of dead runners.
         store.claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
-        let (number, at) = (self.ids.message(), self.control.clock.now());
+        // After all that its bodies have recorded, also if the clock was set back since.
+        let recorded = match store.load(run) {
+            Ok(stored) => stored.and_then(|stored| stored.last_recorded()),
+            // It can be cancelled all the same.
+            Err(StoreError::Corrupt(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let now = self.control.clock.now();
+        let at = recorded.map_or(now, |recorded| now.max(recorded.after(Duration::from_micros(1))));
+        let number = self.ids.message();
         let (address, content) = (control.address(), Ok(control.content()));
         let cancel = Cancel { by: control.by.clone(), reason: control.reason.clone(), at };
         store.end_unowned(run, &cancel, &Message { number, address, id: None, content, sent_at: at })

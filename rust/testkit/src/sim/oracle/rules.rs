@@ -111,8 +111,10 @@ impl Oracle {
         self.nothing_starts_before_the_time_of_its_run(run, ix);
         let (held, cancelled) = self.runs.get(&run).map_or((false, false), |run| (run.is_held(), run.cancel.is_some()));
         self.must(!held, "a body starts in a run that is paused", || name.to_string());
-        let begun = own.as_ref().is_some_and(|task| task.status == TaskStatus::Running);
-        let may = !cancelled || begun || graph.spec(ix).run_if == RunIf::Done;
+        let running = own.as_ref().is_some_and(|task| task.status == TaskStatus::Running);
+        // Its start is not recorded, and a call that it has made is.
+        let has_called = || self.entries.keys().any(|(of, task, key)| (*of, *task) == (run, ix) && key.n > 0);
+        let may = !cancelled || running || has_called() || graph.spec(ix).run_if == RunIf::Done;
         self.must(may, "a task starts in a run that is cancelled", || format!("{name}: {own:?}"));
         let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);
         self.must(due.is_none_or(|due| due <= latest), "a retry starts before its time", || {
