@@ -374,6 +374,40 @@ fn a_retry_of_a_cancelled_run_forgets_the_clean_up() {
     assert_eq!(script.status(), RunStatus::Completed);
 }
 
+#[test]
+fn a_retry_keeps_what_a_task_has_recorded_that_began_after_the_cancellation() {
+    let mut script = Script::new(vec![spec("a", &[]), done("tidy", &["a"])]);
+    cancel(&mut script);
+    script.enter("tidy");
+    script.record("tidy", wait("moved", EntryKind::Step), Ok(Value::NONE));
+    script.fail("tidy", None);
+    assert_eq!(script.status(), RunStatus::Cancelled);
+    retry_of_ended(&mut script);
+    assert_eq!(script.journal("tidy"), ["moved"]);
+}
+
+#[test]
+fn a_retry_keeps_what_was_recorded_before_a_cancellation_that_an_earlier_time_is_given() {
+    let mut script = Script::new(vec![spec("a", &[])]);
+    script.enter("a");
+    script.record("a", wait("paid", EntryKind::Step), Ok(Value::NONE));
+    script.store.may_rewrite = true;
+    script.die();
+    script.now = Time(script.now.0 - 50_000_000);
+    cancel(&mut script);
+    assert_eq!(script.status(), RunStatus::Cancelled, "a body that has left no row has not begun");
+    retry_of_ended(&mut script);
+    assert_eq!(script.journal("a"), ["paid"]);
+}
+
+/// The run has ended, and is retried by the next process.
+fn retry_of_ended(script: &mut Script) {
+    script.store.may_rewrite = true;
+    script.store.run.status = RunStatus::Running;
+    script.store.send(request(1, Ask::Retry { from: None, fresh: false }), false);
+    script.die();
+}
+
 /// A script in which the run of a body was cancelled that got that at its checkpoint, and whose process died in a wait of
 /// the clean-up.
 fn died_cleaning_up() -> Script {
