@@ -562,9 +562,7 @@ def test_who_may_not_create_the_table_gets_the_statement(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("kind", "where"), [case for case in CASES if case.values[1] in {"other", "file"}])
-def test_a_table_that_somebody_else_has_made_is_named_and_left_as_it_is(
-    kind: str, where: str, tmp_path: Path
-) -> None:
+def test_a_table_that_somebody_else_has_made_is_named_and_left_as_it_is(kind: str, where: str, tmp_path: Path) -> None:
     place = Place(kind, where, tmp_path)
     place.database.execute("CREATE TABLE bide_step (run text, task text, turns bigint)")
 

@@ -184,13 +184,13 @@ class InTable:
         """Return whether there is a table; remember which one. Refuse one that somebody else has made."""
         if self._is_postgres:
             table = self._table.replace("'", "''")
-            row = yield (
-                "one",
+            sql = (
                 "SELECT pg_catalog.quote_ident(n.nspname), (SELECT pg_catalog.string_agg(a.attname, ',') FROM "
                 "pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0) FROM pg_catalog.pg_class c JOIN "
                 "pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = "
-                f"pg_catalog.to_regclass('{table}')",
+                f"pg_catalog.to_regclass('{table}')"
             )
+            row = yield ("one", sql)
             if row is None:
                 return False
             self._table = f"{row[0]}.bide_step"

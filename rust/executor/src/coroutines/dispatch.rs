@@ -281,9 +281,8 @@ impl<H: Host> Coroutines<H> {
             self.commit_gathered();
             return;
         }
-        let ledger = &engine.path().ledger;
-        if ledger.blocks() {
-            ledger.arm();
+        if engine.path().ledger.blocks() {
+            engine.path().ledger.arm();
         }
         self.wake();
     }

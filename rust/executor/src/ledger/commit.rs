@@ -32,7 +32,7 @@ pub(crate) struct Ledger<H: Host> {
     commit_lock: Mutex<Pending<Tagged<H>>>,
     /// Where threads wait while another one commits, for the next to commit for all of them. `None` for a store that
     /// does not block: to wait for the lock takes less time there.
-    queue: Option<LeaderQueue<Request<H>>>,
+    pub(super) queue: Option<LeaderQueue<Request<H>>>,
     /// What is committed by the committer thread.
     pub(super) committer: Committer<H>,
     /// When a body's own events happen, and how old groups are.
@@ -76,11 +76,6 @@ impl<H: Host> Ledger<H> {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
         }
-    }
-
-    /// Whether a commit blocks its thread.
-    pub(crate) fn blocks(&self) -> bool {
-        self.queue.is_some()
     }
 
     /// A commit begins.

@@ -82,6 +82,11 @@ impl<H: Host> Ledger<H> {
         self.committer.state.lock().groups.push(group);
     }
 
+    /// Whether a commit blocks its thread.
+    pub(crate) fn blocks(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Results have gathered and their thread is about to execute another body.
     pub(crate) fn arm(&self) {
         let committer = &self.committer;
