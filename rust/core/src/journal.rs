@@ -424,9 +424,9 @@ impl Journal {
         self.recorded_entries().filter(|entry| entry.opened_at >= time).count()
     }
 
-    /// When the last of them was opened.
-    pub(crate) fn last_recorded(&self) -> Time {
-        self.recorded_entries().map(|entry| entry.opened_at).max().unwrap_or_default()
+    /// When the last of all entries was opened.
+    pub(crate) fn last_opened(&self) -> Time {
+        self.entries().map(|entry| entry.opened_at).max().unwrap_or_default()
     }
 
     fn recorded_entries(&self) -> impl Iterator<Item = &Entry> {

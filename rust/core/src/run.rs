@@ -575,6 +575,10 @@ impl RunState {
         state.status = TaskStatus::Running;
         let reentry = std::mem::take(&mut state.reenter);
         if !reentry {
+            if state.started_at > Time::default() {
+                let rare = state.detail.get_or_insert_default().rare_mut();
+                rare.first_started_at.get_or_insert(state.started_at);
+            }
             state.attempts += 1;
             state.started_at = now;
         }

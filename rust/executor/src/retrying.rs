@@ -127,7 +127,7 @@ impl Store for Retrying {
     }
 
     fn is_away(&self) -> bool {
-        self.repeating.load(Ordering::Relaxed) > 0
+        self.repeating.load(Ordering::Relaxed) > 0 || self.inner.is_away()
     }
 
     fn has_others(&self) -> bool {

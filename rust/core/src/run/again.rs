@@ -157,7 +157,7 @@ impl RunState {
             return;
         }
         let children = self.children_to_retry(task, fresh);
-        // A body that has started since did what it was to do, and nothing to clean up.
+        // A body that began after the cancellation did its work. It did not clean up.
         let started_at = self.task(task).started_at;
         let cancelled_at = self.run_detail().cancelled_before.filter(|at| started_at < *at);
         let journal = &mut self.detail(task).journal;

@@ -131,8 +131,10 @@ impl RunState {
         if first {
             let held = self.is_held();
             // After the start of every body that has begun and after all that is recorded of it, also if a clock was set
-            // back: see `has_started_since` and `cleans_up`. A body that is entered again need not execute yet.
-            let latest = self.all().map(|(task, state)| state.started_at.max(self.last_recorded(task)));
+            // back: see `has_started_since` and `cleans_up`. One that is to be entered again need not be Running.
+            let is_done = |status| matches!(status, TaskStatus::Completed | TaskStatus::Skipped);
+            let others = self.all().filter(|(_, state)| !is_done(state.status));
+            let latest = others.map(|(task, state)| state.started_at.max(self.last_recorded(task)));
             let at = cancel.at.max(latest.max().unwrap_or_default().after(Duration::from_micros(1)));
             let detail = self.run_detail();
             detail.blocked_by = None;
@@ -217,9 +219,9 @@ impl RunState {
         self.cancel().is_some_and(|cancel| self.recorded_calls_since(task, cancel.at) > 0)
     }
 
-    /// When the last wait or step of a body was opened, since its last checkpoint.
+    /// When the last entry of a task's journal was opened.
     fn last_recorded(&self, task: TaskRef) -> Time {
-        self.known_detail(task).map_or_else(Time::default, |detail| detail.journal.last_recorded())
+        self.known_detail(task).map_or_else(Time::default, |detail| detail.journal.last_opened())
     }
 
     fn recovering(&self) -> bool {

@@ -100,13 +100,9 @@ impl RunState {
                     out,
                 );
             }
-            let started_at = self.task(task).started_at;
             let detail = self.detail(task);
             let rare = detail.rare_mut();
             (rare.failure, rare.retry_at) = (Some(failure), Some(at));
-            if started_at > Time::default() {
-                rare.first_started_at.get_or_insert(started_at);
-            }
             let keys = detail.journal.rewind(policy.fresh);
             if !keys.is_empty() {
                 self.drop_entries(task, keys, out);

@@ -390,14 +390,15 @@ fn a_retry_keeps_what_a_task_has_recorded_that_began_after_the_cancellation() {
 fn a_retry_keeps_what_was_recorded_before_a_cancellation_that_an_earlier_time_is_given() {
     let mut script = Script::new(vec![spec("a", &[])]);
     script.enter("a");
-    script.record("a", wait("paid", EntryKind::Step), Ok(Value::NONE));
     script.store.may_rewrite = true;
+    assert_eq!(checkpoint(&mut script), Ok(()));
+    script.record("a", wait("paid", EntryKind::Step), Ok(Value::NONE));
     script.die();
     script.now = Time(script.now.0 - 50_000_000);
     cancel(&mut script);
     assert_eq!(script.status(), RunStatus::Cancelled, "a body that has left no row has not begun");
     retry_of_ended(&mut script);
-    assert_eq!(script.journal("a"), ["paid"]);
+    assert_eq!(script.journal("a"), ["checkpoint", "paid"]);
 }
 
 /// The run has ended, and is retried by the next process.

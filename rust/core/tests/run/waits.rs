@@ -217,6 +217,24 @@ fn a_retry_of_the_body_does_not_ask_its_satisfied_gate_again() {
 }
 
 #[test]
+fn the_first_start_is_known_to_the_process_that_makes_the_second_attempt() {
+    let file = gate("file", GateUntil::Condition);
+    let mut script = Script::new(gated(&file, 2));
+    script.close("a", file.key(), Ok(Value::NONE)).unwrap();
+    script.enter("a");
+    script.fail("a", RETRY);
+    let first = script.row("a").first_started_at;
+    script.store.may_rewrite = true;
+    script.die();
+    script.due("a", Timer::Retry).unwrap();
+    script.enter("a");
+    script.end("a", Outcome::Completed { output: Value::NONE, changes: None }).unwrap();
+    let row = script.row("a");
+    assert_eq!((row.first_started_at, row.attempts), (first, 2));
+    assert!(row.first_started_at < row.started_at, "each start is kept apart: {row:?}");
+}
+
+#[test]
 fn a_gate_that_a_newer_version_changed_or_dropped_is_not_waited_for() {
     let old = gate("file", GateUntil::Condition);
     let mut script = Script::new(gated(&old, 1));

@@ -13,8 +13,8 @@ use crate::upcalls::Upcalls;
 /// longer than a whole run, so that a chain of children, each of which waits for the next, would mostly start threads.
 const SPARE: usize = 16;
 
-/// How many threads beyond these end at each sweep. The end of a thread is half of the work of a parked body's end: if
-/// thousands of bodies end at once, it is left until after that.
+/// How many surplus threads a sweep ends. The end of a thread is half of the work of a parked body's end: if thousands of
+/// bodies end at once, it is left until after that.
 const END_AT_ONCE: usize = 32;
 
 impl<E: Upcalls> Shared<E> {
@@ -53,7 +53,9 @@ impl<E: Upcalls> Shared<E> {
                 Some(self.permit(slot))
             }
             None => {
-                self.thread_ends(&mut self.state.lock());
+                if !parker.has_ended() {
+                    self.thread_ends(&mut self.state.lock());
+                }
                 None
             }
         }
@@ -63,10 +65,16 @@ impl<E: Upcalls> Shared<E> {
     pub(super) fn end_surplus(&self) {
         let surplus: Vec<_> = {
             let mut state = self.state.lock();
-            let surplus = state.idle.len().saturating_sub(state.slots.total() as usize + SPARE);
-            state.idle.drain(..surplus.min(END_AT_ONCE)).collect()
+            let surplus = state.idle.len().saturating_sub(state.slots.total() as usize + SPARE).min(END_AT_ONCE);
+            // Here, not when they wake: until then others would count on them.
+            state.threads -= surplus;
+            state.changes += surplus as u64;
+            state.idle.drain(..surplus).collect()
         };
-        surplus.iter().for_each(|parker| parker.close());
+        if !surplus.is_empty() {
+            self.emptied.notify_all();
+        }
+        surplus.iter().for_each(|parker| parker.end());
     }
 
     /// A thread of the pool ends, or was not started.

@@ -33,8 +33,10 @@ pub(super) struct ParkerState {
     pub(super) asleep: bool,
     /// The thread is not one of the pool's.
     pub(super) enlisted: bool,
-    /// The pool closes.
+    /// The pool closes, or the thread is not needed any more.
     pub(super) closed: bool,
+    /// The thread is not needed any more, and is not counted.
+    ended: bool,
     /// The body on this thread is to unwind: its run belongs to another runner now.
     pub(super) suspended: bool,
 }
@@ -145,6 +147,20 @@ impl<E: Upcalls> Parker<E> {
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_one();
+    }
+
+    /// The thread, which waits for a slot, is not needed any more, and is not counted.
+    pub(super) fn end(&self) {
+        {
+            let mut state = self.state.lock();
+            (state.closed, state.ended) = (true, true);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Whether [`Parker::end`] was called.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.lock().ended
     }
 
     /// Waits for a time. `set_alarm` gets the alarm that ends the wait, and its ticket. Blocks.

@@ -11,6 +11,9 @@ use super::MemoryStore;
 use super::state::State;
 use crate::{Look, OpenWait, RunnerInfo, StoreError, UnownedRuns, WaitPosition};
 
+/// How many entries are looked at together.
+const AT_ONCE: usize = 1024;
+
 impl State {
     /// The entries of all runs that have not ended.
     fn entries(&self) -> impl Iterator<Item = (RunRowId, TaskId, i32, &Entry)> {
@@ -38,11 +41,17 @@ impl Look for MemoryStore {
         let state = &*self.state.lock();
         let place =
             |run, task, map, entry: &Entry| WaitPosition { opened_at: entry.opened_at, run, task, map, seq: entry.seq };
-        // First where they are, then what they say: the processor fetches many at once.
-        let entries: Vec<_> = state.entries().collect();
-        let open = entries.into_iter().filter(|(.., entry)| entry.state == EntryState::Open);
-        let placed = open.map(|(run, task, map, entry)| (place(run, task, map, entry), entry));
-        let mut open: Vec<_> = placed.filter(|(place, _)| after.is_none_or(|after| *place > after)).collect();
+        let (mut entries, mut open) = (state.entries(), Vec::new());
+        loop {
+            // Found before any of them is read: then their cache misses overlap.
+            let found: Vec<_> = entries.by_ref().take(AT_ONCE).collect();
+            if found.is_empty() {
+                break;
+            }
+            let waits = found.into_iter().filter(|(.., entry)| entry.state == EntryState::Open);
+            let placed = waits.map(|(run, task, map, entry)| (place(run, task, map, entry), entry));
+            open.extend(placed.filter(|(place, _)| after.is_none_or(|after| *place > after)));
+        }
         let (mut rest, mut waits) = (&mut *open, Vec::new());
         // Only what is shown is put into order.
         while waits.len() < most && !rest.is_empty() {

@@ -49,6 +49,8 @@ pub(super) struct MemRun {
     first: Kept,
     /// The tasks from number 1 on.
     others: Vec<Kept>,
+    /// It has made a callback.
+    has_callbacks: bool,
     /// Elements of mapped tasks in blocks of [`BLOCK`], by task number and number of the block.
     mapped: BTreeMap<(TaskId, i32), Vec<Kept>>,
 }
@@ -160,6 +162,7 @@ impl MemRun {
             options: new.options.clone(),
             first: Kept::default(),
             others: Vec::new(),
+            has_callbacks: false,
             mapped: BTreeMap::new(),
         }
     }
@@ -245,7 +248,7 @@ impl MemRun {
     pub(super) fn has_callback(&self, secret: &str) -> bool {
         let secret = Value::tagged(b's', secret.as_bytes());
         let made = |entry: &Entry| entry.kind() == EntryKind::Callback && entry.value.as_ref() == Some(&secret);
-        self.shared_entries().any(|(.., entry)| made(entry))
+        self.has_callbacks && self.shared_entries().any(|(.., entry)| made(entry))
     }
 
     /// How many marked bodies its owner has entered.
@@ -291,8 +294,10 @@ impl MemRun {
         self.cancel = Some(Arc::new(cancel.clone()));
         let run = self.id.row();
         for (task, map, kept) in self.all_mut() {
-            let is_open = kept.row.status().is_some_and(|status| !status.is_ended());
-            let Some(mut row) = kept.row.read(run, task, map).filter(|_| is_open) else { continue };
+            if kept.row.status().is_none_or(TaskStatus::is_ended) {
+                continue;
+            }
+            let Some(mut row) = kept.row.read(run, task, map) else { continue };
             row.status = TaskStatus::Cancelled;
             (row.sub_status, row.retry_at, row.mark) = (None, None, Mark::default());
             (row.ended_at, row.blocked_by) = (Some(cancel.at), Some(cancel.text().into()));
@@ -330,7 +335,9 @@ pub(super) fn apply(
             kept.row = Row::of(row, texts);
         }
         Write::Entry { run, task, map, entry } => {
-            runs.get_mut(&run)?.kept_mut(task, map).entries.put(entry);
+            let run = runs.get_mut(&run)?;
+            run.has_callbacks |= entry.kind() == EntryKind::Callback;
+            run.kept_mut(task, map).entries.put(entry);
         }
         Write::DropEntries { run, task, map, keys } => {
             let entries = &mut runs.get_mut(&run)?.kept_mut(task, map).entries;

@@ -43,7 +43,7 @@ impl Oracle {
     }
 
     /// Guarantee 1: a step that may be executed only once is, and only after its intent is committed, whether or not
-    /// the process still has the run. (A fresh journal forgets it on purpose.)
+    /// the process still has the run, unless the server has lost commits. (A fresh journal forgets it on purpose.)
     pub fn a_step_is_executed_at_most_once(&mut self, run: RunRowId, ix: TaskIx, key: &EntryKey) {
         let place = (run, ix, key.clone());
         let (name, entry) = (Arc::clone(self.graph.name(ix)), self.entries.get(&place).cloned());
@@ -112,9 +112,9 @@ impl Oracle {
         let (held, cancelled) = self.runs.get(&run).map_or((false, false), |run| (run.is_held(), run.cancel.is_some()));
         self.must(!held, "a body starts in a run that is paused", || name.to_string());
         let running = own.as_ref().is_some_and(|task| task.status == TaskStatus::Running);
-        // Its start is not recorded, and a call that it has made is.
+        // A body that has begun has no row before it waits or ends, but it may have recorded a step.
         let has_called = || self.entries.keys().any(|(of, task, key)| (*of, *task) == (run, ix) && key.n > 0);
-        let may = !cancelled || running || has_called() || graph.spec(ix).run_if == RunIf::Done;
+        let may = !cancelled || running || (own.is_none() && has_called()) || graph.spec(ix).run_if == RunIf::Done;
         self.must(may, "a task starts in a run that is cancelled", || format!("{name}: {own:?}"));
         let (due, latest) = (own.as_ref().and_then(|task| task.retry_at), self.latest);
         self.must(due.is_none_or(|due| due <= latest), "a retry starts before its time", || {
