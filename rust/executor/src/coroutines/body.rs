@@ -333,7 +333,7 @@ impl<H: Host> CoroutineBody<H> {
         Ok((lease, self.run.state.lock().step_record(&call, value, self.engine.now())))
     }
 
-    /// Keeps child runs that it has started in memory, so many at most.
+    /// Keeps child runs that it has started in memory: never more than `most` at once.
     pub(super) fn keep_children(&self, runs: &[Arc<Run<H>>], most: usize) {
         let mut held = self.held.lock();
         let children = &mut held.seldom.get_or_insert_default().children;
