@@ -260,6 +260,12 @@ impl RunState {
         ready.then_some(!state.reenter)
     }
 
+    /// Whether a task is ready, whatever holds its run.
+    #[must_use]
+    pub fn is_ready(&self, task: TaskRef) -> bool {
+        self.get(task).is_some_and(|state| state.status == TaskStatus::Ready)
+    }
+
     /// Whether this attempt executes here and has recorded nothing: another runner would begin it anew.
     #[must_use]
     pub fn is_unrecorded(&self, task: TaskRef, attempt: u32) -> bool {

@@ -204,6 +204,13 @@ impl RunUpdate {
     pub fn is_held(&self) -> bool {
         self.status == RunStatus::Paused && self.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
     }
+
+    /// Whether no body of the run executes from this write on, though the run has not ended: it waits for somebody to
+    /// resume it. One that is paused on request lets its bodies end.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.status == RunStatus::Paused && !self.is_held()
+    }
 }
 
 /// One write of a batch.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::limits::{LimitSpec, Need, Rank, Room, Used, Verdict};
-use bide_core::record::{RunRowId, RunUpdate, Write};
-use bide_core::{BlockReason, RunStatus, TaskId, TaskStatus, Time};
+use bide_core::record::{RunRowId, Write};
+use bide_core::{TaskId, TaskStatus, Time};
 
 use crate::{Lease, StoreError};
 
@@ -19,12 +19,6 @@ pub struct ShareId {
     pub task: TaskId,
     /// The map index.
     pub map: i32,
-}
-
-/// Whether no body of the run executes from this write on, though the run has not ended: it waits for somebody to resume
-/// it. One that is paused on request lets its bodies end.
-pub(crate) fn stands(update: &RunUpdate) -> bool {
-    update.status == RunStatus::Paused && !update.blocked_by.as_ref().is_some_and(BlockReason::is_requested)
 }
 
 impl ShareId {

@@ -58,13 +58,13 @@ impl<H: Host> Start<H> {
         let admitted = Arc::clone(&ready.run).wait_for_overdue(ready).and_then(|ready| engine.admit_suspect(ready));
         let Some((Ready { run, task }, turn)) = admitted else { return Beginning::Done(None) };
         let now = counted.coroutines.wall(&**engine.clock(), now);
-        let (entered, args) = {
-            let Some(now) = engine.limiter().may_enter(&run, task, now) else { return Beginning::Done(None) };
+        let entered = engine.limiter().enter(&run, task, now, &**engine.clock(), |now| {
             let mut state = run.state.lock();
-            let Some(entered) = state.enter(task, now) else { return Beginning::Done(None) };
+            let entered = state.enter(task, now)?;
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);
-            (entered, run.args(task, sources, &state))
-        };
+            Some((entered, run.args(task, sources, &state)))
+        });
+        let Some((entered, args)) = entered else { return Beginning::Done(None) };
         let begun = counted.coroutines.book.get().map(|book| book.body());
         let mark = entered.mark;
         let rare = (mark || turn.is_some() || begun.is_some()).then(|| Box::new(Rare { mark, turn, begun }));

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bide_core::attempt::CallError;
+use bide_core::run::Entered;
 use bide_core::{Channel, Event, Origin, Outcome, Progress, TaskRef, Time, Value};
 use bide_store::{Lease, Store, StoreError};
 
@@ -334,10 +335,11 @@ impl<H: Host> Driver<H> {
         crate::limits::turn(&self.engine.control, &self.engine.timers);
     }
 
-    /// When a ready body is entered that may be entered now, as far as its limit is concerned.
+    /// Enters a ready body, if it may be entered now.
     #[must_use]
-    pub fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef) -> Option<Time> {
-        self.engine.limiter().may_enter(run, task, self.engine.now())
+    pub fn enter(&self, run: &Arc<Run<H>>, task: TaskRef) -> Option<Entered> {
+        let (now, clock) = (self.engine.now(), self.engine.clock());
+        self.engine.limiter().enter(run, task, now, &**clock, |now| run.state.lock().enter(task, now))
     }
 
     /// A body that has not ended does not execute any more.

@@ -17,8 +17,8 @@ use crate::host::Host;
 const TOGETHER: u32 = 1000;
 const TOGETHER_AT_MOST: Duration = Duration::from_millis(10);
 
-/// How far the clock of a thread is behind at most that was held up.
-const HELD_UP: Duration = Duration::from_secs(1);
+/// A wall that shows a time further before a grant than this was set by somebody.
+const SET_BACK: Duration = Duration::from_secs(1);
 
 impl<H: Host> OwnLine<H> {
     pub(super) fn new(rate: Option<Rate>) -> Self {
@@ -190,25 +190,31 @@ impl<H: Host> State<H> {
         }
     }
 
-    /// A body with a rate is about to be entered.
-    pub(super) fn enters(&mut self, share: ShareId, now: Time) -> Entry {
-        let Some(granted) = self.granted.get_mut(&share) else {
-            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Entered(now) };
+    /// A body with a rate is about to be entered, now.
+    pub(super) fn may_start(&mut self, share: ShareId, now: Time) -> Entry {
+        let Some(granted) = self.granted.get(&share) else {
+            return if self.waiting.contains_key(&share) { Entry::Waits } else { Entry::Ungranted };
         };
-        let Some((latest, patience)) = granted.latest else { return Entry::Entered(now) };
-        // A thread that was held up while it read its clocks is behind: no start is recorded before its grant, from which
-        // on the rate counts it. A wall that is much behind was set.
+        let Some((latest, patience)) = granted.latest else { return Entry::Entered };
+        // A wall that was set back by a little: no start is recorded before its grant, from which on the rate counts it.
         let granted_at = latest.before(patience);
-        let now = if granted_at.since(now) <= HELD_UP { now.max(granted_at) } else { now };
+        let now = if granted_at.since(now) <= SET_BACK { now.max(granted_at) } else { now };
         let line = granted.line.clone();
         if let Some(learns) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
-            learns.learn(now.since(latest.before(patience)), patience);
+            learns.learn(now.since(granted_at), patience);
         }
         if now > latest {
             self.withdraw(share);
             return Entry::TooLate(line);
         }
-        granted.latest = None;
-        if self.arrives(&line, latest, Some(now)) { Entry::Moved(now) } else { Entry::Entered(now) }
+        Entry::Granted(now)
+    }
+
+    /// A body was entered under its grant. True if others may start earlier than they were to.
+    pub(super) fn starts(&mut self, share: ShareId, at: Time) -> bool {
+        let Some(granted) = self.granted.get_mut(&share) else { return false };
+        let Some((latest, _)) = granted.latest.take() else { return false };
+        let line = granted.line.clone();
+        self.arrives(&line, latest, Some(at))
     }
 }

@@ -26,7 +26,7 @@ use bide_core::limits::{Line, Place, key_text};
 use bide_core::longest::shortened;
 use bide_core::record::RunRowId;
 use bide_core::{Counted, Rate, TaskId, TaskRef, Time};
-use bide_store::{Moved, ShareId};
+use bide_store::{Clock, Moved, ShareId};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
@@ -187,14 +187,16 @@ impl<H: Host> Waiter<H> {
     }
 }
 
-/// What comes of a body that is about to be entered.
+/// Whether a body may be entered that starts under a rate.
 enum Entry {
-    /// It is entered at this time.
-    Entered(Time),
-    /// Likewise, and others may start.
-    Moved(Time),
+    /// At this time, which its grant allows.
+    Granted(Time),
+    /// It was entered before under its grant.
+    Entered,
     /// It waits for its share again: it was ready twice.
     Waits,
+    /// It has no grant, and has to ask for one if it starts.
+    Ungranted,
     /// It is too late for its grant, of this line.
     TooLate(LineKey),
 }
@@ -312,30 +314,67 @@ impl<H: Host> Limiter<H> {
         self.woken.notify_one();
     }
 
-    /// When a ready body is entered that may be entered now: not before its grant, whatever the clock of its thread shows.
-    /// One that was granted its start too long ago waits for another.
+    /// Enters a ready body by `enter`, if its limit allows that now. One that was granted its start too long ago waits for
+    /// another; `enter` is not called then. `now` is what the thread takes the time for.
     #[inline]
-    pub(crate) fn may_enter(&self, run: &Arc<Run<H>>, task: TaskRef, now: Time) -> Option<Time> {
+    pub(crate) fn enter<T>(
+        &self,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        now: Time,
+        clock: &dyn Clock,
+        enter: impl FnOnce(Time) -> Option<T>,
+    ) -> Option<T> {
         if !self.is_active() || run.is_lost() {
-            return Some(now);
+            return enter(now);
         }
-        let Some(limit) = limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) else { return Some(now) };
+        match limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) {
+            None => enter(now),
+            // No start may be recorded before the latest claim of another runner, so that the clock is read here.
+            Some(limit) => self.enter_under_rate(run, task, limit, clock.now(), enter),
+        }
+    }
+
+    #[cold]
+    fn enter_under_rate<T>(
+        &self,
+        run: &Arc<Run<H>>,
+        task: TaskRef,
+        limit: &TaskLimit,
+        now: Time,
+        enter: impl FnOnce(Time) -> Option<T>,
+    ) -> Option<T> {
+        let (share, rate) = (share(run, task), limit.spec.rate);
         let mut state = self.state.lock();
-        let entry = state.enters(share(run, task), now);
-        let (may, wakes) = match entry {
-            Entry::Entered(at) => (Some(at), false),
-            Entry::Moved(at) => (Some(at), true),
+        let (entered, wakes) = match state.may_start(share, now) {
+            Entry::Entered => (enter(now), false),
             Entry::Waits => (None, false),
-            Entry::TooLate(line) => {
-                state.add(line, Waiter::new(Arc::clone(run), task, false, None), limit.spec.rate);
+            Entry::Ungranted if run.state.lock().continues(task) => (enter(now), false),
+            Entry::Ungranted => {
+                state.add(line_of(run, limit, self.longest), Waiter::new(Arc::clone(run), task, false, None), rate);
                 (None, true)
             }
+            Entry::TooLate(line) => {
+                state.add(line, Waiter::new(Arc::clone(run), task, false, None), rate);
+                (None, true)
+            }
+            Entry::Granted(at) => match enter(at) {
+                Some(entered) => (Some(entered), state.starts(share, at)),
+                None => {
+                    // What is paused is ready once more when it is resumed, and starts then.
+                    let is_held = run.state.lock().is_ready(task);
+                    if is_held {
+                        state.withdraw(share);
+                    }
+                    (None, is_held)
+                }
+            },
         };
         drop(state);
         if wakes {
             self.woken.notify_one();
         }
-        may
+        entered
     }
 
     /// A body does not execute any more, but has not ended: it waits, or was suspended.

@@ -114,7 +114,10 @@ impl<H: Host> Limiter<H> {
         for write in batch {
             match (write, ShareId::released_by(write)) {
                 (_, Some(share)) => ended.extend(Some(share).filter(|share| state.knows(*share))),
-                (Write::Run(update), None) if update.status.is_ended() => ended.extend(state.of_run(update.run)),
+                // Of one that stands the store releases them too, until it is resumed.
+                (Write::Run(update), None) if update.status.is_ended() || update.stands() => {
+                    ended.extend(state.of_run(update.run))
+                }
                 _ => {}
             }
         }

@@ -185,7 +185,7 @@ impl<H: Host<Dispatch = Pool<H>>, C: Worker<H>> Thread<'_, H, C> {
             now = clock.lease_micros();
         }
         let now = self.seen.wall(&**clock, now);
-        let entered = self.engine.limiter().may_enter(&run, task, now).and_then(|now| {
+        let entered = self.engine.limiter().enter(&run, task, now, &**clock, |now| {
             let mut state = run.state.lock();
             let entered = state.enter(task, now)?;
             let sources = H::sources(&run.workflow.bodies[task.ix as usize]);

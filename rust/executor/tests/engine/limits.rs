@@ -2,8 +2,11 @@
 //! learns of it with the next commit: no share is lost, and none is there twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bide_executor::core::{Event, Graph, LimitSpec, Outcome, PollPolicy, RunStatus, TaskRef, TaskSpec, Value};
+use bide_executor::core::{
+    Ask, Control, Event, Graph, LimitSpec, Outcome, PollPolicy, Rate, RunStatus, TaskRef, TaskSpec, Value,
+};
 use bide_executor::drive::Driver;
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
 use bide_executor::{
@@ -51,6 +54,14 @@ impl Dispatch<ByHand> for Ours {
     fn close(&self) {}
 }
 
+/// One start in this span.
+const SPAN: Duration = Duration::from_secs(1);
+
+fn one_in_a_span() -> LimitSpec {
+    let rate = Some(Rate { count: 1, span: SPAN });
+    LimitSpec { name: "api".into(), executing: None, in_flight: None, rate, key: None }
+}
+
 fn at_most(in_flight: u32) -> LimitSpec {
     LimitSpec { name: "api".into(), executing: None, in_flight: Some(in_flight), rate: None, key: None }
 }
@@ -64,10 +75,14 @@ struct Runner {
 
 impl Runner {
     fn open(store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, seed: u64) -> Self {
+        Self::open_with(at_most(1), store, clock, seed)
+    }
+
+    fn open_with(spec: LimitSpec, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>, seed: u64) -> Self {
         let driver =
             Driver::open(Arc::clone(store), Arc::clone(clock), Ours::default(), Box::new(|_, _| {}), seed).unwrap();
         let graph = Arc::new(Graph::build("workflow", vec![TaskSpec::new("task")], false).unwrap());
-        let body = TaskLimit { spec: at_most(1), key: None };
+        let body = TaskLimit { spec, key: None };
         let workflow = driver.engine().register(graph, Arc::new([body])).unwrap();
         Self { driver, workflow, store: Arc::clone(store) }
     }
@@ -99,7 +114,7 @@ impl Runner {
 
     fn enters_passed(&self, ready: Ready<ByHand>, run: &Arc<Run<ByHand>>) {
         assert!(Arc::ptr_eq(&ready.run, run));
-        assert!(run.state.lock().enter(TASK, self.driver.may_enter(run, TASK).unwrap()).is_some());
+        assert!(self.driver.enter(run, TASK).is_some());
     }
 
     /// Its body ends. Returns the next one that may start.
@@ -110,6 +125,19 @@ impl Runner {
     /// Its end is committed.
     fn ends(&self, run: &Arc<Run<ByHand>>) {
         self.driver.commit_own(None, run, Event::Ended { task: TASK, attempt: 1, outcome: completed() }).unwrap();
+    }
+
+    /// Asks something of a run, which carries it out.
+    fn asks(&self, run: &Arc<Run<ByHand>>, ask: Ask) {
+        self.driver.engine().ask(run.id, &Control::new(ask)).unwrap();
+        self.driver.committer_turn();
+        self.ask();
+    }
+
+    /// The body that may start, if one may.
+    fn next(&self) -> Option<Ready<ByHand>> {
+        self.ask();
+        self.driver.engine().dispatch().0.lock().pop()
     }
 
     /// How many attempts are in flight and wait, as the store counts them.
@@ -227,4 +255,26 @@ fn a_runner_that_closes_or_finds_its_store_locked_still_tells_it() {
         runner.ends(&runs[2]);
         assert_eq!(runner.used().0, 0);
     });
+}
+
+/// A start that is granted and does not happen, because the run is paused, is granted again: it counts when it happens.
+#[test]
+fn a_start_that_a_pause_prevents_counts_when_it_happens() {
+    let (store, clock) = (MemoryStore::new() as Arc<dyn Store>, VirtualClock::new());
+    let shared = Arc::clone(&clock) as Arc<dyn Clock>;
+    let mut runner = Runner::open_with(one_in_a_span(), &store, &shared, 1);
+    let runs = runner.submit(2);
+    let Ready { run: first, .. } = runner.next().expect("the first is granted its start");
+    runner.asks(&first, Ask::Pause);
+    assert!(runner.driver.enter(&first, TASK).is_none(), "it is paused");
+    let Ready { run: second, .. } = runner.next().expect("the start that does not happen is left to the other one");
+    assert!(runs.iter().any(|run| Arc::ptr_eq(run, &second)) && !Arc::ptr_eq(&first, &second));
+    assert!(runner.driver.enter(&second, TASK).is_some());
+    runner.asks(&first, Ask::Resume);
+    assert!(runner.next().is_none(), "one has started within the span");
+    clock.advance(SPAN + Duration::from_millis(5));
+    runner.driver.timer_turn();
+    let Ready { run: next, .. } = runner.next().expect("the span is over");
+    assert!(Arc::ptr_eq(&next, &first));
+    assert!(runner.driver.enter(&first, TASK).is_some());
 }

@@ -27,7 +27,6 @@ use bide_core::{
 use bide_sync::Mutex;
 
 use crate::changes::ChangeLog;
-use crate::limits::stands;
 use crate::{
     Changes, Commit, CommitId, Conversion, Converted, Creation, EventRange, LEASE, Lease, LeaseTime, Maintenance,
     Purged, RunFilter, Seen, Sent, Standing, Store, StoreError, StoredVersion, StoredWorkflow, Written,
@@ -175,7 +174,7 @@ impl Store for MemoryStore {
             }
             released |= state.limits.written(&write);
             if let Write::Run(update) = &write {
-                standing.extend(stands(update).then_some(update.run));
+                standing.extend(update.stands().then_some(update.run));
                 changes.get_or_insert_with(|| self.changes.lock()).run(update.run);
             }
             answered |= matches!(write, Write::Answer { .. });

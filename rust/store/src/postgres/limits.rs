@@ -20,7 +20,6 @@ use super::changes::Kind;
 use super::error::Failed;
 use super::notify::Hint;
 use super::session::{Session, Text};
-use crate::limits::stands;
 use crate::{Lease, LimitCall, LimitInfo, LimitUse, Limits, LineAnswers, ShareId, StoreError};
 
 const ANY_SHARE: &str = "SELECT 1 FROM bide.limit_share LIMIT 1";
@@ -195,7 +194,7 @@ impl PostgresStore {
         let (mut attempts, mut stood) = (ShareColumns::default(), Vec::new());
         for write in writes() {
             match (write, ShareId::released_by(write)) {
-                (Write::Run(update), _) if stands(update) => stood.push(update.run),
+                (Write::Run(update), _) if update.stands() => stood.push(update.run),
                 (_, Some(share)) if ended.binary_search(&share.run).is_err() => attempts.push(share),
                 _ => {}
             }

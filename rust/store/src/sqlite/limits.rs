@@ -15,7 +15,6 @@ pub(super) use claims::pass_on;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::SqliteStore;
-use crate::limits::stands;
 use crate::{Lease, LimitCall, LimitInfo, LimitUse, Limits, LineAnswers, ShareId, StoreError};
 
 pub(super) const SPEC: &str =
@@ -192,7 +191,7 @@ pub(super) fn release(connection: &Connection, batch: &[Write], skipped: &[RunRo
     changed.release_runs(&ended)?;
     for write in writes() {
         match (write, ShareId::released_by(write)) {
-            (Write::Run(update), _) if stands(update) => changed.stand(OF_RUN, update.run)?,
+            (Write::Run(update), _) if update.stands() => changed.stand(OF_RUN, update.run)?,
             (_, Some(share)) if ended.binary_search(&share.run).is_err() => changed.release(share)?,
             _ => {}
         }

@@ -112,16 +112,13 @@ impl Process {
         if !self.driver.may_start() {
             return;
         }
-        let Some(at) = self.driver.may_enter(&run, task) else { return };
         let place = self.place(&run, task);
-        let (entered, mut seen) = {
-            let mut state = run.state.lock();
-            let entered = state.enter(task, at);
+        let Some(entered) = self.driver.enter(&run, task) else { return };
+        let mut seen = {
+            let state = run.state.lock();
             let outputs = run.workflow.graph.dependencies(task.ix).iter();
-            let seen = outputs.fold(u64::from(place), |seen, on| mix(seen, self.seen_of(&run, &state, task, *on)));
-            (entered, seen)
+            outputs.fold(u64::from(place), |seen, on| mix(seen, self.seen_of(&run, &state, task, *on)))
         };
-        let Some(entered) = entered else { return };
         seen = mix(seen, run.input("input").map_or(2, |input| digest(input.as_bytes())));
         let context = run.context_of(task.ix).map(|(view, _)| view);
         for (key, value) in context.iter().flatten() {

@@ -114,8 +114,7 @@ impl Process {
         if !self.driver.may_start() {
             return;
         }
-        let Some(at) = self.driver.may_enter(&run, task) else { return };
-        let Some(entered) = run.state.lock().enter(task, at) else { return };
+        let Some(entered) = self.driver.enter(&run, task) else { return };
         let attempt = entered.attempt;
         let event = Event::Started { task, attempt };
         if entered.mark && self.driver.commit_own(None, &run, event).is_err() {
