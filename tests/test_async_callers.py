@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import bide
+from bide._caller_loop import MOST
 
 
 @bide.task
@@ -16,6 +18,11 @@ def square(n: int) -> int:
 
 
 workflow = bide.Workflow("squares", [square])
+
+
+@bide.task
+def never(handle: bide.TaskHandle) -> None:
+    handle.defer_until(lambda: False, 5)
 
 
 async def test_run_async_and_await_of_a_handle(store: str) -> None:
@@ -90,6 +97,63 @@ async def test_a_timeout_or_a_cancelled_caller_leaves_the_run_alone(store: str) 
             await waiting
         flag.set()
         assert (await runner.run_async(slow, key="k"))["waits"] == "done"
+
+
+async def test_what_else_is_on_the_loop_has_turns_between_callers_whose_runs_end_at_once(store: str) -> None:
+    flag = threading.Event()
+
+    @bide.task(gate=bide.until(flag.is_set, every=0.001))
+    def gated() -> None:
+        pass
+
+    many = bide.Workflow("many", [gated])
+    continued, ended = [0], asyncio.Event()
+
+    async def caller(handle: bide.RunHandle) -> None:
+        await handle
+        continued[-1] += 1
+
+    async def ticker() -> None:
+        while not ended.is_set():
+            await asyncio.sleep(0)
+            continued.append(0)
+
+    async with bide.Runner(store) as runner:
+        handles = runner.submit_many(many, [{}] * 200)
+        callers = [asyncio.create_task(caller(handle)) for handle in handles]
+        await asyncio.sleep(0)  # now they wait
+        flag.set()
+        for handle in handles:
+            while handle.status() is not bide.RunStatus.Completed:
+                time.sleep(0.001)  # noqa: ASYNC251 - they are to end at once for this loop
+        ticking = asyncio.create_task(ticker())
+        await asyncio.gather(*callers)
+        ended.set()
+        await ticking
+    assert sum(continued) == 200
+    assert max(continued) <= MOST
+
+
+async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str) -> None:
+    loop = asyncio.get_running_loop()
+    reads: set[int] = set()
+    add, remove = loop.add_reader, loop.remove_reader
+    loop.add_reader = lambda fd, *call: (reads.add(fd), add(fd, *call))  # type: ignore[method-assign, assignment]
+    loop.remove_reader = lambda fd: (reads.discard(fd), remove(fd))[1]  # type: ignore[method-assign]
+    try:
+        runner = bide.Runner(store)
+        assert (await runner.run_async(workflow, {"n": 3}))["square"] == 9
+        assert not reads
+        waiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [never])))
+        await asyncio.sleep(0)
+        assert len(reads) == 1
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not reads
+        await runner.close_async(grace=0)
+    finally:
+        del loop.add_reader, loop.remove_reader  # type: ignore[method-assign]
 
 
 async def test_awaiting_a_closed_runner_raises(file: Path) -> None:

@@ -116,6 +116,32 @@ async def test_a_failed_run_that_nobody_awaits_any_more_is_an_error(
     assert lines(caplog, logging.ERROR)[0].startswith(f"run {handle.id} of 'w' has failed: OSError")
 
 
+@pytest.mark.parametrize("when", ["before the run is submitted", "while the run waits"])
+async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
+    when: str, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits = threading.Event()
+
+    @bide.task
+    def fails_on(handle: bide.TaskHandle) -> None:
+        waits.set()
+        handle.wait_for("fail")
+        raise OSError
+
+    async with bide.Runner(store) as runner:
+        awaiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [fails_on]), key="k"))
+        if when == "while the run waits":
+            await asyncio.to_thread(waits.wait, 30)
+        else:
+            await asyncio.sleep(0)
+        awaiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await awaiting
+        await asyncio.to_thread(waits.wait, 30)
+        await runner.signal_async("k", "fail")
+        await asyncio.to_thread(eventually, lambda: bool(lines(caplog, logging.ERROR)), "it is logged")
+
+
 def test_a_failed_run_whose_caller_has_given_up_is_an_error(
     runner: bide.Runner, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """The cost of a task, a hop, a run, a wait and a poll in operations: a slow machine does not change the numbers."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_runs_that_are_submitted_together_share_commits(runner: bide.Runner) -> 
     tries = [counted(together) for _ in range(3)]
     assert min(counts.commits for counts in tries) <= 1_000 / 16
     assert min(counts.wakes for counts in tries) <= 1_000 / 10
+
+
+def test_runs_that_coroutines_await_share_commits_and_need_no_thread_of_python(runner: bide.Runner) -> None:
+    async def together() -> None:
+        await asyncio.gather(*(runner.run_async(one) for _ in range(1_000)))
+
+    tries = [counted(lambda: asyncio.run(together())) for _ in range(3)]
+    assert min(counts.commits for counts in tries) <= 1_000 / 16
+    # Workers attach for bodies. The thread that submits, and those that report the ends, do not.
+    assert min(counts.attaches for counts in tries) <= 1_000 / 10
 
 
 def counted_body(runner: bide.Runner, body: Callable[[bide.TaskHandle], None]) -> Counts:

@@ -6,6 +6,7 @@ import contextvars
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from bide import _core, _options
 from bide._control import Controls
@@ -17,7 +18,6 @@ from bide._reads import Reads, Run
 from bide._repair import Repairs
 from bide._run_handle import RunHandle
 from bide._schedules import Schedules
-from bide._submitter import Submission, Submitter
 from bide._text import check_text, is_text, shown_store
 from bide._twins import StoreTwins
 from bide._watches import Watches
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
+    from bide._caller_loop import CallerLoop
     from bide._result import RunResult
     from bide._signals import Request, Signal
     from bide._waits import Duration
@@ -43,11 +44,14 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
     _does = "runs"
     """What it does with workflows, for messages."""
 
+    _time_passes = True
+    """Whether runs come to their ends by themselves."""
+
     def __init__(self, core: _core.Runner) -> None:
         """Wrap the engine, or its client."""
         super().__init__(core)
         self._workflows: dict[str, tuple[Workflow, _core.Workflow]] = {}
-        self._submitter = Submitter(type(self).__name__)
+        self._caller_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, CallerLoop] = WeakKeyDictionary()
 
     # --- submitting ------------------------------------------------------------------------------------------------
 
@@ -297,7 +301,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         encoded = workflow._compiled().encode_inputs(inputs)
         return self._submit(compiled, [(encoded, _check_key(key))], said, linger=linger, awaited=awaited)[0]
 
-    def _submit_soon(
+    async def _submit_soon(
         self,
         workflow: Workflow,
         inputs: Mapping[str, Any] | None,
@@ -305,25 +309,31 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         said: _options.Options | None,
         *,
         awaited: bool = False,
-    ) -> asyncio.Future[RunHandle]:
-        """Submit a run together with those of other callers on event loops."""
+        until_end: bool = False,
+    ) -> RunHandle:
+        """Submit a run with those of other coroutines; with `until_end` also wait for its end, if that comes."""
         compiled = self._core_workflow(workflow)
-        encoded = workflow._compiled().encode_inputs(inputs)
-        submission = Submission(self._submit_each, compiled, encoded, _check_key(key), said, awaited=awaited)
-        return self._submitter.put(submission)
-
-    def _submit_each(self, runs: list[Submission]) -> list[RunHandle | BaseException]:
-        """Submit runs of one workflow with the same options at once; if one is refused, one after the other."""
-        compiled, inputs = runs[0].compiled, [(run.inputs, run.key) for run in runs]
+        run = workflow._compiled().encode_inputs(inputs), _check_key(key)
+        context = contextvars.copy_context()
+        until_end = until_end and self._time_passes
+        submitted = self._caller_loop().submit(compiled, run, context, said, awaited=awaited, until_end=until_end)
         try:
-            contexts = [run.contextvars for run in runs]
-            return [*self._submit(compiled, inputs, runs[0].said, contexts, awaited=runs[0].awaited)]
-        except DefinitionError as error:
-            if len(runs) == 1:
-                return [error]
-        except BaseException as error:  # noqa: BLE001 - a commit that may have been made is not repeated
-            return [error for _ in runs]
-        return [result for run in runs for result in self._submit_each([run])]
+            return self._handle(await submitted, key)
+        except DefinitionError:
+            # It may be another one of them that was refused, or its key's recorded inputs are encoded differently.
+            return (await in_thread(self._submit, compiled, [run], said, [context], awaited=awaited))[0]
+
+    def _caller_loop(self) -> CallerLoop:
+        """Return where coroutines on the running loop await runs."""
+        import asyncio  # noqa: PLC0415 - the caller has imported it
+
+        from bide._caller_loop import CallerLoop  # noqa: PLC0415 - it imports asyncio
+
+        loop = asyncio.get_running_loop()
+        known = self._caller_loops.get(loop)
+        if known is None:
+            known = self._caller_loops[loop] = CallerLoop(self._core.callers())
+        return known
 
     def _submit(  # noqa: PLR0913 - each is said apart
         self,

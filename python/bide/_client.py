@@ -31,7 +31,6 @@ class Client(StoreAccess):
 
     def close(self) -> None:
         """Close the store. Calling it twice is fine."""
-        self._submitter.stop()
         self._core.close(0.0, _nothing_to_cancel)
 
     async def __aenter__(self) -> Self:

@@ -879,6 +879,9 @@ class Runner:
     def elsewhere(self) -> bool:
         """Whether this process was forked from the one that the runner belongs to."""
 
+    def callers(self) -> Callers:
+        """Return the callers on an event loop, of whom there are none yet."""
+
     def loop_queue(self) -> LoopQueue:
         """Return what its event loop works on."""
 
@@ -887,6 +890,45 @@ class Runner:
 
         `cancel()` has coroutines cancelled whose grace is over.
         """
+
+@final
+class Awaited:
+    """What a coroutine keeps while it awaits something of `Callers`."""
+
+    def give_up(self) -> None:
+        """Await it no more: if the run fails, that is logged."""
+
+@final
+class Callers:
+    """The callers on one event loop. See `_caller_loop.py`."""
+
+    def fileno(self) -> int:
+        """Return what the loop reads from when something has come."""
+
+    def submit(
+        self,
+        workflow: Workflow,
+        run: tuple[list[tuple[str, bytes]], str | None],
+        contextvars: ContextVars,
+        options: Options | None,
+        awaited: bool,
+        until_end: bool,
+        future: Future[RunHandle],
+    ) -> Awaited:
+        """Submit a run after the next `flush`; its handle completes the future.
+
+        That is once it is submitted, or with `until_end` once it has ended. `awaited`: the caller waits for the end, or
+        calls `give_up`.
+        """
+
+    def flush(self) -> None:
+        """Have what was put submitted."""
+
+    def settled(self, run: RunHandle, future: Future[None]) -> Awaited:
+        """Complete the future once `wait(0)` of the run's handle returns True or raises."""
+
+    def turn(self, most: int) -> list[tuple[Future[Any], RunHandle | BaseException | None]]:
+        """Return at most so many futures to complete, each with its result or its exception."""
 
 @final
 class LoopQueue:
@@ -1245,12 +1287,6 @@ class RunHandle:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; return True if the run has ended. Raise if no runner here can continue it."""
-
-    def on_settled(self, callback: Callable[[], object]) -> object:
-        """Call `callback()` on a thread of the runner when `wait(0)` would return True or raise.
-
-        The caller waits as long as it keeps what this returns.
-        """
 
     def give_up(self) -> None:
         """Its caller does not wait any more: if the run fails, that is logged."""

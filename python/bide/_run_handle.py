@@ -181,28 +181,13 @@ class RunHandle(RunHandleTwins):
 
     async def _wait_async(self) -> RunResult:
         refuse_in_body("awaiting a RunHandle")
-        import asyncio  # noqa: PLC0415 - the caller has imported it
-
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-
-        def settled() -> None:
-            # If the loop is closed by now, nothing waits any more.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(done.set)
-
         while not self._core.wait(0):  # again if another runner has claimed the run
-            done.clear()
-            awaiting = self._core.on_settled(settled)
-            try:
-                await done.wait()
-            finally:
-                del awaiting
-                if not done.is_set():
-                    self._core.give_up()
+            await self._runner._caller_loop().settled(self._core)
         return self._settled()
 
     async def _result_within(self, limit: float | None) -> RunResult:
+        if limit is None:
+            return await self._wait_async()
         import asyncio  # noqa: PLC0415 - the caller has imported it
 
         try:

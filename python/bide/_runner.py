@@ -204,7 +204,6 @@ class Runner(RunnerTwins, Watching, StoreAccess):
 
     def _close(self, grace: Duration) -> None:
         seconds = optional_seconds(grace, "grace", zero=True) or 0.0
-        self._submitter.stop()
         self._stop_sources()
         self._loop.abandon()
         closes = True

@@ -23,7 +23,6 @@ from bide._run_handle import RunHandle as ProgramHandle
 from bide._runner import Runner as ProgramRunner
 from bide._status import RunStatus, TaskStatus
 from bide._stubs import Stubs
-from bide._submitter import Submitter
 from bide._test_clock import START, Clock, Crashed, NeverSatisfied
 from bide._test_handles import RunHandle, TimedFollower, hold_calls
 from bide._waits import Duration
@@ -61,6 +60,8 @@ class Runner(ProgramRunner):
     waits for a run. Everything else is that of `bide.Runner`. `start` is what its clock shows at first; `clock` is one
     that several runners go by.
     """
+
+    _time_passes = False
 
     def __init__(
         self,
@@ -232,7 +233,7 @@ class Runner(ProgramRunner):
         self._crashed_core = self._core
         self._core = self._open(*self._settings)
         self._loop = LoopChoice(self._core, self._loop_factory)
-        self._submitter = Submitter(type(self).__name__)
+        self._caller_loops.clear()
         if self._on_event is not None:
             from bide import _observe  # noqa: PLC0415 - few runners are observed
 
@@ -365,7 +366,6 @@ class Runner(ProgramRunner):
         self.effects.stop()
         _core.TestClock.crash(self._core)
         self._loop.stop()
-        self._submitter.stop()
         until = time.monotonic() + UNWINDING
         while self._core.load()[2] and time.monotonic() < until:
             time.sleep(0.0005)

@@ -249,8 +249,8 @@ class RunnerTwins:
         refuse_in_body("Runner.run_async()")
         limit = optional_seconds(timeout, "timeout", zero=True)
         said = options("run_async", tags, priority, start_at, start_after, _runner(self)._time)
-        handle = await _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True)
-        return await handle._result_within(limit)
+        submitted = _runner(self)._submit_soon(workflow, inputs, key, said, awaited=True, until_end=limit is None)
+        return await (await submitted)._result_within(limit)
 
     async def register_async(self, workflow: Workflow) -> None:
         """Register a workflow like `register`, without blocking the event loop."""

@@ -57,7 +57,7 @@ pub(crate) fn fork(
         let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
         engine.fork(&workflow, request)
     });
-    forked.map_err(|error| refused(py, workflow.name(), error, false))
+    forked.map_err(|error| refused(py, workflow.name(), &error, false))
 }
 
 /// Has a run continue with a workflow. Says why not, if not, and the names of the tasks that this is about.

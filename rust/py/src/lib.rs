@@ -46,6 +46,7 @@ mod snapshot;
 mod stack;
 mod step;
 mod submission;
+mod submitter;
 mod test_clock;
 mod test_hooks;
 mod thread;
@@ -142,6 +143,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<snapshot::PySnapshot>()?;
     m.add_class::<handle::PyTaskHandle>()?;
     m.add_class::<transaction::PyOpenStep>()?;
+    m.add_class::<aio::PyCallers>()?;
+    m.add_class::<aio::PyAwaited>()?;
     m.add_class::<aio::PyLoopQueue>()?;
     m.add_class::<aio::PyCoroutine>()?;
     m.add_class::<aio::PyDriver>()?;

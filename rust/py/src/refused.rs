@@ -12,11 +12,11 @@ pub(crate) const CLOSED: &str = "this runner is closed: create a new one";
 pub(crate) const CLIENT_CLOSED: &str = "this client is closed: create a new one";
 
 /// `many` is for the words: which of them was refused.
-pub(crate) fn refused(py: Python<'_>, workflow: &str, error: SubmitError, many: bool) -> PyErr {
+pub(crate) fn refused(py: Python<'_>, workflow: &str, error: &SubmitError, many: bool) -> PyErr {
     match error {
-        SubmitError::Store(error) => errors::store(py, &error),
+        SubmitError::Store(error) => errors::store(py, error),
         SubmitError::Stopped(Settlement::Closed) => errors::closed(py, CLOSED),
-        SubmitError::Stopped(settlement) => errors::settlement(py, &settlement),
+        SubmitError::Stopped(settlement) => errors::settlement(py, settlement),
         SubmitError::Refused(why) => errors::definition(py, &why.0),
         SubmitError::OtherInputs { index, earlier, run, key, inputs } => {
             let names: Vec<String> = inputs.iter().map(|name| format!("'{name}'")).collect();

@@ -9,7 +9,7 @@ use bide_sync::Mutex;
 use pyo3::prelude::*;
 
 use crate::exit;
-use crate::gil::{self, Kept};
+use crate::gil;
 use crate::host::{Originals, Python3};
 use crate::process::{self, SLICE};
 use crate::runner::Inner;
@@ -25,12 +25,6 @@ pub(crate) struct PyRunHandle {
     handle: Mutex<Handle<Python3>>,
     /// The original exceptions of a run in memory.
     originals: OnceLock<Arc<Originals>>,
-}
-
-/// A caller on an event loop waits for a run, as long as it keeps this.
-#[pyclass(frozen, module = "bide._core", name = "Awaiting")]
-pub(crate) struct PyAwaiting {
-    _awaiting: Awaiting<Python3>,
 }
 
 impl PyRunHandle {
@@ -58,7 +52,7 @@ impl PyRunHandle {
         self.handle.lock().settled().get().is_some()
     }
 
-    fn handle(&self) -> Handle<Python3> {
+    pub(crate) fn handle(&self) -> Handle<Python3> {
         self.handle.lock().clone()
     }
 }
@@ -118,19 +112,6 @@ impl PyRunHandle {
                 let _ = gil::idle(py, || handle.settled().wait(remaining.min(SLICE)));
                 py.check_signals()?;
             }
-        })
-    }
-
-    /// Calls `callback()` on a thread of the runner once `wait(0)` returns true or raises. The caller waits as long as
-    /// it keeps what this returns.
-    fn on_settled(&self, callback: Py<PyAny>) -> PyResult<PyAwaiting> {
-        panics::method(|| {
-            self.runner.home.check("RunHandle")?;
-            let (notifier, callback) = (Arc::clone(&self.runner.notifier), Kept::new(callback));
-            let handle = self.handle();
-            let awaiting = PyAwaiting { _awaiting: Awaiting::new(&handle) };
-            handle.settled().on_settled(Box::new(move || notifier.call(callback)));
-            Ok(awaiting)
         })
     }
 

@@ -17,7 +17,7 @@ use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::aio::{Loop, LoopQueue, PyLoopQueue};
+use crate::aio::{Loop, LoopQueue, PyCallers, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit;
@@ -443,6 +443,12 @@ impl PyRunner {
         Ok(PyLoopQueue::new(Arc::clone(&self.inner.queue), Arc::clone(&self.inner.engine)))
     }
 
+    /// The callers on an event loop.
+    fn callers(slf: Py<Self>) -> PyResult<PyCallers> {
+        slf.get().inner.home.check("Runner")?;
+        Ok(PyCallers::new(slf))
+    }
+
     /// The store's name, without secrets.
     #[getter]
     fn store(&self) -> String {
@@ -471,6 +477,7 @@ impl PyRunner {
                 return Ok(false);
             }
             let inner = &self.inner;
+            inner.submitter.stop();
             inner.engine.begin_close();
             let ended = threads::wait_for_bodies(py, &inner.engine, grace);
             let mut cancelled = Ok(());

@@ -26,7 +26,20 @@ pub(crate) struct How {
     pub(crate) awaited: bool,
 }
 
-/// Creates runs in one commit, or attaches to those that their keys name. `contextvars` are those of each run, or one for all. `handle` makes the handles of Python.
+/// A run as the engine takes it. Its original exceptions are kept in `originals`.
+pub(crate) fn request(
+    (inputs, key): RunInput,
+    options: RunOptions,
+    vars: Option<Arc<Vars>>,
+    originals: &Arc<Originals>,
+) -> RunRequest<Python3> {
+    let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+    let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
+    request.with_options(options).with_local(Local::new(vars, originals))
+}
+
+/// Creates runs in one commit, or attaches to those that their keys name. `contextvars` are those of each run, or one for
+/// all. `handle` makes the handles of Python.
 pub(crate) fn submit<T>(
     py: Python<'_>,
     engine: &Arc<PyEngine>,
@@ -41,11 +54,11 @@ pub(crate) fn submit<T>(
     let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
     // Until the handles of Python have them.
     let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-    let wanted = runs.into_iter().zip(&originals).enumerate().map(|(at, ((inputs, key), originals))| {
-        let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
-        let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-        request.with_options(options.clone()).awaited(how.awaited).with_local(Local::new(of_run(at), originals))
-    });
+    let wanted = runs
+        .into_iter()
+        .zip(&originals)
+        .enumerate()
+        .map(|(at, (run, originals))| request(run, options.clone(), of_run(at), originals).awaited(how.awaited));
     let (graph, bodies) = workflow.shared(py);
     let submitted = gil::detached(py, || {
         let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
@@ -62,7 +75,7 @@ pub(crate) fn submit<T>(
         Ok(handles) => Ok(handles.into_iter().zip(originals).map(|(run, originals)| handle(run, originals)).collect()),
         Err(error) => {
             exit::keep_daemons(py)?;
-            Err(refused(py, workflow.name(), error, how.many))
+            Err(refused(py, workflow.name(), &error, how.many))
         }
     }
 }

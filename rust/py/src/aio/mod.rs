@@ -3,7 +3,9 @@
 //! A call of a handle is a Rust future. The loop polls it ([`pending::Future`]); what completes it on another thread
 //! puts it in the queue of the loop ([`queue::LoopQueue`]) and wakes the loop, once for many.
 
+mod bell;
 mod call;
+mod callers;
 mod coroutine;
 mod driven;
 mod driver;
@@ -20,6 +22,7 @@ mod wait;
 mod within;
 
 pub(crate) use call::PyCall;
+pub(crate) use callers::{Caller, PyAwaited, PyCallers};
 pub(crate) use coroutine::PyCoroutine;
 pub(crate) use driver::PyDriver;
 pub(crate) use gate::PyGateWatch;

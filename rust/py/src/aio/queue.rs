@@ -1,11 +1,8 @@
-//! What waits for a turn of the event loop, and how the loop is woken: by a byte on a socket that it reads from. No
-//! thread attaches for that.
+//! What waits for a turn of the event loop that executes bodies. See [`super::bell`] for how the loop is woken.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::time::Duration;
 
@@ -14,9 +11,9 @@ use bide_sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::bell::Bell;
 use super::driven::Spare;
 use super::rest::AllResting;
-use crate::errors;
 use crate::gil::{self, Kept};
 use crate::notify::Notifier;
 use crate::process::Home;
@@ -31,8 +28,8 @@ pub(crate) struct LoopQueue {
     pub(super) spare: Mutex<Option<Spare>>,
     /// The task within which a driver begins bodies now.
     pub(super) first: Mutex<Option<Kept>>,
-    /// A byte is on its way.
-    signalled: AtomicBool,
+    /// Wakes it.
+    bell: Bell,
     /// How many turns the loop has had, and bodies it has begun.
     turns: AtomicU64,
     /// The number of the last question whether nothing is ready on the loop, and of the last one that it has answered.
@@ -50,8 +47,6 @@ pub(crate) struct LoopQueue {
     pub(super) bodies: Mutex<Option<Kept>>,
     /// Called once there is something to do and no `BodyLoop` yet: it is to be made.
     wanted: Mutex<Option<Kept>>,
-    /// The socket, once there is a loop: the end that it reads from, and the other one.
-    socket: OnceLock<(UnixStream, UnixStream)>,
     /// The process in which it was made.
     pub(super) home: Home,
 }
@@ -113,7 +108,7 @@ impl LoopQueue {
             resting: Mutex::default(),
             spare: Mutex::default(),
             first: Mutex::default(),
-            signalled: AtomicBool::new(false),
+            bell: Bell::default(),
             turns: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
@@ -123,26 +118,13 @@ impl LoopQueue {
             notifier: Arc::clone(notifier),
             bodies: Mutex::default(),
             wanted: Mutex::default(),
-            socket: OnceLock::new(),
             home: Home::here(),
         })
     }
 
     /// What the loop reads from.
     pub(super) fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
-        if let Some((reader, _)) = self.socket.get() {
-            return Ok(reader.as_raw_fd());
-        }
-        let pair = UnixStream::pair().and_then(|(reader, writer)| {
-            reader.set_nonblocking(true)?;
-            writer.set_nonblocking(true)?;
-            Ok((reader, writer))
-        });
-        let pair = pair.map_err(|error| {
-            let why = format!("the runner cannot have a socket pair to wake its event loop: {error}");
-            errors::bide(py, &why)
-        })?;
-        Ok(self.socket.get_or_init(|| pair).0.as_raw_fd())
+        self.bell.fileno(py)
     }
 
     /// Has this called, on a thread of the runner, once there is something to do and no loop yet.
@@ -166,12 +148,7 @@ impl LoopQueue {
 
     /// Wakes the loop, unless that is under way. Does not block.
     pub(crate) fn wake(&self) {
-        if !self.signalled.swap(true, Ordering::AcqRel) {
-            // Without a socket there is no loop yet, which begins with a turn. If it is full the loop is woken anyway.
-            if let Some((_, writer)) = self.socket.get() {
-                let _ = (&*writer).write(&[0]);
-            }
-        }
+        self.bell.ring();
     }
 
     /// A condition or a step begins, or ends: the loop is to have turns meanwhile.
@@ -190,14 +167,10 @@ impl LoopQueue {
 
     /// Takes what can be polled again. What comes from here on wakes the loop again.
     pub(super) fn take(&self) -> Vec<Arc<Sleeper>> {
-        let mut bytes = [0; 64];
-        if let Some((reader, _)) = self.socket.get() {
-            while matches!((&*reader).read(&mut bytes), Ok(64)) {}
-        }
         self.beat();
         // SAFETY: always succeeds. It is what `threading.get_ident` returns.
         self.thread.store((unsafe { libc::pthread_self() }) as u64, Ordering::Relaxed);
-        self.signalled.store(false, Ordering::Release);
+        self.bell.hear();
         let woken = std::mem::take(&mut *self.woken.lock());
         for sleeper in &woken {
             sleeper.queued.store(false, Ordering::Release);
@@ -252,7 +225,7 @@ impl EventLoop for Loop {
         let executing = executing || queue.executing.load(Ordering::Relaxed) > 0;
         let (turn, thread) = (queue.turns.load(Ordering::Relaxed), queue.thread.load(Ordering::Relaxed));
         let mut watched = queue.watched.lock();
-        if turn != watched.turn || thread == 0 || !(executing || queue.signalled.load(Ordering::Relaxed)) {
+        if turn != watched.turn || thread == 0 || !(executing || queue.bell.rings()) {
             (watched.turn, watched.since) = (turn, now);
         } else if now.saturating_sub(watched.since) >= BLOCKED
             && watched.reported.is_none_or(|last| now.saturating_sub(last) >= REPORT_EVERY)
@@ -271,7 +244,7 @@ impl EventLoop for Loop {
         let queue = &self.0;
         let told = queue.notifier.rest()?;
         let is_there = queue.bodies.lock().is_some();
-        let is_asked = is_there && queue.signalled.load(Ordering::SeqCst);
+        let is_asked = is_there && queue.bell.rings();
         (!is_asked && queue.woken.lock().is_empty()).then(|| told + queue.turns.load(Ordering::SeqCst))
     }
 

@@ -31,7 +31,7 @@ impl PyRunner {
         Ok(client)
     }
 
-    pub(super) fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
+    pub(crate) fn start_gates(&self, py: Python<'_>, workflow: &PyWorkflow) -> PyResult<()> {
         if self.inner.engine.is_client() { Ok(()) } else { start_gates(py, &self.inner.engine, workflow) }
     }
 
@@ -40,7 +40,7 @@ impl PyRunner {
         panics::method(|| self.at_store(py).and_then(|()| act(&self.inner.engine)))
     }
 
-    pub(super) fn open(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn open(&self, py: Python<'_>) -> PyResult<()> {
         self.inner.home.check("Runner")?;
         let closed = self.inner.closed.load(Ordering::Acquire);
         let stopped = self.inner.engine.stopped();
@@ -48,11 +48,15 @@ impl PyRunner {
             exit::keep_daemons(py)?;
         }
         match stopped {
-            _ if closed && self.inner.engine.is_client() => Err(errors::closed(py, CLIENT_CLOSED)),
-            _ if closed => Err(errors::closed(py, CLOSED)),
+            _ if closed => Err(self.closed_error(py)),
             Some(settlement) => Err(errors::settlement(py, settlement)),
             None => Ok(()),
         }
+    }
+
+    /// What says that it is closed.
+    pub(crate) fn closed_error(&self, py: Python<'_>) -> PyErr {
+        errors::closed(py, if self.inner.engine.is_client() { CLIENT_CLOSED } else { CLOSED })
     }
 
     /// As [`PyRunner::open`], before a call of the store. While its server is away, this waits as a caller whom Ctrl-C

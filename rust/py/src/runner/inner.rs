@@ -11,6 +11,7 @@ use crate::exit::CloseAtExit;
 use crate::host::PyEngine;
 use crate::notify::Notifier;
 use crate::process::Home;
+use crate::submitter::Submitter;
 
 /// What a runner and its handles share, and what interpreter exit closes.
 pub(crate) struct Inner {
@@ -20,6 +21,8 @@ pub(crate) struct Inner {
     pub(crate) notifier: Arc<Notifier>,
     /// What waits for a turn of the event loop.
     pub(super) queue: Arc<LoopQueue>,
+    /// Submits the runs of callers on event loops.
+    pub(crate) submitter: Arc<Submitter>,
     /// With a clock that is moved by hand: its store, for the runner that follows it after a crash.
     store: Option<Arc<dyn Store>>,
     /// The process in which the runner was made.
@@ -35,7 +38,8 @@ impl Inner {
         queue: Arc<LoopQueue>,
         store: Option<Arc<dyn Store>>,
     ) -> Self {
-        Self { engine, notifier, queue, store, home: Home::here(), closed: AtomicBool::new(false) }
+        let (submitter, home) = (Arc::default(), Home::here());
+        Self { engine, notifier, queue, submitter, store, home, closed: AtomicBool::new(false) }
     }
 
     /// The store of a runner that has crashed, if it was in memory: it is there no longer if it is opened again.
@@ -47,6 +51,7 @@ impl Inner {
     pub(crate) fn crash(&self) -> bool {
         let first = !self.closed.swap(true, Ordering::AcqRel);
         if first {
+            self.submitter.stop();
             self.engine.crash();
             self.notifier.stop();
         }
@@ -61,6 +66,7 @@ impl CloseAtExit for Inner {
 
     fn end_close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.submitter.stop();
         self.engine.finish_close();
         self.notifier.stop();
     }

@@ -1,0 +1,267 @@
+//! Callers on an event loop: where they await what they have submitted. `bide/_caller_loop.py` has the loop's side. What
+//! they submit goes to the runner's [`Submitter`], and what comes of it waits here for a turn of their loop.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use bide_executor::failpoint::{self, Failpoint};
+use bide_executor::{Awaiting, Handle, SubmitError};
+use bide_sync::Mutex;
+use pyo3::prelude::*;
+
+use super::bell::Bell;
+use crate::gil::Kept;
+use crate::host::{Originals, Python3, Vars};
+use crate::options::PyOptions;
+use crate::panics::{self, Panicked};
+use crate::refused::refused;
+use crate::run_handle::PyRunHandle;
+use crate::runner::PyRunner;
+use crate::submission::{RunInput, request};
+use crate::submitter::Submission;
+use crate::workflow::PyWorkflow;
+use crate::{errors, exit};
+
+/// What has come for the callers on one loop.
+#[derive(Default)]
+struct Arrivals {
+    /// In the order in which it has come.
+    queue: Mutex<VecDeque<(Kept, What)>>,
+    /// Wakes the loop.
+    bell: Bell,
+}
+
+/// What has come for a caller.
+enum What {
+    /// Its run is submitted, and has ended if the caller waits for that.
+    Run(Handle<Python3>, Arc<Originals>),
+    /// Its run, which it knows, has ended, or is executed elsewhere.
+    Settled,
+    /// Nothing is submitted to this workflow.
+    Failed(Arc<str>, Arc<SubmitError>),
+    /// Likewise, because of a bug.
+    Panicked(Arc<Panicked>),
+}
+
+impl Arrivals {
+    fn push(&self, future: Kept, what: What) {
+        self.queue.lock().push_back((future, what));
+        self.bell.ring();
+    }
+
+    /// Takes the first ones. If there are more, the bell rings on.
+    fn take(&self, most: usize) -> VecDeque<(Kept, What)> {
+        let mut queue = self.queue.lock();
+        if queue.len() <= most {
+            self.bell.hear();
+            return std::mem::take(&mut *queue);
+        }
+        queue.drain(..most).collect()
+    }
+}
+
+/// One that awaits something.
+pub(crate) struct Caller {
+    arrivals: Arc<Arrivals>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The `asyncio.Future` that it awaits: until that is to be completed, or the caller has given up.
+    future: Option<Kept>,
+    /// The run that it waits for.
+    run: Option<(Handle<Python3>, Awaiting<Python3>)>,
+}
+
+impl Caller {
+    fn new(arrivals: &Arc<Arrivals>, future: Py<PyAny>) -> Arc<Self> {
+        let state = State { future: Some(Kept::new(future)), run: None };
+        Arc::new(Self { arrivals: Arc::clone(arrivals), state: Mutex::new(state) })
+    }
+
+    fn gets(&self, what: What) {
+        let (future, run) = {
+            let mut state = self.state.lock();
+            (state.future.take(), state.run.take())
+        };
+        if let Some(future) = future {
+            self.arrivals.push(future, what);
+        }
+        drop(run);
+    }
+
+    /// Its run is submitted; `awaited`: it wants to know how that ends. `until_end`: it gets to know it here.
+    pub(crate) fn submitted(
+        self: &Arc<Self>,
+        handle: Handle<Python3>,
+        originals: Arc<Originals>,
+        awaited: bool,
+        until_end: bool,
+    ) {
+        if self.state.lock().future.is_none() {
+            if awaited {
+                handle.settled().give_up();
+            }
+        } else if until_end {
+            self.waits(&handle.clone(), What::Run(handle, originals));
+        } else {
+            self.gets(What::Run(handle, originals));
+        }
+    }
+
+    /// It gets this once the run is settled.
+    fn waits(self: &Arc<Self>, handle: &Handle<Python3>, what: What) {
+        let waiting = (handle.clone(), Awaiting::new(handle));
+        let is_there = {
+            let mut state = self.state.lock();
+            let is_there = state.future.is_some();
+            state.run = Some(waiting).filter(|_| is_there);
+            is_there
+        };
+        if is_there {
+            // Whoever is dropped while it waits has given up.
+            let caller = Arc::downgrade(self);
+            handle.settled().on_settled(Box::new(move || {
+                if let Some(caller) = caller.upgrade() {
+                    caller.gets(what);
+                }
+            }));
+        } else {
+            handle.settled().give_up();
+        }
+    }
+
+    /// Nothing was submitted.
+    pub(crate) fn failed(&self, workflow: &Arc<str>, error: &Arc<SubmitError>) {
+        self.gets(What::Failed(Arc::clone(workflow), Arc::clone(error)));
+    }
+
+    /// Nothing was submitted, because of a bug.
+    pub(crate) fn panicked(&self, panicked: &Arc<Panicked>) {
+        self.gets(What::Panicked(Arc::clone(panicked)));
+    }
+
+    fn gives_up(&self) {
+        let (future, run) = {
+            let mut state = self.state.lock();
+            (state.future.take(), state.run.take())
+        };
+        if let Some((handle, awaiting)) = run {
+            handle.settled().give_up();
+            drop(awaiting);
+        }
+        drop(future);
+    }
+}
+
+/// What a caller keeps while it awaits something.
+#[pyclass(frozen, module = "bide._core", name = "Awaited")]
+pub(crate) struct PyAwaited(Arc<Caller>);
+
+#[pymethods]
+impl PyAwaited {
+    /// The caller does not await it any more.
+    fn give_up(&self) {
+        self.0.gives_up();
+    }
+}
+
+/// The callers on one event loop.
+#[pyclass(frozen, module = "bide._core", name = "Callers")]
+pub(crate) struct PyCallers {
+    runner: Py<PyRunner>,
+    arrivals: Arc<Arrivals>,
+}
+
+impl PyCallers {
+    pub(crate) fn new(runner: Py<PyRunner>) -> Self {
+        Self { runner, arrivals: Arc::default() }
+    }
+}
+
+#[pymethods]
+impl PyCallers {
+    /// What the loop reads from when something has come.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.arrivals.bell.fileno(py)
+    }
+
+    /// Has a run submitted after the next `flush`. Its handle completes the future: once it is submitted, or with
+    /// `until_end` once it has ended. `awaited`: the caller waits for the end of the run, or calls `give_up`.
+    #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
+    fn submit(
+        &self,
+        py: Python<'_>,
+        workflow: &PyWorkflow,
+        run: RunInput,
+        contextvars: Bound<'_, PyAny>,
+        options: Option<PyOptions>,
+        awaited: bool,
+        until_end: bool,
+        future: Py<PyAny>,
+    ) -> PyResult<PyAwaited> {
+        panics::method(|| {
+            let runner = self.runner.get();
+            runner.open(py)?;
+            failpoint::hit(Failpoint::Caller);
+            runner.start_gates(py, workflow)?;
+            let originals = Arc::default();
+            let vars = Vars::new(contextvars)?.map(Arc::new);
+            let options = options.map(Into::into).unwrap_or_default();
+            let request = request(run, options, vars, &originals).awaited(awaited);
+            let (graph, bodies) = workflow.shared(py);
+            let caller = Caller::new(&self.arrivals, future);
+            let to = Arc::clone(&caller);
+            let submission = Submission { graph, bodies, request, originals, awaited, until_end, caller: to };
+            match runner.inner.submitter.put(&runner.inner.engine, submission) {
+                Ok(true) => Ok(PyAwaited(caller)),
+                // It was closed in between.
+                Ok(false) => Err(runner.closed_error(py)),
+                Err(error) => {
+                    let why = format!("the runner cannot start the thread that submits runs of coroutines: {error}");
+                    Err(errors::bide(py, &why))
+                }
+            }
+        })
+    }
+
+    /// Has what was put submitted.
+    fn flush(&self) {
+        self.runner.get().inner.submitter.flush();
+    }
+
+    /// None completes the future once `wait(0)` of the run's handle returns true or raises.
+    fn settled(&self, run: &PyRunHandle, future: Py<PyAny>) -> PyResult<PyAwaited> {
+        panics::method(|| {
+            self.runner.get().inner.home.check("RunHandle")?;
+            let caller = Caller::new(&self.arrivals, future);
+            caller.waits(&run.handle(), What::Settled);
+            Ok(PyAwaited(caller))
+        })
+    }
+
+    /// Takes at most so many futures that are to be completed, each with its result or its exception.
+    fn turn<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
+        panics::method(|| {
+            let completed = self.arrivals.take(most).into_iter().map(|(future, what)| {
+                let result = match what {
+                    What::Settled => py.None().into_bound(py),
+                    What::Run(handle, originals) => {
+                        let runner = Arc::clone(&self.runner.get().inner);
+                        Bound::new(py, PyRunHandle::submitted(runner, handle, originals))?.into_any()
+                    }
+                    What::Failed(workflow, error) => {
+                        exit::keep_daemons(py)?;
+                        refused(py, &workflow, &error, false).into_value(py).into_bound(py).into_any()
+                    }
+                    What::Panicked(panicked) => {
+                        errors::bide(py, &panicked.to_string()).into_value(py).into_bound(py).into_any()
+                    }
+                };
+                Ok((future.into_owned(py).into_bound(), result))
+            });
+            completed.collect()
+        })
+    }
+}
