@@ -26,7 +26,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST ?=
-CARGO_TEST ?= --workspace
+# The bindings have no Rust tests, and would be compiled a second time for that.
+CARGO_TEST ?= --workspace --exclude bide-py
 PROFILE ?= dev
 # A test waits more than it computes: more of them at a time than there are processors.
 WORKERS ?= $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))

@@ -17,6 +17,7 @@ pub mod failure;
 pub mod fit;
 pub mod graph;
 pub mod id;
+pub mod items;
 pub mod journal;
 pub mod limits;
 pub mod longest;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod alike;
 mod clock;
 mod closed;
 mod control;

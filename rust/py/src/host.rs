@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use bide_core::items::{Items, NotAList};
 use bide_core::{PollPolicy, TaskRef, Value};
 use bide_executor::{Engine, Host, Pool, Run, Source, TaskLimit};
 use bide_sync::Mutex;
@@ -11,7 +12,6 @@ use pyo3::prelude::*;
 use crate::body::{Purpose, PyBody};
 use crate::errors::{Names, names};
 use crate::gil::{self, Kept, Owned, Raised};
-use crate::lists::{Items, NotAList};
 use crate::panics;
 
 /// The host.

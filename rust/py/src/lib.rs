@@ -5,7 +5,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 mod aio;
-mod alike;
 mod body;
 mod call;
 mod callback;
@@ -26,7 +25,6 @@ mod host;
 mod in_step;
 mod journal;
 mod limits;
-mod lists;
 mod location;
 mod maps;
 mod messages;

@@ -86,17 +86,3 @@ fn install_hook() {
         }));
     });
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_becomes_an_error_that_names_the_place_and_asks_for_a_report() {
-        let error = no_panic(|| -> () { panic!("slot 7 was handed on twice") }).err();
-        let text = error.map(|e| e.to_string()).unwrap_or_default();
-        assert!(text.contains("slot 7 was handed on twice"), "{text}");
-        assert!(text.contains("panics.rs:"), "{text}");
-        assert!(text.contains("report it"), "{text}");
-    }
-}

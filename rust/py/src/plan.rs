@@ -6,11 +6,11 @@ use std::time::Duration;
 use bide_core::attempt::{Part, PartRequest};
 use bide_core::{Address, GateSpec, GateUntil, MessageKind, RunId, Value};
 use bide_executor::CallError;
+use bide_executor::alike::Alike;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::alike::Alike;
 use crate::body::Purpose;
 use crate::messages::run_id;
 use crate::wait::{Until, Wait, proof_of, time_of};

@@ -2,6 +2,7 @@
 //! left to the codec in `bide/_codec.py`, which makes the same bytes.
 
 use bide_core::Value;
+use bide_core::items::Tags;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyNone, PyString};
 use pyo3::{PyTraverseError, PyVisit, intern};
@@ -17,32 +18,6 @@ pub(crate) struct Codec {
     codec: Kept,
     /// Which scalars need no look at the annotation.
     fast: Tags,
-}
-
-/// The scalar tags that need no look at the annotation.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Tags(u8);
-
-impl Tags {
-    pub(crate) fn new(tags: &str) -> Self {
-        Self(tags.bytes().fold(0, |bits, tag| bits | Self::bit(tag)))
-    }
-
-    const fn bit(tag: u8) -> u8 {
-        match tag {
-            b'n' => 1,
-            b't' => 2,
-            b'f' => 4,
-            b'i' => 8,
-            b'd' => 16,
-            b's' => 32,
-            _ => 0,
-        }
-    }
-
-    pub(crate) const fn has(self, tag: u8) -> bool {
-        self.0 & Self::bit(tag) != 0
-    }
 }
 
 impl Codec {

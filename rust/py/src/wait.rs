@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bide_core::poll::Tolerance;
 use bide_core::{PollPolicy, Time};
+use bide_executor::alike::Alike;
 use pyo3::prelude::*;
 
-use crate::alike::Alike;
 use crate::errors::names;
 use crate::gil;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bide_core::event::Retry;
+use bide_core::items::{Items, NotAList};
 use bide_core::run::{MAX_ELEMENTS, different_lengths, no_list, not_a_list, too_many};
 use bide_core::{Failure, GateTime, NO_MAP, Outcome, TaskRef, Value};
 use bide_executor::failpoint::{self, Failpoint};
@@ -20,7 +21,6 @@ use crate::errors::{self, names};
 use crate::gil::{self, Kept, Owned, Raised};
 use crate::handle::PyTaskHandle;
 use crate::host::{PyEngine, PyRun, Python3};
-use crate::lists::{Items, NotAList};
 use crate::process::Kind;
 use crate::wait::time_of;
 use crate::workflow::PyWorkflow;

@@ -2,12 +2,41 @@
 
 use std::collections::HashMap;
 
-use bide_core::Value;
+use crate::value::Value;
 
-use crate::value::Tags;
+/// Tags of scalars that a reader takes without a look at its annotation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tags(u8);
+
+impl Tags {
+    /// Those of a text, one byte each.
+    #[must_use]
+    pub fn new(tags: &str) -> Self {
+        Self(tags.bytes().fold(0, |bits, tag| bits | Self::bit(tag)))
+    }
+
+    const fn bit(tag: u8) -> u8 {
+        match tag {
+            b'n' => 1,
+            b't' => 2,
+            b'f' => 4,
+            b'i' => 8,
+            b'd' => 16,
+            b's' => 32,
+            _ => 0,
+        }
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub const fn has(self, tag: u8) -> bool {
+        self.0 & Self::bit(tag) != 0
+    }
+}
 
 /// An encoded list and where its items begin.
-pub(crate) struct Items {
+#[derive(Debug)]
+pub struct Items {
     /// The list: JSON text.
     list: Value,
     /// Where each item begins in the list's bytes, and one more: where the next would.
@@ -17,11 +46,15 @@ pub(crate) struct Items {
 }
 
 /// Why a value is not a list, as it stands in a message after "which is".
-pub(crate) struct NotAList(pub(crate) &'static str);
+#[derive(Clone, Copy, Debug)]
+pub struct NotAList(pub &'static str);
 
 impl Items {
     /// Finds the items of a list.
-    pub(crate) fn of(list: &Value) -> Result<Self, NotAList> {
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn of(list: &Value) -> Result<Self, NotAList> {
         let bytes = list.as_bytes();
         let (begin, marks) = match list.tag() {
             b'j' => (1, HashMap::new()),
@@ -46,12 +79,15 @@ impl Items {
     }
 
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
     /// One of them, encoded as the codec encodes it. A scalar gets its own tag if the reader takes it as it is.
-    pub(crate) fn get(&self, index: u32, fast: Tags) -> Option<Value> {
+    #[must_use]
+    pub fn get(&self, index: u32, fast: Tags) -> Option<Value> {
         let at = index as usize;
         let (from, to) = (*self.starts.get(at)? as usize, *self.starts.get(at + 1)? as usize);
         // Without the comma or bracket after it.

@@ -12,15 +12,24 @@ const PLACES: usize = 16;
 const LONGEST: usize = 64;
 
 /// The last ones that were seen.
-pub(crate) struct Alike<T: ?Sized>(Mutex<[Option<Arc<T>>; PLACES]>);
+#[derive(Debug)]
+pub struct Alike<T: ?Sized>(Mutex<[Option<Arc<T>>; PLACES]>);
+
+impl<T: ?Sized + Hash + PartialEq> Default for Alike<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl<T: ?Sized + Hash + PartialEq> Alike<T> {
-    pub(crate) const fn new() -> Self {
+    /// Without any.
+    #[must_use]
+    pub const fn new() -> Self {
         Self(Mutex::new([const { None }; PLACES]))
     }
 
     /// A shared one that is equal.
-    pub(crate) fn shared(&self, one: &T) -> Arc<T>
+    pub fn shared(&self, one: &T) -> Arc<T>
     where
         Arc<T>: for<'a> From<&'a T>,
     {
