@@ -12,6 +12,7 @@ import pytest
 
 import bide
 from bide import RunEvent, RunEventKind
+from bide._caller_loop import CallerLoop
 from processes import Child, eventually
 
 APPROVAL = bide.signal("approval", str)
@@ -116,11 +117,15 @@ async def test_a_failed_run_that_nobody_awaits_any_more_is_an_error(
     assert lines(caplog, logging.ERROR)[0].startswith(f"run {handle.id} of 'w' has failed: OSError")
 
 
-@pytest.mark.parametrize("when", ["before the run is submitted", "while the run waits"])
+@pytest.mark.parametrize("when", ["before the run is submitted", "as its handle comes", "while the run waits"])
 async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
-    when: str, store: str, caplog: pytest.LogCaptureFixture
+    when: str, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waits = threading.Event()
+    waits, turn = threading.Event(), CallerLoop._turn
+
+    def cancels(callers: CallerLoop) -> None:
+        turn(callers)
+        awaiting.cancel()
 
     @bide.task
     def fails_on(handle: bide.TaskHandle) -> None:
@@ -129,12 +134,12 @@ async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
         raise OSError
 
     async with bide.Runner(store) as runner:
-        awaiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [fails_on]), key="k"))
-        if when == "while the run waits":
-            await asyncio.to_thread(waits.wait, 30)
+        awaiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [fails_on]), key="k", timeout=60))
+        if when == "as its handle comes":
+            monkeypatch.setattr(CallerLoop, "_turn", cancels)
         else:
-            await asyncio.sleep(0)
-        awaiting.cancel()
+            await (asyncio.to_thread(waits.wait, 30) if when == "while the run waits" else asyncio.sleep(0))
+            awaiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await awaiting
         await asyncio.to_thread(waits.wait, 30)

@@ -62,11 +62,15 @@ class CallerLoop:
         if not self._waiting:
             loop.add_reader(self._reads, self._turn)
         self._waiting += 1
+        got = False
         try:
-            return await future
+            result = await future
+            got = True
+            return result
         finally:
-            if not future.done() or future.cancelled():
+            if not got:
                 awaited.give_up()
+                _give_up(future)
             self._waiting -= 1
             if not self._waiting and not loop.is_closed():
                 loop.remove_reader(self._reads)
@@ -83,3 +87,9 @@ class CallerLoop:
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+def _give_up(future: "asyncio.Future[Any]") -> None:
+    """Give up a run whose handle came together with the cancellation of who awaited it."""
+    if future.done() and not future.cancelled() and future.exception() is None and future.result() is not None:
+        future.result().give_up()

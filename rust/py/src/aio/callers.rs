@@ -70,8 +70,15 @@ pub(crate) struct Caller {
 struct State {
     /// The `asyncio.Future` that it awaits: until that is to be completed, or the caller has given up.
     future: Option<Kept>,
-    /// The run that it waits for.
-    run: Option<(Handle<Python3>, Awaiting<Python3>)>,
+    /// The run whose end it waits for.
+    run: Option<Waiting>,
+}
+
+struct Waiting {
+    handle: Handle<Python3>,
+    /// Of a run that it has submitted, and whose handle it is to get.
+    originals: Option<Arc<Originals>>,
+    _awaiting: Awaiting<Python3>,
 }
 
 impl Caller {
@@ -80,15 +87,16 @@ impl Caller {
         Arc::new(Self { arrivals: Arc::clone(arrivals), state: Mutex::new(state) })
     }
 
+    /// Takes what it awaits, for the last time.
+    fn take(&self) -> (Option<Kept>, Option<Waiting>) {
+        let mut state = self.state.lock();
+        (state.future.take(), state.run.take())
+    }
+
     fn gets(&self, what: What) {
-        let (future, run) = {
-            let mut state = self.state.lock();
-            (state.future.take(), state.run.take())
-        };
-        if let Some(future) = future {
+        if let (Some(future), _) = self.take() {
             self.arrivals.push(future, what);
         }
-        drop(run);
     }
 
     /// Its run is submitted; `awaited`: it wants to know how that ends. `until_end`: it gets to know it here.
@@ -104,15 +112,15 @@ impl Caller {
                 handle.settled().give_up();
             }
         } else if until_end {
-            self.waits(&handle.clone(), What::Run(handle, originals));
+            self.waits(handle, Some(originals));
         } else {
             self.gets(What::Run(handle, originals));
         }
     }
 
-    /// It gets this once the run is settled.
-    fn waits(self: &Arc<Self>, handle: &Handle<Python3>, what: What) {
-        let waiting = (handle.clone(), Awaiting::new(handle));
+    /// It gets to know once the run is settled.
+    fn waits(self: &Arc<Self>, handle: Handle<Python3>, originals: Option<Arc<Originals>>) {
+        let waiting = Waiting { handle: handle.clone(), originals, _awaiting: Awaiting::new(&handle) };
         let is_there = {
             let mut state = self.state.lock();
             let is_there = state.future.is_some();
@@ -120,15 +128,22 @@ impl Caller {
             is_there
         };
         if is_there {
-            // Whoever is dropped while it waits has given up.
+            // One that is dropped while it waits has given up.
             let caller = Arc::downgrade(self);
             handle.settled().on_settled(Box::new(move || {
                 if let Some(caller) = caller.upgrade() {
-                    caller.gets(what);
+                    caller.settled();
                 }
             }));
         } else {
             handle.settled().give_up();
+        }
+    }
+
+    fn settled(&self) {
+        if let (Some(future), Some(Waiting { handle, originals, .. })) = self.take() {
+            let what = originals.map_or(What::Settled, |originals| What::Run(handle, originals));
+            self.arrivals.push(future, what);
         }
     }
 
@@ -143,13 +158,9 @@ impl Caller {
     }
 
     fn gives_up(&self) {
-        let (future, run) = {
-            let mut state = self.state.lock();
-            (state.future.take(), state.run.take())
-        };
-        if let Some((handle, awaiting)) = run {
+        let (future, run) = self.take();
+        if let Some(Waiting { handle, .. }) = run {
             handle.settled().give_up();
-            drop(awaiting);
         }
         drop(future);
     }
@@ -236,7 +247,7 @@ impl PyCallers {
         panics::method(|| {
             self.runner.get().inner.home.check("RunHandle")?;
             let caller = Caller::new(&self.arrivals, future);
-            caller.waits(&run.handle(), What::Settled);
+            caller.waits(run.handle(), None);
             Ok(PyAwaited(caller))
         })
     }
@@ -244,24 +255,31 @@ impl PyCallers {
     /// Takes at most so many futures that are to be completed, each with its result or its exception.
     fn turn<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         panics::method(|| {
-            let completed = self.arrivals.take(most).into_iter().map(|(future, what)| {
-                let result = match what {
-                    What::Settled => py.None().into_bound(py),
-                    What::Run(handle, originals) => {
-                        let runner = Arc::clone(&self.runner.get().inner);
-                        Bound::new(py, PyRunHandle::submitted(runner, handle, originals))?.into_any()
-                    }
-                    What::Failed(workflow, error) => {
-                        exit::keep_daemons(py)?;
-                        refused(py, &workflow, &error, false).into_value(py).into_bound(py).into_any()
-                    }
-                    What::Panicked(panicked) => {
-                        errors::bide(py, &panicked.to_string()).into_value(py).into_bound(py).into_any()
-                    }
-                };
-                Ok((future.into_owned(py).into_bound(), result))
+            let arrived = self.arrivals.take(most).into_iter();
+            let completed = arrived.map(|(future, what)| {
+                // Whatever fails is told to the one whom it concerns.
+                let result =
+                    self.result(py, what).unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
+                (future.into_owned(py).into_bound(), result)
             });
-            completed.collect()
+            Ok(completed.collect())
         })
+    }
+}
+
+impl PyCallers {
+    fn result<'py>(&self, py: Python<'py>, what: What) -> PyResult<Bound<'py, PyAny>> {
+        match what {
+            What::Settled => Ok(py.None().into_bound(py)),
+            What::Run(handle, originals) => {
+                let runner = Arc::clone(&self.runner.get().inner);
+                Ok(Bound::new(py, PyRunHandle::submitted(runner, handle, originals))?.into_any())
+            }
+            What::Failed(workflow, error) => {
+                exit::keep_daemons(py)?;
+                Err(refused(py, &workflow, &error, false))
+            }
+            What::Panicked(panicked) => Err(errors::bide(py, &panicked.to_string())),
+        }
     }
 }
