@@ -253,8 +253,8 @@ def has_cleaned_up(run: bide.RunResult, lines: Iterable[str]) -> None:
         told = (at for at, word in enumerate(words) if word[0] == "cancelled" and word[1] in {run.id, run.parent})
         # It may be interrupted too, if it executed when the run was cancelled. Who executes a run may carry that out a
         # little after it was asked for: a body may have begun in between, if what it depends on had completed.
-        had_begun = began < next(told, len(words)) or all(
-            run.tasks[on].status is bide.TaskStatus.Completed for on in ("last", "gathers")
+        had_begun = began < next(told, len(words)) or (
+            began < len(words) and all(run.tasks[on].status is bide.TaskStatus.Completed for on in ("last", "gathers"))
         )
         interrupted = tidies.status is bide.TaskStatus.Cancelled and had_begun
         assert interrupted or tidies.status is bide.TaskStatus.Completed, f"run {run.id}: {run.tasks}\n{mine}"

@@ -1,8 +1,10 @@
 """Callers on an event loop: `run_async`, `await handle`, `async with`. Bodies are plain functions."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from datetime import timedelta
 from pathlib import Path
 
@@ -154,6 +156,49 @@ async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str) -> 
         await runner.close_async(grace=0)
     finally:
         del loop.add_reader, loop.remove_reader  # type: ignore[method-assign]
+
+
+def test_a_loop_that_callers_have_left_is_kept_by_nothing(store: str) -> None:
+    async def leave(runner: bide.Runner, how: str) -> None:
+        runs = [runner.run_async(workflow, {"n": n}) for n in range(50)]
+        callers = [asyncio.create_task(run) for run in [*runs, runner.run_async(waiting)]]
+        await asyncio.wait(callers, return_when=asyncio.FIRST_COMPLETED)
+        if how == "cancelled":
+            for caller in callers:
+                caller.cancel()
+            await asyncio.wait(callers)
+
+    def closed(runner: bide.Runner, how: str) -> "weakref.ref[asyncio.AbstractEventLoop]":
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda _loop, _context: None)  # it tells of the tasks that were left
+        loop.run_until_complete(leave(runner, how))
+        loop.close()
+        return weakref.ref(loop)
+
+    waiting = bide.Workflow("w", [never])
+    runner = bide.Runner(store)
+    loops = [closed(runner, how) for how in ("cancelled", "left")]
+    gc.collect()
+    assert [loop() for loop in loops] == [None, None]
+    kept = weakref.ref(runner)
+    runner.close()
+    del runner
+    gc.collect()
+    assert kept() is None
+
+
+async def test_a_cancelled_callers_run_is_submitted_whatever_becomes_of_others(store: str) -> None:
+    async with bide.Runner(store) as runner:
+        await runner.run_async(workflow, {"n": 1}, key="taken")
+        calls = [runner.submit_async(workflow, {"n": n}, key=key) for n, key in [(5, "five"), (2, "taken"), (6, None)]]
+        cancelled, refused, other = map(asyncio.create_task, calls)
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(bide.DefinitionError, match="'taken'"):
+            await refused
+        assert (await (await other))["square"] == 36
+        assert (await runner.run_async(workflow, {"n": 5}, key="five"))["square"] == 25
+        assert len(runner.runs(key_prefix="five")) == 1
 
 
 async def test_awaiting_a_closed_runner_raises(file: Path) -> None:

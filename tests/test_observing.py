@@ -117,7 +117,9 @@ async def test_a_failed_run_that_nobody_awaits_any_more_is_an_error(
     assert lines(caplog, logging.ERROR)[0].startswith(f"run {handle.id} of 'w' has failed: OSError")
 
 
-@pytest.mark.parametrize("when", ["before the run is submitted", "as its handle comes", "while the run waits"])
+@pytest.mark.parametrize(
+    "when", ["before the run is submitted", "before its handle comes", "as its handle comes", "while the run waits"]
+)
 async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
     when: str, store: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +140,12 @@ async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
         if when == "as its handle comes":
             monkeypatch.setattr(CallerLoop, "_turn", cancels)
         else:
-            await (asyncio.to_thread(waits.wait, 30) if when == "while the run waits" else asyncio.sleep(0))
+            await asyncio.sleep(0)
+            if when == "before its handle comes":
+                await asyncio.sleep(0)  # now it is submitted
+                waits.wait(30)
+            elif when == "while the run waits":
+                await asyncio.to_thread(waits.wait, 30)
             awaiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await awaiting

@@ -320,8 +320,10 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         try:
             return self._handle(await submitted, key)
         except DefinitionError:
-            # It may be another one of them that was refused, or its key's recorded inputs are encoded differently.
-            return (await in_thread(self._submit, compiled, [run], said, [context], awaited=awaited))[0]
+            if key is None:
+                raise
+            # Its recorded inputs may be encoded differently.
+            return (await in_thread(self._submit, compiled, [run], said, [context]))[0]
 
     def _caller_loop(self) -> CallerLoop:
         """Return where coroutines on the running loop await runs."""

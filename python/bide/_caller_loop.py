@@ -6,14 +6,22 @@ come.
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from weakref import ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bide import _core
     from bide._options import Options
 
+T = TypeVar("T")
+
 MOST = 8
 """How many coroutines continue in one turn of the loop: what else is on it has turns between them."""
+
+Ask: TypeAlias = "Callable[[ref[asyncio.Future[T]]], _core.Awaited]"
+"""What asks for something that completes a future."""
 
 
 class CallerLoop:
@@ -40,56 +48,50 @@ class CallerLoop:
     ) -> "_core.RunHandle":
         """Submit a run with what others submit in this turn of the loop; with `until_end` also wait for its end."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[_core.RunHandle] = loop.create_future()
-        submitted = self._core.submit(workflow, run, context, said, awaited, until_end, future)
-        if not self._flushes:
-            self._flushes = True
-            loop.call_soon(self._flush)
-        return await self._arrival(loop, future, submitted)
+
+        def ask(future: "ref[asyncio.Future[_core.RunHandle]]") -> "_core.Awaited":
+            asked = self._core.submit(workflow, run, context, said, awaited, until_end, future)
+            if not self._flushes:
+                self._flushes = True
+                loop.call_soon(self._flush)
+            return asked
+
+        return await self._arrival(loop, ask)
 
     async def settled(self, run: "_core.RunHandle") -> None:
         """Wait until `wait(0)` of a run's handle returns True or raises."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        await self._arrival(loop, future, self._core.settled(run, future))
+        await self._arrival(asyncio.get_running_loop(), lambda future: self._core.settled(run, future))
 
-    async def _arrival(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        future: "asyncio.Future[Any]",
-        awaited: "_core.Awaited",
-    ) -> Any:  # noqa: ANN401 - what the future is for
+    async def _arrival(self, loop: asyncio.AbstractEventLoop, ask: "Ask[T]") -> T:
+        future: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
             loop.add_reader(self._reads, self._turn)
         self._waiting += 1
-        got = False
+        asked = None
         try:
+            asked = ask(ref(future))
             result = await future
-            got = True
+            asked = None
             return result
         finally:
-            if not got:
-                awaited.give_up()
-                _give_up(future)
+            if asked is not None:
+                asked.give_up()
             self._waiting -= 1
-            if not self._waiting and not loop.is_closed():
-                loop.remove_reader(self._reads)
+            if not self._waiting:
+                self._core.clear()
+                if not loop.is_closed():
+                    loop.remove_reader(self._reads)
 
     def _flush(self) -> None:
         self._flushes = False
         self._core.flush()
 
     def _turn(self) -> None:
-        for future, result in self._core.turn(MOST):
-            if future.done():
+        for reference, result in self._core.turn(MOST):
+            future = reference()
+            if future is None or future.done():
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)
             else:
                 future.set_result(result)
-
-
-def _give_up(future: "asyncio.Future[Any]") -> None:
-    """Give up a run whose handle came together with the cancellation of who awaited it."""
-    if future.done() and not future.cancelled() and future.exception() is None and future.result() is not None:
-        future.result().give_up()

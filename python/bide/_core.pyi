@@ -9,6 +9,7 @@ from collections.abc import Coroutine as AbstractCoroutine
 from contextvars import Context as ContextVars
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, TypedDict, TypeVar, final, overload
+from weakref import ref
 
 from bide._async_calls import Begun
 from bide._async_handle import AsyncTaskHandle
@@ -896,7 +897,7 @@ class Awaited:
     """What a coroutine keeps while it awaits something of `Callers`."""
 
     def give_up(self) -> None:
-        """Await it no more: if the run fails, that is logged."""
+        """Stop awaiting it: if the run fails, that is logged."""
 
 @final
 class Callers:
@@ -913,7 +914,7 @@ class Callers:
         options: Options | None,
         awaited: bool,
         until_end: bool,
-        future: Future[RunHandle],
+        future: ref[Future[RunHandle]],
     ) -> Awaited:
         """Submit a run after the next `flush`; its handle completes the future.
 
@@ -924,10 +925,13 @@ class Callers:
     def flush(self) -> None:
         """Have what was put submitted."""
 
-    def settled(self, run: RunHandle, future: Future[None]) -> Awaited:
+    def settled(self, run: RunHandle, future: ref[Future[None]]) -> Awaited:
         """Complete the future once `wait(0)` of the run's handle returns True or raises."""
 
-    def turn(self, most: int) -> list[tuple[Future[Any], RunHandle | BaseException | None]]:
+    def clear(self) -> None:
+        """Drop what has come: all callers have left."""
+
+    def turn(self, most: int) -> list[tuple[ref[Future[Any]], RunHandle | BaseException | None]]:
         """Return at most so many futures to complete, each with its result or its exception."""
 
 @final

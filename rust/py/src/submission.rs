@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bide_core::{RunOptions, Value};
-use bide_executor::{Handle, RunRequest, SubmitError};
+use bide_executor::{Handle, Inputs, RunRequest, SubmitError};
 use pyo3::prelude::*;
 
 use crate::host::{Local, Originals, PyEngine, Python3, Vars};
@@ -26,16 +26,21 @@ pub(crate) struct How {
     pub(crate) awaited: bool,
 }
 
-/// A run as the engine takes it. Its original exceptions are kept in `originals`.
+/// The inputs and the key of a run as the engine takes them.
+pub(crate) fn taken((inputs, key): RunInput) -> (Inputs, Option<Arc<str>>) {
+    let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
+    (PyEngine::ordered(inputs), key.map(Into::into))
+}
+
+/// What the engine is asked for. The run's original exceptions are kept in `originals`.
 pub(crate) fn request(
-    (inputs, key): RunInput,
+    (inputs, key): (Inputs, Option<Arc<str>>),
     options: RunOptions,
     vars: Option<Arc<Vars>>,
     originals: &Arc<Originals>,
 ) -> RunRequest<Python3> {
-    let inputs = inputs.into_iter().map(|(name, value)| (name.into(), Value::new(&value))).collect();
-    let request = RunRequest::new(PyEngine::ordered(inputs)).with_key(key.map(Into::into));
-    request.with_options(options).with_local(Local::new(vars, originals))
+    let local = Local::new(vars, originals);
+    RunRequest::new(inputs).with_key(key).with_options(options).with_local(local)
 }
 
 /// Creates runs in one commit, or attaches to those that their keys name. `contextvars` are those of each run, or one for
@@ -54,11 +59,10 @@ pub(crate) fn submit<T>(
     let of_run = |at: usize| contextvars.get(at).or(contextvars.first()).cloned().flatten();
     // Until the handles of Python have them.
     let originals: Vec<Arc<Originals>> = runs.iter().map(|_| Arc::default()).collect();
-    let wanted = runs
-        .into_iter()
-        .zip(&originals)
-        .enumerate()
-        .map(|(at, (run, originals))| request(run, options.clone(), of_run(at), originals).awaited(how.awaited));
+    let wanted =
+        runs.into_iter().zip(&originals).enumerate().map(|(at, (run, originals))| {
+            request(taken(run), options.clone(), of_run(at), originals).awaited(how.awaited)
+        });
     let (graph, bodies) = workflow.shared(py);
     let submitted = gil::detached(py, || {
         let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;

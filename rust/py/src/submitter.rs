@@ -1,16 +1,16 @@
 //! Submits the runs of callers on event loops, on a thread of its own: what the coroutines of a turn of their loop submit
-//! is one commit, and so is what comes while that is made.
+//! to a workflow is one commit, and so is what comes while that is made.
 
 use std::sync::Arc;
 
-use bide_core::Graph;
-use bide_executor::{RunRequest, SubmitError};
+use bide_core::{Graph, RunOptions};
+use bide_executor::{Inputs, RunRequest, SubmitError};
 use bide_sync::{Condvar, Mutex};
 
 use crate::aio::Caller;
 use crate::body::PyBody;
-use crate::host::{Originals, PyEngine, Python3};
-use crate::panics;
+use crate::host::{Originals, PyEngine, Python3, Vars};
+use crate::{panics, submission};
 
 /// How many runs are submitted in one commit.
 const MOST: usize = 256;
@@ -20,14 +20,28 @@ pub(crate) struct Submission {
     /// Its workflow, as it is registered.
     pub(crate) graph: Arc<Graph>,
     pub(crate) bodies: Arc<[PyBody]>,
-    /// The run.
-    pub(crate) request: RunRequest<Python3>,
-    pub(crate) originals: Arc<Originals>,
+    /// Its inputs and its key.
+    pub(crate) run: (Inputs, Option<Arc<str>>),
+    pub(crate) options: RunOptions,
+    pub(crate) vars: Option<Arc<Vars>>,
     /// See [`Caller::submitted`].
     pub(crate) awaited: bool,
     pub(crate) until_end: bool,
     /// Who gets its handle.
     pub(crate) caller: Arc<Caller>,
+}
+
+impl Submission {
+    fn request(&self, originals: &Arc<Originals>) -> RunRequest<Python3> {
+        let (run, options, vars) = (self.run.clone(), self.options.clone(), self.vars.clone());
+        submission::request(run, options, vars, originals).awaited(self.awaited)
+    }
+
+    /// Whether both may be submitted in one commit. One that is to go before others is submitted alone: of many that are
+    /// too many for this runner, it might be left to another one.
+    fn goes_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.graph, &other.graph) && self.options.priority <= 0 && other.options.priority <= 0
+    }
 }
 
 /// The thread, which begins with the first run.
@@ -48,8 +62,8 @@ struct State {
 }
 
 impl Submitter {
-    /// Puts a run into the queue: for the next commit, or for one after the next flush. False: nothing is submitted any
-    /// more.
+    /// Puts a run into the queue: it is submitted after the next flush, or with one that another loop asks for earlier.
+    /// False: nothing is submitted any more.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -81,14 +95,14 @@ impl Submitter {
 
     fn serve(&self, engine: &Arc<PyEngine>) {
         while let Some(batch) = self.take() {
-            let mut by_workflow: Vec<Vec<Submission>> = Vec::new();
+            let mut together: Vec<Vec<Submission>> = Vec::new();
             for submission in batch {
-                match by_workflow.iter_mut().find(|known| Arc::ptr_eq(&known[0].graph, &submission.graph)) {
+                match together.iter_mut().find(|known| known[0].goes_with(&submission)) {
                     Some(known) => known.push(submission),
-                    None => by_workflow.push(vec![submission]),
+                    None => together.push(vec![submission]),
                 }
             }
-            by_workflow.into_iter().for_each(|same| submit(engine, same));
+            together.into_iter().for_each(|same| submit(engine, same));
         }
     }
 
@@ -111,34 +125,34 @@ impl Submitter {
     }
 }
 
-/// Submits runs of one workflow, in one commit.
+/// Submits runs of one workflow, in one commit; each alone, if one of them is refused.
 fn submit(engine: &Arc<PyEngine>, same: Vec<Submission>) {
-    let Some((graph, bodies)) = same.first().map(|first| (Arc::clone(&first.graph), Arc::clone(&first.bodies))) else {
-        return;
-    };
-    let workflow = Arc::clone(graph.workflow());
-    let (mut requests, mut callers) = (Vec::with_capacity(same.len()), Vec::with_capacity(same.len()));
-    for Submission { request, originals, awaited, until_end, caller, .. } in same {
-        requests.push(request);
-        callers.push((caller, originals, awaited, until_end));
-    }
+    let Some(first) = same.first() else { return };
+    let (graph, bodies) = (Arc::clone(&first.graph), Arc::clone(&first.bodies));
+    let name = Arc::clone(graph.workflow());
+    let originals: Vec<Arc<Originals>> = same.iter().map(|_| Arc::default()).collect();
     let submitted = panics::no_panic(|| {
         let workflow = engine.register(graph, bodies).map_err(SubmitError::Store)?;
-        engine.submit(&workflow, requests)
+        engine.submit(&workflow, same.iter().zip(&originals).map(|(one, originals)| one.request(originals)))
     });
     match submitted {
         Ok(Ok(handles)) => {
-            for ((caller, originals, awaited, until_end), handle) in callers.into_iter().zip(handles) {
+            for ((Submission { caller, awaited, until_end, .. }, originals), handle) in
+                same.into_iter().zip(originals).zip(handles)
+            {
                 caller.submitted(handle, originals, awaited, until_end);
             }
         }
+        Ok(Err(SubmitError::Refused(_) | SubmitError::OtherInputs { .. })) if same.len() > 1 => {
+            same.into_iter().for_each(|one| submit(engine, vec![one]));
+        }
         Ok(Err(error)) => {
             let error = Arc::new(error);
-            callers.iter().for_each(|(caller, ..)| caller.failed(&workflow, &error));
+            same.iter().for_each(|one| one.caller.failed(&name, &error));
         }
         Err(panicked) => {
             let panicked = Arc::new(panicked);
-            callers.iter().for_each(|(caller, ..)| caller.panicked(&panicked));
+            same.iter().for_each(|one| one.caller.panicked(&panicked));
         }
     }
 }

@@ -315,7 +315,7 @@ impl<H: Host> Limiter<H> {
     }
 
     /// Enters a ready body by `enter`, if its limit allows that now. One that was granted its start too long ago waits for
-    /// another; `enter` is not called then. `now` is what the thread takes the time for.
+    /// another; `enter` is not called then. `now` is the thread's time; for a start under a rate the clock is read anew.
     #[inline]
     pub(crate) fn enter<T>(
         &self,
@@ -330,8 +330,7 @@ impl<H: Host> Limiter<H> {
         }
         match limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) {
             None => enter(now),
-            // No start may be recorded before the latest claim of another runner, so that the clock is read here.
-            Some(limit) => self.enter_under_rate(run, task, limit, clock.now(), enter),
+            Some(limit) => self.enter_under_rate(run, task, limit, clock, enter),
         }
     }
 
@@ -341,15 +340,18 @@ impl<H: Host> Limiter<H> {
         run: &Arc<Run<H>>,
         task: TaskRef,
         limit: &TaskLimit,
-        now: Time,
+        clock: &dyn Clock,
         enter: impl FnOnce(Time) -> Option<T>,
     ) -> Option<T> {
         let (share, rate) = (share(run, task), limit.spec.rate);
         let mut state = self.state.lock();
+        // Read here: no start may be recorded before a claim that another runner has made since the grant.
+        let now = clock.now();
         let (entered, wakes) = match state.may_start(share, now) {
             Entry::Entered => (enter(now), false),
             Entry::Waits => (None, false),
-            Entry::Ungranted if run.state.lock().continues(task) => (enter(now), false),
+            // One that was lost meanwhile would stand in the way of the same attempt once the run is claimed again.
+            Entry::Ungranted if run.is_lost() || run.state.lock().continues(task) => (enter(now), false),
             Entry::Ungranted => {
                 state.add(line_of(run, limit, self.longest), Waiter::new(Arc::clone(run), task, false, None), rate);
                 (None, true)
@@ -361,12 +363,12 @@ impl<H: Host> Limiter<H> {
             Entry::Granted(at) => match enter(at) {
                 Some(entered) => (Some(entered), state.starts(share, at)),
                 None => {
-                    // What is paused is ready once more when it is resumed, and starts then.
-                    let is_held = run.state.lock().is_ready(task);
-                    if is_held {
+                    // Its run is paused: it is ready once more when that is resumed, and starts then.
+                    let is_ready = run.state.lock().is_ready(task);
+                    if is_ready {
                         state.withdraw(share);
                     }
-                    (None, is_held)
+                    (None, is_ready)
                 }
             },
         };

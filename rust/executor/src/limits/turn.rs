@@ -30,6 +30,8 @@ struct Asked<H: Host> {
     continues: bool,
     /// It is still to execute.
     is_wanted: bool,
+    /// Its run belongs to the runner that asks.
+    is_own: bool,
 }
 
 /// A line, and those of it that are asked about.
@@ -115,7 +117,8 @@ impl<H: Host> AskedLine<H> {
         let mut claims = Vec::with_capacity(self.asked.len());
         for one in &mut self.asked {
             let claim = claim_of(one);
-            one.is_wanted = claim.is_some() && one.run.lease == lease;
+            one.is_own = one.run.lease == lease;
+            one.is_wanted = claim.is_some() && one.is_own;
             claims.extend(claim.filter(|_| one.is_wanted));
         }
         let (limit, key) = (Arc::clone(&self.key.0), Arc::clone(&self.key.1));
@@ -139,6 +142,7 @@ impl<H: Host> OwnLine<H> {
                 resumes: waiter.resumes.is_some(),
                 continues: waiter.continues,
                 is_wanted: false,
+                is_own: false,
             })
             .collect();
         let behind = first.next().map(|(place, _)| ((self.line.len() - asked.len()) as u64, place.1));
@@ -282,6 +286,8 @@ impl<H: Host> State<H> {
                         waiter.counted = Some(counted);
                     }
                 }
+                // Its run was resumed while the store was asked about others.
+                _ if !one.is_wanted && one.is_own && claim_of(one).is_some() => self.touch(&line.key),
                 Some(Answer::Gone) | None => {
                     self.waiting.remove(&id);
                     over.extend(self.lines.get_mut(&line.key).and_then(|own| own.line.remove(one.place)));

@@ -18,7 +18,7 @@ use crate::panics::{self, Panicked};
 use crate::refused::refused;
 use crate::run_handle::PyRunHandle;
 use crate::runner::PyRunner;
-use crate::submission::{RunInput, request};
+use crate::submission::{RunInput, taken};
 use crate::submitter::Submission;
 use crate::workflow::PyWorkflow;
 use crate::{errors, exit};
@@ -26,7 +26,8 @@ use crate::{errors, exit};
 /// What has come for the callers on one loop.
 #[derive(Default)]
 struct Arrivals {
-    /// In the order in which it has come.
+    /// In the order in which it has come, with weak references to futures: these are their callers', whose loop would
+    /// otherwise stay with what nobody takes any more.
     queue: Mutex<VecDeque<(Kept, What)>>,
     /// Wakes the loop.
     bell: Bell,
@@ -68,35 +69,44 @@ pub(crate) struct Caller {
 }
 
 struct State {
-    /// The `asyncio.Future` that it awaits: until that is to be completed, or the caller has given up.
+    /// A weak reference to the `asyncio.Future` that it awaits: until that is to be completed, or the caller has given up.
     future: Option<Kept>,
-    /// The run whose end it waits for.
-    run: Option<Waiting>,
+    /// The run whose end it wants to know.
+    run: Option<Wanted>,
+    /// It has given up.
+    is_gone: bool,
 }
 
-struct Waiting {
+struct Wanted {
     handle: Handle<Python3>,
-    /// Of a run that it has submitted, and whose handle it is to get.
-    originals: Option<Arc<Originals>>,
-    _awaiting: Awaiting<Python3>,
+    /// It waits for that now. Of a run that it has submitted: with where the original exceptions are.
+    waits: Option<(Awaiting<Python3>, Option<Arc<Originals>>)>,
 }
 
 impl Caller {
     fn new(arrivals: &Arc<Arrivals>, future: Py<PyAny>) -> Arc<Self> {
-        let state = State { future: Some(Kept::new(future)), run: None };
+        let state = State { future: Some(Kept::new(future)), run: None, is_gone: false };
         Arc::new(Self { arrivals: Arc::clone(arrivals), state: Mutex::new(state) })
     }
 
-    /// Takes what it awaits, for the last time.
-    fn take(&self) -> (Option<Kept>, Option<Waiting>) {
-        let mut state = self.state.lock();
-        (state.future.take(), state.run.take())
-    }
-
     fn gets(&self, what: What) {
-        if let (Some(future), _) = self.take() {
+        let future = self.state.lock().future.take();
+        if let Some(future) = future {
             self.arrivals.push(future, what);
         }
+    }
+
+    /// Keeps the run whose end it wants to know. False: it has given up.
+    fn wants(&self, wanted: Wanted) -> bool {
+        let handle = wanted.handle.clone();
+        let mut state = self.state.lock();
+        if state.is_gone {
+            drop(state);
+            handle.settled().give_up();
+            return false;
+        }
+        state.run = Some(wanted);
+        true
     }
 
     /// Its run is submitted; `awaited`: it wants to know how that ends. `until_end`: it gets to know it here.
@@ -107,27 +117,17 @@ impl Caller {
         awaited: bool,
         until_end: bool,
     ) {
-        if self.state.lock().future.is_none() {
-            if awaited {
-                handle.settled().give_up();
-            }
-        } else if until_end {
+        if until_end {
             self.waits(handle, Some(originals));
-        } else {
+        } else if !awaited || self.wants(Wanted { handle: handle.clone(), waits: None }) {
             self.gets(What::Run(handle, originals));
         }
     }
 
     /// It gets to know once the run is settled.
     fn waits(self: &Arc<Self>, handle: Handle<Python3>, originals: Option<Arc<Originals>>) {
-        let waiting = Waiting { handle: handle.clone(), originals, _awaiting: Awaiting::new(&handle) };
-        let is_there = {
-            let mut state = self.state.lock();
-            let is_there = state.future.is_some();
-            state.run = Some(waiting).filter(|_| is_there);
-            is_there
-        };
-        if is_there {
+        let waits = Some((Awaiting::new(&handle), originals));
+        if self.wants(Wanted { handle: handle.clone(), waits }) {
             // One that is dropped while it waits has given up.
             let caller = Arc::downgrade(self);
             handle.settled().on_settled(Box::new(move || {
@@ -135,15 +135,13 @@ impl Caller {
                     caller.settled();
                 }
             }));
-        } else {
-            handle.settled().give_up();
         }
     }
 
     fn settled(&self) {
-        if let (Some(future), Some(Waiting { handle, originals, .. })) = self.take() {
-            let what = originals.map_or(What::Settled, |originals| What::Run(handle, originals));
-            self.arrivals.push(future, what);
+        let run = self.state.lock().run.take();
+        if let Some(Wanted { handle, waits: Some((_awaiting, originals)) }) = run {
+            self.gets(originals.map_or(What::Settled, |originals| What::Run(handle, originals)));
         }
     }
 
@@ -158,8 +156,12 @@ impl Caller {
     }
 
     fn gives_up(&self) {
-        let (future, run) = self.take();
-        if let Some(Waiting { handle, .. }) = run {
+        let (future, run) = {
+            let mut state = self.state.lock();
+            state.is_gone = true;
+            (state.future.take(), state.run.take())
+        };
+        if let Some(Wanted { handle, .. }) = run {
             handle.settled().give_up();
         }
         drop(future);
@@ -198,8 +200,9 @@ impl PyCallers {
         self.arrivals.bell.fileno(py)
     }
 
-    /// Has a run submitted after the next `flush`. Its handle completes the future: once it is submitted, or with
-    /// `until_end` once it has ended. `awaited`: the caller waits for the end of the run, or calls `give_up`.
+    /// Has a run submitted after the next `flush`. Its handle completes the future to which this is a weak reference: once
+    /// it is submitted, or with `until_end` once it has ended. `awaited`: the caller waits for the end of the run, or
+    /// calls `give_up`.
     #[expect(clippy::too_many_arguments, reason = "each is said apart in Python")]
     fn submit(
         &self,
@@ -217,14 +220,13 @@ impl PyCallers {
             runner.open(py)?;
             failpoint::hit(Failpoint::Caller);
             runner.start_gates(py, workflow)?;
-            let originals = Arc::default();
             let vars = Vars::new(contextvars)?.map(Arc::new);
             let options = options.map(Into::into).unwrap_or_default();
-            let request = request(run, options, vars, &originals).awaited(awaited);
             let (graph, bodies) = workflow.shared(py);
             let caller = Caller::new(&self.arrivals, future);
             let to = Arc::clone(&caller);
-            let submission = Submission { graph, bodies, request, originals, awaited, until_end, caller: to };
+            let run = taken(run);
+            let submission = Submission { graph, bodies, run, options, vars, awaited, until_end, caller: to };
             match runner.inner.submitter.put(&runner.inner.engine, submission) {
                 Ok(true) => Ok(PyAwaited(caller)),
                 // It was closed in between.
@@ -242,7 +244,7 @@ impl PyCallers {
         self.runner.get().inner.submitter.flush();
     }
 
-    /// None completes the future once `wait(0)` of the run's handle returns true or raises.
+    /// None completes the future, given as above, once `wait(0)` of the run's handle returns true or raises.
     fn settled(&self, run: &PyRunHandle, future: Py<PyAny>) -> PyResult<PyAwaited> {
         panics::method(|| {
             self.runner.get().inner.home.check("RunHandle")?;
@@ -252,7 +254,13 @@ impl PyCallers {
         })
     }
 
-    /// Takes at most so many futures that are to be completed, each with its result or its exception.
+    /// Drops what has come, and what it keeps: all callers have left.
+    fn clear(&self) {
+        let left = std::mem::take(&mut *self.arrivals.queue.lock());
+        drop(left);
+    }
+
+    /// Takes at most so many futures that are to be completed, as weak references, each with its result or its exception.
     fn turn<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         panics::method(|| {
             let arrived = self.arrivals.take(most).into_iter();
