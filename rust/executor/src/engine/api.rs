@@ -108,7 +108,9 @@ impl<H: Host> Engine<H> {
         workflow: &Arc<RegisteredWorkflow<H>>,
         requests: Vec<RunRequest<H>>,
     ) -> Result<Vec<Arc<Run<H>>>, Lost> {
-        self.children.start(parent, record, workflow, requests)
+        // If the store has lost rows and cannot record it now, the parent is lost too, which the commit finds.
+        let current = self.recovery.current(workflow).unwrap_or_else(|_| Arc::clone(workflow));
+        self.children.start(parent, record, &current, requests)
     }
 
     /// Why a run may start no child of this workflow, if it may not: there are too many levels above it.

@@ -205,6 +205,7 @@ impl<H: Host> Recovery<H> {
 
     /// Claims runs that were left in the store for lack of room, as far as there is room now. Blocks.
     pub(crate) fn recover_left(&self) -> Result<(), StoreError> {
+        self.keep_registered()?;
         for (number, versions) in self.control.sharing.left() {
             let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };
             self.recover_versions(&workflow, &versions)?;
@@ -218,6 +219,8 @@ impl<H: Host> Recovery<H> {
         }
         // Of no version: this only releases the runs of dead runners.
         self.control.store().claim(self.control.lease(), &[], self.control.clock.lease_time(), 0)?;
+        // Then the lease is of the store as it is now: so are the numbers by which runs are claimed.
+        self.keep_registered()?;
         let unowned = self.control.store().unowned()?;
         for of_workflow in unowned.chunk_by(|(one, _), (other, _)| one == other) {
             let workflow = self.workflows.read().numbered(of_workflow[0].0).cloned();

@@ -39,9 +39,11 @@ impl<H: Host> RegisteredWorkflows<H> {
         self.by_name.insert(name, workflow)
     }
 
-    /// All of them.
+    /// All of them, in order of their numbers.
     pub(crate) fn all(&self) -> Vec<Arc<RegisteredWorkflow<H>>> {
-        self.by_name.values().cloned().collect()
+        let mut all: Vec<_> = self.by_name.values().cloned().collect();
+        all.sort_unstable_by_key(|workflow| workflow.number);
+        all
     }
 
     /// Another one of the same graph takes the place of one that is registered still.

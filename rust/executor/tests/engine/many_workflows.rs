@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bide_executor::RunRequest;
-use bide_executor::core::{Graph, RunId, TaskSpec};
+use bide_executor::core::event::ChildStart;
+use bide_executor::core::{EntryKey, Event, Graph, RunId, TaskRef, TaskSpec};
 use bide_executor::drive::Driver;
 use bide_executor::store::{Durability, MemoryStore, SqliteStore, Store};
+use bide_executor::{Handle, RunRequest};
 use bide_testkit::{FaultyStore, VirtualClock};
 
 use super::{Idle, pool};
@@ -110,4 +111,34 @@ fn calls_of_a_store_do_not_grow_with_the_workflows() {
         assert_eq!(one, beside(2));
         assert_eq!(one, beside(200));
     }
+}
+
+/// A server that loses its last commits may lose what it had numbered. What a body starts has the number that its
+/// workflow has since, whatever the body kept of it.
+#[test]
+fn a_child_has_the_number_that_its_workflow_has_now() {
+    let store = MemoryStore::new();
+    let empty = store.snapshot();
+    let mut runner = Counted::open(&(Arc::clone(&store) as Arc<dyn Store>));
+    let (child, parent) = (workflow(1, &["child"]), workflow(2, &["parent"]));
+    let kept = runner.driver.engine().register(child.0, child.1).unwrap();
+    let starts = runner.driver.engine().register(parent.0, parent.1).unwrap();
+    store.lose(&empty);
+    // Another runner comes first, whose workflows get the numbers that these had.
+    let mut other = Counted::open(&(Arc::clone(&store) as Arc<dyn Store>));
+    for number in 3..6 {
+        other.register(number, &["task"]);
+    }
+    runner.driver.lease_turn();
+    let run = match &runner.driver.engine().submit(&starts, [RunRequest::new(Box::default())]).unwrap()[0] {
+        Handle::Live(run) => Arc::clone(run),
+        _ => panic!("it is executed elsewhere"),
+    };
+    let (task, attempt) = (TaskRef::plain(0), runner.driver.enter(&run, TaskRef::plain(0)).unwrap().attempt);
+    let key = EntryKey { name: "child".into(), n: 1 };
+    let event = Event::ChildrenStarted { task, attempt, starts: vec![ChildStart::new(key, None)] };
+    let request = RunRequest::new(Box::default());
+    let children = runner.driver.start_children(&run, event, &kept, vec![request]).unwrap();
+    assert_ne!(runner.driver.engine().workflow("workflow 1").unwrap().number, kept.number);
+    assert_eq!(&*store.load(children[0].id).unwrap().unwrap().run.workflow, "workflow 1");
 }
