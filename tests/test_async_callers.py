@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -136,26 +137,32 @@ async def test_what_else_is_on_the_loop_has_turns_between_callers_whose_runs_end
     assert max(continued) <= MOST
 
 
-async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str) -> None:
+async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     reads: set[int] = set()
     add, remove = loop.add_reader, loop.remove_reader
-    loop.add_reader = lambda fd, *call: (reads.add(fd), add(fd, *call))  # type: ignore[method-assign, assignment]
-    loop.remove_reader = lambda fd: (reads.discard(fd), remove(fd))[1]  # type: ignore[method-assign]
-    try:
-        runner = bide.Runner(store)
-        assert (await runner.run_async(workflow, {"n": 3}))["square"] == 9
-        assert not reads
-        waiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [never])))
-        await asyncio.sleep(0)
-        assert len(reads) == 1
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert not reads
-        await runner.close_async(grace=0)
-    finally:
-        del loop.add_reader, loop.remove_reader  # type: ignore[method-assign]
+
+    def adds(fd: int, callback: Callable[[], None]) -> None:
+        reads.add(fd)
+        add(fd, callback)
+
+    def removes(fd: int) -> bool:
+        reads.discard(fd)
+        return remove(fd)
+
+    monkeypatch.setattr(loop, "add_reader", adds)
+    monkeypatch.setattr(loop, "remove_reader", removes)
+    runner = bide.Runner(store)
+    assert (await runner.run_async(workflow, {"n": 3}))["square"] == 9
+    assert not reads
+    waiting = asyncio.create_task(runner.run_async(bide.Workflow("w", [never])))
+    await asyncio.sleep(0)
+    assert len(reads) == 1
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not reads
+    await runner.close_async(grace=0)
 
 
 def test_a_loop_that_callers_have_left_is_kept_by_nothing(store: str) -> None:

@@ -334,7 +334,7 @@ class StoreAccess(Reads, Controls, Repairs, Schedules, Watches, StoreTwins):
         loop = asyncio.get_running_loop()
         known = self._caller_loops.get(loop)
         if known is None:
-            known = self._caller_loops[loop] = CallerLoop(self._core.callers())
+            known = self._caller_loops[loop] = CallerLoop(_core.Callers(self._core))
         return known
 
     def _submit(  # noqa: PLR0913 - each is said apart

@@ -60,7 +60,11 @@ class CallerLoop:
 
     async def settled(self, run: "_core.RunHandle") -> None:
         """Wait until `wait(0)` of a run's handle returns True or raises."""
-        await self._arrival(asyncio.get_running_loop(), lambda future: self._core.settled(run, future))
+
+        def ask(future: "ref[asyncio.Future[None]]") -> "_core.Awaited":
+            return self._core.settled(run, future)
+
+        await self._arrival(asyncio.get_running_loop(), ask)
 
     async def _arrival(self, loop: asyncio.AbstractEventLoop, ask: "Ask[T]") -> T:
         future: asyncio.Future[T] = loop.create_future()

@@ -96,7 +96,9 @@ _Entry: TypeAlias = tuple[
 _Position: TypeAlias = tuple[int, int, int, int, int]
 
 __all__ = [
+    "Awaited",
     "Call",
+    "Callers",
     "Channel",
     "Coroutine",
     "Driver",
@@ -880,9 +882,6 @@ class Runner:
     def elsewhere(self) -> bool:
         """Whether this process was forked from the one that the runner belongs to."""
 
-    def callers(self) -> Callers:
-        """Return the callers on an event loop, of whom there are none yet."""
-
     def loop_queue(self) -> LoopQueue:
         """Return what its event loop works on."""
 
@@ -901,7 +900,10 @@ class Awaited:
 
 @final
 class Callers:
-    """The callers on one event loop. See `_caller_loop.py`."""
+    """The callers of a runner on one event loop. See `_caller_loop.py`."""
+
+    def __new__(cls, runner: Runner) -> Self:
+        """Begin without any."""
 
     def fileno(self) -> int:
         """Return what the loop reads from when something has come."""

@@ -17,7 +17,7 @@ use bide_store::RunFilter;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::aio::{Loop, LoopQueue, PyCallers, PyLoopQueue};
+use crate::aio::{Loop, LoopQueue, PyLoopQueue};
 use crate::channel::{self, PyChannel};
 use crate::control::{self, PyAsk};
 use crate::exit;
@@ -441,12 +441,6 @@ impl PyRunner {
     fn loop_queue(&self) -> PyResult<PyLoopQueue> {
         self.inner.home.check("Runner")?;
         Ok(PyLoopQueue::new(Arc::clone(&self.inner.queue), Arc::clone(&self.inner.engine)))
-    }
-
-    /// The callers on an event loop.
-    fn callers(slf: Py<Self>) -> PyResult<PyCallers> {
-        slf.get().inner.home.check("Runner")?;
-        Ok(PyCallers::new(slf))
     }
 
     /// The store's name, without secrets.

@@ -4,16 +4,28 @@
 use std::sync::Arc;
 
 use bide_core::{Graph, RunOptions};
-use bide_executor::{Inputs, RunRequest, SubmitError};
+use bide_executor::{Handle, Inputs, RunRequest, SubmitError};
 use bide_sync::{Condvar, Mutex};
 
-use crate::aio::Caller;
 use crate::body::PyBody;
 use crate::host::{Originals, PyEngine, Python3, Vars};
-use crate::{panics, submission};
+use crate::panics::{self, Panicked};
+use crate::submission;
 
 /// How many runs are submitted in one commit.
 const MOST: usize = 256;
+
+/// Who gets to know what has come of a run that it has put.
+pub(crate) trait Caller: Send + Sync {
+    /// It is submitted.
+    fn submitted(self: Arc<Self>, handle: Handle<Python3>, originals: Arc<Originals>);
+
+    /// It is not submitted to this workflow.
+    fn failed(&self, workflow: &Arc<str>, error: &Arc<SubmitError>);
+
+    /// It is not submitted, because of a bug.
+    fn panicked(&self, panicked: &Arc<Panicked>);
+}
 
 /// A run to submit.
 pub(crate) struct Submission {
@@ -24,11 +36,9 @@ pub(crate) struct Submission {
     pub(crate) run: (Inputs, Option<Arc<str>>),
     pub(crate) options: RunOptions,
     pub(crate) vars: Option<Arc<Vars>>,
-    /// See [`Caller::submitted`].
+    /// Its caller waits for it until its end.
     pub(crate) awaited: bool,
-    pub(crate) until_end: bool,
-    /// Who gets its handle.
-    pub(crate) caller: Arc<Caller>,
+    pub(crate) caller: Arc<dyn Caller>,
 }
 
 impl Submission {
@@ -137,10 +147,8 @@ fn submit(engine: &Arc<PyEngine>, same: Vec<Submission>) {
     });
     match submitted {
         Ok(Ok(handles)) => {
-            for ((Submission { caller, awaited, until_end, .. }, originals), handle) in
-                same.into_iter().zip(originals).zip(handles)
-            {
-                caller.submitted(handle, originals, awaited, until_end);
+            for ((submission, originals), handle) in same.into_iter().zip(originals).zip(handles) {
+                submission.caller.submitted(handle, originals);
             }
         }
         Ok(Err(SubmitError::Refused(_) | SubmitError::OtherInputs { .. })) if same.len() > 1 => {

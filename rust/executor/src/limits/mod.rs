@@ -4,11 +4,13 @@
 //! key. The service asks the store for the first ones of each line (`turn.rs`), all at once, whenever there may be room:
 //! somebody came, an attempt ended, another runner released a share, a rate's span is over. Nothing polls. Where an
 //! attempt ends here for which others wait here, the commit of its end asks for them (`with_commit.rs`). Where nobody
-//! waits at another runner, the next one here has the share before that commit, which records it (`passing.rs`).
+//! waits at another runner, the next one here has the share before that commit, which records it (`passing.rs`). A body
+//! with its share is entered by `entering.rs`.
 //!
 //! The end of an attempt releases its share in its own commit: the store does that. What is kept here is lost with the
 //! process, and nothing depends on it.
 
+mod entering;
 mod lines;
 mod passing;
 mod turn;
@@ -26,7 +28,7 @@ use bide_core::limits::{Line, Place, key_text};
 use bide_core::longest::shortened;
 use bide_core::record::RunRowId;
 use bide_core::{Counted, Rate, TaskId, TaskRef, Time};
-use bide_store::{Clock, Moved, ShareId};
+use bide_store::{Moved, ShareId};
 use bide_sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
@@ -312,71 +314,6 @@ impl<H: Host> Limiter<H> {
         }
         drop(state);
         self.woken.notify_one();
-    }
-
-    /// Enters a ready body by `enter`, if its limit allows that now. One that was granted its start too long ago waits for
-    /// another; `enter` is not called then. `now` is the thread's time; for a start under a rate the clock is read anew.
-    #[inline]
-    pub(crate) fn enter<T>(
-        &self,
-        run: &Arc<Run<H>>,
-        task: TaskRef,
-        now: Time,
-        clock: &dyn Clock,
-        enter: impl FnOnce(Time) -> Option<T>,
-    ) -> Option<T> {
-        if !self.is_active() || run.is_lost() {
-            return enter(now);
-        }
-        match limit_of(run, task).filter(|limit| limit.spec.rate.is_some()) {
-            None => enter(now),
-            Some(limit) => self.enter_under_rate(run, task, limit, clock, enter),
-        }
-    }
-
-    #[cold]
-    fn enter_under_rate<T>(
-        &self,
-        run: &Arc<Run<H>>,
-        task: TaskRef,
-        limit: &TaskLimit,
-        clock: &dyn Clock,
-        enter: impl FnOnce(Time) -> Option<T>,
-    ) -> Option<T> {
-        let (share, rate) = (share(run, task), limit.spec.rate);
-        let mut state = self.state.lock();
-        // Read here: no start may be recorded before a claim that another runner has made since the grant.
-        let now = clock.now();
-        let (entered, wakes) = match state.may_start(share, now) {
-            Entry::Entered => (enter(now), false),
-            Entry::Waits => (None, false),
-            // One that was lost meanwhile would stand in the way of the same attempt once the run is claimed again.
-            Entry::Ungranted if run.is_lost() || run.state.lock().continues(task) => (enter(now), false),
-            Entry::Ungranted => {
-                state.add(line_of(run, limit, self.longest), Waiter::new(Arc::clone(run), task, false, None), rate);
-                (None, true)
-            }
-            Entry::TooLate(line) => {
-                state.add(line, Waiter::new(Arc::clone(run), task, false, None), rate);
-                (None, true)
-            }
-            Entry::Granted(at) => match enter(at) {
-                Some(entered) => (Some(entered), state.starts(share, at)),
-                None => {
-                    // Its run is paused: it is ready once more when that is resumed, and starts then.
-                    let is_ready = run.state.lock().is_ready(task);
-                    if is_ready {
-                        state.withdraw(share);
-                    }
-                    (None, is_ready)
-                }
-            },
-        };
-        drop(state);
-        if wakes {
-            self.woken.notify_one();
-        }
-        entered
     }
 
     /// A body does not execute any more, but has not ended: it waits, or was suspended.

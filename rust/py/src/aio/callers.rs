@@ -19,7 +19,7 @@ use crate::refused::refused;
 use crate::run_handle::PyRunHandle;
 use crate::runner::PyRunner;
 use crate::submission::{RunInput, taken};
-use crate::submitter::Submission;
+use crate::submitter::{Caller, Submission};
 use crate::workflow::PyWorkflow;
 use crate::{errors, exit};
 
@@ -62,9 +62,13 @@ impl Arrivals {
     }
 }
 
-/// One that awaits something.
-pub(crate) struct Caller {
+/// A coroutine that awaits something.
+struct Coroutine {
     arrivals: Arc<Arrivals>,
+    /// It wants to know how the run ends that it submits.
+    awaited: bool,
+    /// It gets the handle of that run only then.
+    until_end: bool,
     state: Mutex<State>,
 }
 
@@ -83,10 +87,10 @@ struct Wanted {
     waits: Option<(Awaiting<Python3>, Option<Arc<Originals>>)>,
 }
 
-impl Caller {
-    fn new(arrivals: &Arc<Arrivals>, future: Py<PyAny>) -> Arc<Self> {
-        let state = State { future: Some(Kept::new(future)), run: None, is_gone: false };
-        Arc::new(Self { arrivals: Arc::clone(arrivals), state: Mutex::new(state) })
+impl Coroutine {
+    fn new(arrivals: &Arc<Arrivals>, future: Py<PyAny>, awaited: bool, until_end: bool) -> Arc<Self> {
+        let state = Mutex::new(State { future: Some(Kept::new(future)), run: None, is_gone: false });
+        Arc::new(Self { arrivals: Arc::clone(arrivals), awaited, until_end, state })
     }
 
     fn gets(&self, what: What) {
@@ -107,21 +111,6 @@ impl Caller {
         }
         state.run = Some(wanted);
         true
-    }
-
-    /// Its run is submitted; `awaited`: it wants to know how that ends. `until_end`: it gets to know it here.
-    pub(crate) fn submitted(
-        self: &Arc<Self>,
-        handle: Handle<Python3>,
-        originals: Arc<Originals>,
-        awaited: bool,
-        until_end: bool,
-    ) {
-        if until_end {
-            self.waits(handle, Some(originals));
-        } else if !awaited || self.wants(Wanted { handle: handle.clone(), waits: None }) {
-            self.gets(What::Run(handle, originals));
-        }
     }
 
     /// It gets to know once the run is settled.
@@ -145,16 +134,6 @@ impl Caller {
         }
     }
 
-    /// Nothing was submitted.
-    pub(crate) fn failed(&self, workflow: &Arc<str>, error: &Arc<SubmitError>) {
-        self.gets(What::Failed(Arc::clone(workflow), Arc::clone(error)));
-    }
-
-    /// Nothing was submitted, because of a bug.
-    pub(crate) fn panicked(&self, panicked: &Arc<Panicked>) {
-        self.gets(What::Panicked(Arc::clone(panicked)));
-    }
-
     fn gives_up(&self) {
         let (future, run) = {
             let mut state = self.state.lock();
@@ -168,9 +147,27 @@ impl Caller {
     }
 }
 
+impl Caller for Coroutine {
+    fn submitted(self: Arc<Self>, handle: Handle<Python3>, originals: Arc<Originals>) {
+        if self.until_end {
+            self.waits(handle, Some(originals));
+        } else if !self.awaited || self.wants(Wanted { handle: handle.clone(), waits: None }) {
+            self.gets(What::Run(handle, originals));
+        }
+    }
+
+    fn failed(&self, workflow: &Arc<str>, error: &Arc<SubmitError>) {
+        self.gets(What::Failed(Arc::clone(workflow), Arc::clone(error)));
+    }
+
+    fn panicked(&self, panicked: &Arc<Panicked>) {
+        self.gets(What::Panicked(Arc::clone(panicked)));
+    }
+}
+
 /// What a caller keeps while it awaits something.
 #[pyclass(frozen, module = "bide._core", name = "Awaited")]
-pub(crate) struct PyAwaited(Arc<Caller>);
+pub(crate) struct PyAwaited(Arc<Coroutine>);
 
 #[pymethods]
 impl PyAwaited {
@@ -187,14 +184,14 @@ pub(crate) struct PyCallers {
     arrivals: Arc<Arrivals>,
 }
 
-impl PyCallers {
-    pub(crate) fn new(runner: Py<PyRunner>) -> Self {
-        Self { runner, arrivals: Arc::default() }
-    }
-}
-
 #[pymethods]
 impl PyCallers {
+    #[new]
+    fn new(runner: Py<PyRunner>) -> PyResult<Self> {
+        runner.get().inner.home.check("Runner")?;
+        Ok(Self { runner, arrivals: Arc::default() })
+    }
+
     /// What the loop reads from when something has come.
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         self.arrivals.bell.fileno(py)
@@ -223,12 +220,11 @@ impl PyCallers {
             let vars = Vars::new(contextvars)?.map(Arc::new);
             let options = options.map(Into::into).unwrap_or_default();
             let (graph, bodies) = workflow.shared(py);
-            let caller = Caller::new(&self.arrivals, future);
-            let to = Arc::clone(&caller);
-            let run = taken(run);
-            let submission = Submission { graph, bodies, run, options, vars, awaited, until_end, caller: to };
+            let coroutine = Coroutine::new(&self.arrivals, future, awaited, until_end);
+            let (run, caller) = (taken(run), Arc::clone(&coroutine) as Arc<dyn Caller>);
+            let submission = Submission { graph, bodies, run, options, vars, awaited, caller };
             match runner.inner.submitter.put(&runner.inner.engine, submission) {
-                Ok(true) => Ok(PyAwaited(caller)),
+                Ok(true) => Ok(PyAwaited(coroutine)),
                 // It was closed in between.
                 Ok(false) => Err(runner.closed_error(py)),
                 Err(error) => {
@@ -248,9 +244,9 @@ impl PyCallers {
     fn settled(&self, run: &PyRunHandle, future: Py<PyAny>) -> PyResult<PyAwaited> {
         panics::method(|| {
             self.runner.get().inner.home.check("RunHandle")?;
-            let caller = Caller::new(&self.arrivals, future);
-            caller.waits(run.handle(), None);
-            Ok(PyAwaited(caller))
+            let coroutine = Coroutine::new(&self.arrivals, future, true, true);
+            coroutine.waits(run.handle(), None);
+            Ok(PyAwaited(coroutine))
         })
     }
 

@@ -22,7 +22,7 @@ mod wait;
 mod within;
 
 pub(crate) use call::PyCall;
-pub(crate) use callers::{Caller, PyAwaited, PyCallers};
+pub(crate) use callers::{PyAwaited, PyCallers};
 pub(crate) use coroutine::PyCoroutine;
 pub(crate) use driver::PyDriver;
 pub(crate) use gate::PyGateWatch;
