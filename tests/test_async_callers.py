@@ -13,6 +13,7 @@ import pytest
 
 import bide
 from bide._caller_loop import MOST
+from processes import eventually
 
 
 @bide.task
@@ -142,9 +143,9 @@ async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str, mon
     reads: set[int] = set()
     add, remove = loop.add_reader, loop.remove_reader
 
-    def adds(fd: int, callback: Callable[[], None]) -> None:
+    def adds(fd: int, callback: Callable[..., None], *arguments: object) -> None:
         reads.add(fd)
-        add(fd, callback)
+        add(fd, callback, *arguments)
 
     def removes(fd: int) -> bool:
         reads.discard(fd)
@@ -163,6 +164,30 @@ async def test_a_loop_reads_for_its_callers_only_while_one_waits(store: str, mon
         await waiting
     assert not reads
     await runner.close_async(grace=0)
+
+
+async def test_a_task_to_which_nobody_refers_comes_to_its_end(store: str) -> None:
+    opens, ended = threading.Event(), asyncio.Event()
+
+    @bide.task(gate=bide.until(opens.is_set, every=0.001))
+    def gated() -> None:
+        pass
+
+    async def awaits(by_handle: bool) -> None:
+        await (await runner.submit_async(waits) if by_handle else runner.run_async(waits))
+        ends.append(by_handle)
+        if len(ends) == 2:
+            ended.set()
+
+    waits, ends = bide.Workflow("w", [gated]), list[bool]()
+    async with bide.Runner(store) as runner:
+        for by_handle in (True, False):
+            asyncio.create_task(awaits(by_handle))  # noqa: RUF006 - that is the point
+        await asyncio.to_thread(eventually, lambda: len(runner.runs(status="Running")) == 2, "both wait")
+        gc.collect()
+        opens.set()
+        async with asyncio.timeout(30):
+            await ended.wait()
 
 
 def test_a_loop_that_callers_have_left_is_kept_by_nothing(store: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import bide
 from bide import RunEvent, RunEventKind
-from bide._caller_loop import CallerLoop
+from bide._caller_loop import CallerLoop, Waiting
 from processes import Child, eventually
 
 APPROVAL = bide.signal("approval", str)
@@ -125,8 +125,8 @@ async def test_a_failed_run_whose_coroutine_was_cancelled_is_an_error(
 ) -> None:
     waits, turn = threading.Event(), CallerLoop._turn
 
-    def cancels(callers: CallerLoop) -> None:
-        turn(callers)
+    def cancels(callers: CallerLoop, waiting: Waiting) -> None:
+        turn(callers, waiting)
         awaiting.cancel()
 
     @bide.task

@@ -6,7 +6,7 @@ come.
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import ref
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ Ask: TypeAlias = "Callable[[ref[asyncio.Future[T]]], _core.Awaited]"
 """What asks for something that completes a future."""
 
 
+Waiting: TypeAlias = "set[asyncio.Future[Any]]"
+"""The futures that callers await. Their loop keeps them, and so their tasks, to which it has no other reference."""
+
+
 class CallerLoop:
     """The callers on one event loop. It reads from the socket while one of them awaits something."""
 
@@ -33,7 +37,7 @@ class CallerLoop:
         """Wrap what the extension keeps of them."""
         self._core = core
         self._reads = core.fileno()
-        self._waiting = 0
+        self._waiting: ref[Waiting] | None = None
         self._flushes = False
 
     async def submit(
@@ -68,9 +72,12 @@ class CallerLoop:
 
     async def _arrival(self, loop: asyncio.AbstractEventLoop, ask: "Ask[T]") -> T:
         future: asyncio.Future[T] = loop.create_future()
-        if not self._waiting:
-            loop.add_reader(self._reads, self._turn)
-        self._waiting += 1
+        waiting = None if self._waiting is None else self._waiting()
+        if waiting is None:
+            waiting = set()
+            loop.add_reader(self._reads, self._turn, waiting)
+            self._waiting = ref(waiting)
+        waiting.add(future)
         asked = None
         try:
             asked = ask(ref(future))
@@ -80,17 +87,24 @@ class CallerLoop:
         finally:
             if asked is not None:
                 asked.give_up()
-            self._waiting -= 1
-            if not self._waiting:
-                self._core.clear()
-                if not loop.is_closed():
-                    loop.remove_reader(self._reads)
+            waiting.discard(future)
+            if not waiting:
+                self._end(loop)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read no more: nobody waits."""
+        self._waiting = None
+        if self._flushes:  # the loop was closed before
+            self._flush()
+        self._core.clear()
+        if not loop.is_closed():
+            loop.remove_reader(self._reads)
 
     def _flush(self) -> None:
         self._flushes = False
         self._core.flush()
 
-    def _turn(self) -> None:
+    def _turn(self, _waiting: Waiting) -> None:
         for reference, result in self._core.turn(MOST):
             future = reference()
             if future is None or future.done():

@@ -15,6 +15,7 @@ pub(crate) mod mail;
 pub(crate) mod not_registered;
 pub(crate) mod polls;
 pub(crate) mod recover;
+mod registering;
 pub(crate) mod registry;
 pub(crate) mod requests;
 pub(crate) mod run;

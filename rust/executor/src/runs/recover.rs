@@ -1,14 +1,14 @@
-//! Registering workflows, and recovering their unfinished runs that no runner executes: at the start, after a crash of
-//! another runner, after a lost lease.
+//! Recovering the unfinished runs of registered workflows that no runner executes: at the start, after a crash of another
+//! runner, after a lost lease. Workflows are registered by `registering.rs`.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bide_core::event::Timer;
 use bide_core::fit::{self, Fit};
-use bide_core::record::{NewTask, RunUpdate, StoredRun};
-use bide_core::{BlockReason, DecodeError, Event, Failure, Graph, RunId, RunState, RunStatus, TaskId, TaskRef};
+use bide_core::record::{RunUpdate, StoredRun};
+use bide_core::{BlockReason, DecodeError, Event, Failure, RunId, RunState, RunStatus, TaskRef};
 use bide_store::{CommitId, Lease, Standing, StoreError, UnownedRuns};
 use bide_sync::{Mutex, RwLock};
 
@@ -18,7 +18,7 @@ use crate::ledger::{CommitPath, QueuedEvent};
 use crate::log::Level;
 use crate::runs::children::Children;
 use crate::runs::not_registered::NotRegistered;
-use crate::runs::registry::{RegisteredWorkflows, too_long_names};
+use crate::runs::registry::RegisteredWorkflows;
 use crate::runs::run::{Inputs, ParentRun, RegisteredWorkflow, Run, RunRequest};
 
 /// How many runs are claimed in one commit.
@@ -36,11 +36,11 @@ pub(crate) struct Recovery<H: Host> {
     /// Finds the ends of their children.
     children: Arc<Children<H>>,
     /// What may be recovered.
-    workflows: RwLock<RegisteredWorkflows<H>>,
+    pub(super) workflows: RwLock<RegisteredWorkflows<H>>,
     /// How often the store had lost commits when they were registered.
-    history: AtomicU64,
-    /// Held by the thread that registers them again.
-    registering: Mutex<()>,
+    pub(super) history: AtomicU64,
+    /// Held by a thread that registers some of them.
+    pub(super) registering: Mutex<()>,
 }
 
 impl<H: Host> Recovery<H> {
@@ -54,121 +54,6 @@ impl<H: Host> Recovery<H> {
     /// The workflow registered under this name.
     pub(crate) fn workflow(&self, name: &str) -> Option<Arc<RegisteredWorkflow<H>>> {
         self.workflows.read().get(name).cloned()
-    }
-
-    /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
-    ///
-    /// # Errors
-    /// From the store.
-    pub(crate) fn register(
-        &self,
-        graph: Arc<Graph>,
-        bodies: Arc<[H::Body]>,
-    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
-        let known = self.workflows.read().get(graph.workflow()).cloned();
-        if let Some(workflow) = known.filter(|workflow| Arc::ptr_eq(&workflow.graph, &graph)) {
-            return Ok(workflow);
-        }
-        let workflow = Arc::new(self.record(graph, bodies)?);
-        let before = self.workflows.write().insert(Arc::clone(&workflow));
-        if !self.control.is_client()
-            && let Err(error) = self.recover_registered(&workflow)
-        {
-            // As if it had not been registered: the next try recovers what is there.
-            let mut workflows = self.workflows.write();
-            match before {
-                Some(before) => drop(workflows.insert(before)),
-                None => workflows.remove(workflow.graph.workflow()),
-            }
-            return Err(error);
-        }
-        Ok(workflow)
-    }
-
-    /// Registers all workflows once more if the store has lost rows meanwhile: they may have other numbers from then on.
-    ///
-    /// # Errors
-    /// From the store.
-    pub(crate) fn keep_registered(&self) -> Result<(), StoreError> {
-        if self.history.load(Ordering::Acquire) == self.control.store().history() {
-            return Ok(());
-        }
-        let _registering = self.registering.lock();
-        let history = self.control.store().history();
-        if self.history.load(Ordering::Acquire) == history {
-            return Ok(());
-        }
-        let known = self.workflows.read().all();
-        for workflow in known {
-            let again = self.record(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))?;
-            self.workflows.write().replace(&workflow, again);
-        }
-        self.history.store(history, Ordering::Release);
-        Ok(())
-    }
-
-    /// The workflow with the numbers that it has now.
-    ///
-    /// # Errors
-    /// From the store.
-    pub(crate) fn current(
-        &self,
-        workflow: &Arc<RegisteredWorkflow<H>>,
-    ) -> Result<Arc<RegisteredWorkflow<H>>, StoreError> {
-        self.keep_registered()?;
-        let known = self.workflow(workflow.graph.workflow());
-        let known = known.filter(|known| Arc::ptr_eq(&known.graph, &workflow.graph));
-        Ok(known.unwrap_or_else(|| Arc::clone(workflow)))
-    }
-
-    /// Has the store record a workflow.
-    fn record(&self, graph: Arc<Graph>, bodies: Arc<[H::Body]>) -> Result<RegisteredWorkflow<H>, StoreError> {
-        if let Some(why) = too_long_names::<H>(&graph, &bodies, self.control.longest_name) {
-            return Err(StoreError::Unavailable(format!("{}: {why}", self.control.store().name())));
-        }
-        let tasks = NewTask::all_of(&graph);
-        let stored = self.control.store().register(graph.workflow(), graph.version(), &tasks)?;
-        if !stored.tasks.iter().map(|task| &task.name).eq(tasks.iter().map(|task| &task.name)) {
-            return Err(StoreError::Corrupt(format!(
-                "{}: the recorded tasks of workflow '{}' are not those of its version; the file was changed by another \
-                 program or is damaged",
-                self.control.store().name(),
-                graph.workflow(),
-            )));
-        }
-        if stored.signals.as_deref() != graph.signals() {
-            self.control.store().declare(stored.version, graph.signals())?;
-        }
-        let ids: Arc<[TaskId]> = stored.tasks.iter().map(|task| task.id).collect();
-        if !self.control.is_client() {
-            self.define_limits(&bodies)?;
-        }
-        let late_handles = bodies.iter().map(|_| AtomicBool::default()).collect();
-        Ok(RegisteredWorkflow {
-            bodies,
-            number: stored.number,
-            version: stored.version,
-            ids,
-            recorded: stored.tasks,
-            fits: Mutex::default(),
-            late_handles,
-            by_id: OnceLock::new(),
-            graph,
-        })
-    }
-
-    /// Records the limits of a workflow's tasks.
-    fn define_limits(&self, bodies: &[H::Body]) -> Result<(), StoreError> {
-        for limit in bodies.iter().filter_map(|body| H::limit(body)) {
-            if let Some(before) = self.control.store().define_limit(&limit.spec)? {
-                self.control.warn(&format!(
-                    "{} replaces what was defined before: {before}; it counts for all runners of the store",
-                    limit.spec
-                ));
-            }
-            self.control.limits.activate();
-        }
-        Ok(())
     }
 
     /// Recovers the runs without an owner that fit a registered workflow. Blocks. The cost depends on the number of
@@ -205,6 +90,17 @@ impl<H: Host> Recovery<H> {
 
     /// Claims runs that were left in the store for lack of room, as far as there is room now. Blocks.
     pub(crate) fn recover_left(&self) -> Result<(), StoreError> {
+        let lease = self.control.lease();
+        match self.recover_each_left() {
+            Err(StoreError::Fenced { .. }) => {
+                self.control.fenced(lease);
+                self.recover_unowned()
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn recover_each_left(&self) -> Result<(), StoreError> {
         self.keep_registered()?;
         for (number, versions) in self.control.sharing.left() {
             let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };

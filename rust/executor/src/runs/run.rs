@@ -39,6 +39,8 @@ pub struct RegisteredWorkflow<H: Host> {
     pub version: i64,
     /// The store's numbers of the tasks.
     pub ids: Arc<[TaskId]>,
+    /// How often the store had lost rows when it gave these numbers: then they may be others' now.
+    pub(crate) history: u64,
     /// The tasks by these numbers, once one was asked for.
     pub(crate) by_id: OnceLock<HashMap<TaskId, TaskIx, QuickHash>>,
     /// The tasks as the store records them.

@@ -184,6 +184,7 @@ impl<H: Host> Scheduler<H> {
         let now = self.control.clock.now();
         let id = self.ids.next(now);
         // The version that is executed here. Only what a client starts may have none: then that of the definition.
+        self.recovery.keep_registered()?;
         let registered = self.recovery.workflow(&schedule.workflow);
         let (workflow, version) = registered.map_or(schedule.version, |known| (known.number, known.version));
         let inputs = schedule.inputs_at(tick).ok_or_else(|| {

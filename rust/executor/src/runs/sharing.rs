@@ -167,6 +167,12 @@ impl Sharing {
         self.has_left.store(true, Ordering::Relaxed);
     }
 
+    /// Workflows may have other numbers from now on.
+    pub(crate) fn forget_left(&self) {
+        self.left.lock().clear();
+        self.has_left.store(false, Ordering::Relaxed);
+    }
+
     /// Whether runs were left for lack of room.
     pub(crate) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::Relaxed)
