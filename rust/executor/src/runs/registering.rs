@@ -14,6 +14,9 @@ use crate::runs::recover::Recovery;
 use crate::runs::registry::too_long_names;
 use crate::runs::run::RegisteredWorkflow;
 
+/// A history that no store has: one of the workflows may have numbers from before.
+const UNKNOWN: u64 = u64::MAX;
+
 impl<H: Host> Recovery<H> {
     /// Registers a workflow: its unfinished runs without an owner are recovered from now on.
     ///
@@ -45,7 +48,7 @@ impl<H: Host> Recovery<H> {
                 None => workflows.remove(workflow.graph.workflow()),
             }
             // It may have been registered before the store has lost rows.
-            self.history.store(u64::MAX, Ordering::Release);
+            self.history.store(UNKNOWN, Ordering::Release);
             return Err(error);
         }
         Ok(workflow)
@@ -64,12 +67,16 @@ impl<H: Host> Recovery<H> {
         if self.history.load(Ordering::Acquire) == history {
             return Ok(());
         }
-        let known = self.workflows.read().all();
-        for workflow in known.into_iter().filter(|workflow| workflow.history != history) {
+        let mut known = self.workflows.read().all();
+        known.retain(|workflow| workflow.history != history);
+        if !known.is_empty() || self.history.load(Ordering::Acquire) != UNKNOWN {
+            // These go by the numbers of before.
+            self.control.sharing.forget_left();
+        }
+        for workflow in known {
             let again = self.record(Arc::clone(&workflow.graph), Arc::clone(&workflow.bodies))?;
             self.workflows.write().replace(&workflow, again);
         }
-        self.control.sharing.forget_left();
         self.history.store(history, Ordering::Release);
         Ok(())
     }
