@@ -934,7 +934,7 @@ class Callers:
         """Drop what has come: all callers have left."""
 
     def turn(self, most: int) -> list[tuple[ref[Future[Any]], RunHandle | BaseException | None]]:
-        """Return at most so many futures to complete, each with its result or its exception."""
+        """Return at most `most` futures to complete, each with its result or its exception."""
 
 @final
 class LoopQueue:

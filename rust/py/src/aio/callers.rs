@@ -256,7 +256,7 @@ impl PyCallers {
         drop(left);
     }
 
-    /// Takes at most so many futures that are to be completed, as weak references, each with its result or its exception.
+    /// Takes at most `most` futures that are to be completed, as weak references, each with its result or its exception.
     fn turn<'py>(&self, py: Python<'py>, most: usize) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
         panics::method(|| {
             let arrived = self.arrivals.take(most).into_iter();
