@@ -1,5 +1,5 @@
-//! When a body that has its share is entered: at once, unless its limit has a rate. A start under a rate is counted from
-//! its grant on, and the grant lasts for a moment: so granting and entering are made one step here, and a start that does
+//! When a body that has its share is entered: at once, unless its limit has a rate. A start under a rate counts from its
+//! grant on, and the grant lasts for a moment. To use it up and to enter the body is one step, so that a start that does
 //! not happen is given back.
 
 use std::sync::Arc;
@@ -52,10 +52,6 @@ impl<H: Host> Limiter<H> {
             Entry::Ungranted if run.is_lost() || run.state.lock().continues(task) => (enter(now), false),
             Entry::Ungranted => {
                 state.add(line_of(run, limit, self.longest), Waiter::new(Arc::clone(run), task, false, None), rate);
-                (None, true)
-            }
-            Entry::TooLate(line) => {
-                state.add(line, Waiter::new(Arc::clone(run), task, false, None), rate);
                 (None, true)
             }
             Entry::Granted(at) => match enter(at) {

@@ -199,13 +199,12 @@ impl<H: Host> State<H> {
         // A wall that was set back by a little: no start is recorded before its grant, from which on the rate counts it.
         let granted_at = latest.before(patience);
         let now = if granted_at.since(now) <= SET_BACK { now.max(granted_at) } else { now };
-        let line = granted.line.clone();
-        if let Some(learns) = self.lines.get_mut(&line).and_then(|own| own.patience.as_mut()) {
+        if let Some(learns) = self.lines.get_mut(&granted.line).and_then(|own| own.patience.as_mut()) {
             learns.learn(now.since(granted_at), patience);
         }
         if now > latest {
             self.withdraw(share);
-            return Entry::TooLate(line);
+            return Entry::Ungranted;
         }
         Entry::Granted(now)
     }

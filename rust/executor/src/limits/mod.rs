@@ -197,10 +197,8 @@ enum Entry {
     Entered,
     /// It waits for its share again: it was ready twice.
     Waits,
-    /// It has no grant, and has to ask for one if it starts.
+    /// It has no grant, or was too late for it: it has to ask for one if it starts.
     Ungranted,
-    /// It is too late for its grant, of this line.
-    TooLate(LineKey),
 }
 
 /// An attempt that has a share.
