@@ -62,51 +62,40 @@ impl<H: Host> Recovery<H> {
         if self.control.is_client() {
             return Ok(());
         }
-        let lease = self.control.lease();
-        match self.recover_unowned() {
-            Err(StoreError::Fenced { .. }) => {
-                self.control.fenced(lease);
-                self.recover_unowned()
-            }
-            outcome => outcome,
-        }
+        self.or_anew(|| self.recover_unowned())
     }
 
     /// Recovers the runs without an owner that fit this workflow, which is registered by now.
     pub(crate) fn recover_registered(&self, workflow: &Arc<RegisteredWorkflow<H>>) -> Result<(), StoreError> {
-        let lease = self.control.lease();
-        let versions = self.learn_versions(workflow).and_then(|versions| {
+        self.or_anew(|| {
+            let versions = self.learn_versions(workflow)?;
             self.convert_registered(workflow)?;
-            Ok(versions)
-        });
-        match versions.and_then(|versions| self.recover_versions(workflow, &versions)) {
-            Err(StoreError::Fenced { .. }) => {
-                self.control.fenced(lease);
-                self.recover_unowned()
-            }
-            outcome => outcome,
-        }
+            self.recover_versions(workflow, &versions)
+        })
     }
 
     /// Claims runs that were left in the store for lack of room, as far as there is room now. Blocks.
     pub(crate) fn recover_left(&self) -> Result<(), StoreError> {
+        self.or_anew(|| {
+            self.keep_registered()?;
+            for (number, versions) in self.control.sharing.left() {
+                let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };
+                self.recover_versions(&workflow, &versions)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Claims runs. If the lease is found to be lost, all are recovered under another one.
+    fn or_anew(&self, claim: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
         let lease = self.control.lease();
-        match self.recover_each_left() {
+        match claim() {
             Err(StoreError::Fenced { .. }) => {
                 self.control.fenced(lease);
                 self.recover_unowned()
             }
             outcome => outcome,
         }
-    }
-
-    fn recover_each_left(&self) -> Result<(), StoreError> {
-        self.keep_registered()?;
-        for (number, versions) in self.control.sharing.left() {
-            let Some(workflow) = self.workflows.read().numbered(number).cloned() else { continue };
-            self.recover_versions(&workflow, &versions)?;
-        }
-        Ok(())
     }
 
     fn recover_unowned(&self) -> Result<(), StoreError> {

@@ -183,8 +183,8 @@ impl<H: Host> Scheduler<H> {
     fn start(&self, schedule: &mut Schedule, tick: Time) -> Result<NewRun, StoreError> {
         let now = self.control.clock.now();
         let id = self.ids.next(now);
-        // The version that is executed here. Only what a client starts may have none: then that of the definition.
         self.recovery.keep_registered()?;
+        // The version that is executed here. Only what a client starts may have none: then that of the definition.
         let registered = self.recovery.workflow(&schedule.workflow);
         let (workflow, version) = registered.map_or(schedule.version, |known| (known.number, known.version));
         let inputs = schedule.inputs_at(tick).ok_or_else(|| {
