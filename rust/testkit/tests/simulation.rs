@@ -171,36 +171,6 @@ fn a_run_that_kills_is_found_out_while_it_is_paused_and_resumed() {
     }
 }
 
-/// What a server loses it may have numbered: workflows have other numbers once they are registered again, and runs are
-/// claimed by these.
-#[test]
-fn runs_continue_with_their_own_workflow_after_a_server_has_lost_its_commits_twice() {
-    let any = Case::random(0);
-    let body = |number, acts| TaskPlan { acts, ends: vec![sim::End::Return], number, ..plain(&any.added) };
-    let (tasks, child) =
-        (vec![body(1, vec![Act::Starts(None)])], vec![body(200, vec![Act::Sleep(900), Act::Works(1300)])]);
-    for (at, seed) in (30..100).flat_map(|at| (0..4).map(move |seed| (at, seed))) {
-        let case = Case {
-            seed,
-            tasks: tasks.clone(),
-            child: child.clone(),
-            slots: 1,
-            calls: vec![1],
-            starts: vec![None],
-            watched: vec![None],
-            limit: None,
-            retries: Vec::new(),
-            letters: Vec::new(),
-            disasters: vec![(28, Disaster::Loses(41)), (at, Disaster::Loses(2))],
-            server: Some(vec![0]),
-            ..any.clone()
-        };
-        if let Err(why) = sim::check(&case) {
-            panic!("{case}{why}");
-        }
-    }
-}
-
 /// A task without anything about it.
 fn plain(of: &TaskPlan) -> TaskPlan {
     TaskPlan { number: 0, on: Vec::new(), gate: None, timeout: None, ..of.clone() }
