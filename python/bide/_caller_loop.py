@@ -23,7 +23,6 @@ MOST = 8
 Ask: TypeAlias = "Callable[[ref[asyncio.Future[T]]], _core.Awaited]"
 """What asks for something that completes a future."""
 
-
 Waiting: TypeAlias = "set[asyncio.Future[Any]]"
 """The futures that callers await. Their loop keeps them, and so their tasks, to which it has no other reference."""
 
@@ -94,7 +93,7 @@ class CallerLoop:
     def _end(self, loop: asyncio.AbstractEventLoop) -> None:
         """Read no more: nobody waits."""
         self._waiting = None
-        if self._flushes:  # the loop was closed before
+        if self._flushes:  # a loop that is closed by now does not come to it
             self._flush()
         self._core.clear()
         if not loop.is_closed():

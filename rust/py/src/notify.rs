@@ -1,5 +1,6 @@
-//! The notifier thread of a runner: delivers to Python what Rust's own threads report, which are log lines, and
-//! callbacks of runs that have settled, and events for those who observe. Those threads never attach; they queue messages here.
+//! The notifier thread of a runner: delivers to Python what Rust's own threads report, which are log lines,
+//! callbacks of those who follow a run, and events for those who observe. Those threads never attach; they queue messages
+//! here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

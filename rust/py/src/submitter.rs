@@ -1,5 +1,5 @@
 //! Submits the runs of callers on event loops, on a thread of its own: what the coroutines of a turn of their loop submit
-//! to a workflow is one commit, and so is what comes while that is made.
+//! to a workflow is one commit, and so is what they submit while that is made. A run with a priority is submitted alone.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! Callers on an event loop: where they await what they have submitted. `bide/_caller_loop.py` has the loop's side. What
-//! they submit goes to the runner's [`Submitter`], and what comes of it waits here for a turn of their loop.
+//! they submit goes to the runner's submitter, and what comes of it waits here for a turn of their loop.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -261,7 +261,7 @@ impl PyCallers {
         panics::method(|| {
             let arrived = self.arrivals.take(most).into_iter();
             let completed = arrived.map(|(future, what)| {
-                // Whatever fails is told to the one whom it concerns.
+                // An error here is the result of that future alone.
                 let result =
                     self.result(py, what).unwrap_or_else(|error| error.into_value(py).into_bound(py).into_any());
                 (future.into_owned(py).into_bound(), result)
